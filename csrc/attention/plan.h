@@ -1,0 +1,44 @@
+// csrc/attention/plan.h: from a problem and its buffers to launches.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attention/problem.h"
+#include "kernels/params.h"
+
+namespace orchard::attention {
+
+// The tensors of one call; what a call does not use stays empty.
+struct Tensors {
+  Layout q, k, v, out, grad_out, dq, dk, dv;
+  device::BufferView lse, stats;
+};
+
+// Launches in order, with the parameter bytes that they point to.  Not
+// copyable: the launches hold pointers into it.
+struct Plan {
+  Plan() = default;
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  AttentionParams params{};
+  std::vector<device::Launch> launches;
+  std::vector<std::string> names;  // specialisation of each launch, for logs
+};
+
+// out and lse of q, k, v.  No length, head count or batch size may be zero.
+void plan_forward(device::Device& device,
+                  const Problem& problem,
+                  const Tensors& tensors,
+                  Plan& plan);
+
+// dq unless its view is empty; dk and dv unless theirs are.
+void plan_backward(device::Device& device,
+                   const Problem& problem,
+                   const Tensors& tensors,
+                   Plan& plan);
+
+}  // namespace orchard::attention

@@ -1,0 +1,75 @@
+// csrc/attention/tiles.cpp: the tile tables, data only.  Untuned: rows follow
+// the register budgets of docs/kernels.md; no row has been measured on a chip.
+#include "attention/tiles.h"
+
+#include <span>
+
+namespace orchard::attention {
+namespace {
+
+// clang-format off
+constexpr Tile kForward2[] = {
+    // max_head_dim rows cols simdgroups split
+    { 64, 2, 4, 4, 1},
+    {128, 1, 4, 4, 1},
+    {256, 1, 4, 4, 2},
+};
+constexpr Tile kForward4[] = {
+    { 64, 1, 4, 4, 1},
+    {128, 1, 2, 4, 1},
+    {256, 1, 2, 4, 2},
+};
+constexpr Tile kDkdv2[] = {
+    { 64, 2, 1, 4, 1},
+    {128, 2, 1, 4, 2},
+    {192, 2, 1, 6, 3},
+    {256, 2, 1, 8, 4},
+};
+constexpr Tile kDkdv4[] = {
+    { 64, 1, 1, 4, 1},
+    {128, 1, 1, 4, 2},
+    {192, 1, 1, 6, 3},
+    {256, 1, 1, 8, 4},
+};
+constexpr Tile kDq2[] = {
+    { 64, 1, 4, 4, 1},
+    {128, 1, 2, 4, 2},
+    {192, 1, 2, 6, 3},
+    {256, 1, 2, 8, 4},
+};
+constexpr Tile kDq4[] = {
+    { 64, 1, 2, 4, 1},
+    {128, 1, 2, 4, 2},
+    {192, 1, 2, 6, 3},
+    {256, 1, 2, 8, 4},
+};
+constexpr Tile kPrepare[] = {
+    {256, 1, 1, 8, 1},
+};
+// clang-format on
+
+std::span<const Tile> table(Kernel kernel, bool is_two_byte) {
+  switch (kernel) {
+    case Kernel::forward:
+      return is_two_byte ? std::span<const Tile>(kForward2) : kForward4;
+    case Kernel::backward_dkdv:
+      return is_two_byte ? std::span<const Tile>(kDkdv2) : kDkdv4;
+    case Kernel::backward_dq:
+      return is_two_byte ? std::span<const Tile>(kDq2) : kDq4;
+    case Kernel::backward_prepare:
+      break;
+  }
+  return kPrepare;
+}
+
+}  // namespace
+
+const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim) {
+  const std::span<const Tile> rows = table(kernel, element_bytes(dtype) == 2);
+  for (const Tile& tile : rows) {
+    if (largest_head_dim <= tile.max_head_dim) return tile;
+  }
+  return rows.back();
+}
+
+}  // namespace orchard::attention

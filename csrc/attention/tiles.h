@@ -1,0 +1,27 @@
+// csrc/attention/tiles.h: how much of the scores a simdgroup holds, by kernel,
+// element size and head size.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/problem.h"
+
+namespace orchard::attention {
+
+enum class Kernel : uint8_t { forward, backward_prepare, backward_dkdv, backward_dq };
+
+struct Tile {
+  int max_head_dim;  // the row serves head sizes up to this
+  int rows;          // 8x8 fragments of scores per simdgroup, along rows
+  int cols;          // ... and along columns
+  int simdgroups;    // per threadgroup
+  int split;         // simdgroups that share a tile, each a slice of head_dim
+
+  int rows_per_threadgroup() const { return 8 * rows * simdgroups / split; }
+  int cols_per_threadgroup() const { return 8 * cols * simdgroups / split; }
+};
+
+// The first row of the kernel's table that is large enough.
+const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim);
+
+}  // namespace orchard::attention

@@ -1,0 +1,178 @@
+// kernels/backward_dkdv.metal: dv = p^T grad_out and dk = scale * ds^T q for a
+// tile of columns, walking the rows of every query head of its group: grouped
+// heads need no reduction afterwards, and nothing needs atomics.
+//
+// Grid: (ceil(len_kv / (COLS * TILES)), heads_kv, batch) threadgroups of
+// 32 * SIMDGROUPS threads.
+#define SCORE_FRAGMENTS (2 * TILE_ROWS * TILE_COLS)
+#include "tile/prelude.h"
+#include "tile/exchange.h"
+#include "tile/gradient.h"
+
+typedef Contract<HEAD_DIM, SLICE, 0> Keys;
+typedef Contract<HEAD_DIM_V, SLICE_V, 0> Values;
+
+// Transposed accumulators [dimension][column], as the operands fall out of
+// the loads without a transpose.
+struct Columns {
+  Operand k[TILE_COLS * (SLICE / 8)];
+  Operand v[TILE_COLS * (SLICE_V / 8)];
+  Accumulator dk[TILE_COLS * (SLICE / 8)];
+  Accumulator dv[TILE_COLS * (SLICE_V / 8)];
+};
+
+// s[c] = sum over dimensions of rows * columns[c], one row fragment.
+template <int FRAGMENTS>
+inline void contract(thread const Operand* rows,
+                     thread const Operand* columns,
+                     thread Accumulator* s) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) s[c] = zero_accumulator();
+#pragma clang loop unroll(full)
+  for (int f = 0; f < FRAGMENTS; ++f) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+      multiply_add(s[c], rows[f], columns[c * FRAGMENTS + f]);
+    }
+  }
+}
+
+// acc[c] += rows^T * weights[c], one row fragment.
+template <int FRAGMENTS>
+inline void accumulate(thread const Operand* rows,
+                       thread Accumulator* weights,
+                       thread Accumulator* acc) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    Operand rounded;
+    round_to_operand(rounded, weights[c]);
+#pragma clang loop unroll(full)
+    for (int f = 0; f < FRAGMENTS; ++f) {
+      multiply_add(acc[c * FRAGMENTS + f], rows[f], rounded);
+    }
+  }
+}
+
+// Adds what rows row0 .. row0 + ROWS - 1 of one query head give.
+inline void add_rows(thread Columns& columns,
+                     device const ELEM* q,
+                     device const ELEM* grad_out,
+                     device const float2* stats,
+                     constant AttentionParams& p,
+                     int row0,
+                     int column0,
+                     int base,
+                     int base_v,
+                     Lane at,
+#if SPLIT > 1
+                     threadgroup float* exchange,
+#endif
+                     uint simdgroup,
+                     uint lane) {
+  Accumulator s[SCORE_FRAGMENTS];
+  thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
+  float2 row_stat[TILE_ROWS];
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+    Operand q_rows[SLICE / 8];
+    Keys::load_rows(q + row * p.q.row, row < p.len_q, base, at, q_rows);
+    contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
+    Operand grad_rows[SLICE_V / 8];
+    Values::load_rows(grad_out + row * p.grad_out.row, row < p.len_q, base_v,
+                      at, grad_rows);
+    contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
+    row_stat[t] = row_stats(stats, row, p.len_q);
+  }
+  SUM_SLICES(s);
+  if (is_interior(p, row0, row0 + ROWS - 1, column0, column0 + COLS - 1)) {
+    differentiate<0>(p, row0, column0, at, row_stat, s, dp);
+  } else {
+    differentiate<1>(p, row0, column0, at, row_stat, s, dp);
+  }
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + 2 * at.pair;
+    Operand grad_columns[SLICE_V / 8];
+    Values::load_columns(grad_out + row * p.grad_out.row, p.grad_out.row,
+                         p.len_q - row, base_v, at, grad_columns);
+    accumulate<SLICE_V / 8>(grad_columns, s + t * TILE_COLS, columns.dv);
+    Operand q_columns[SLICE / 8];
+    Keys::load_columns(q + row * p.q.row, p.q.row, p.len_q - row, base, at,
+                       q_columns);
+    accumulate<SLICE / 8>(q_columns, dp + t * TILE_COLS, columns.dk);
+  }
+}
+
+[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
+              device const ELEM* k [[buffer(SLOT_K)]],
+              device const ELEM* v [[buffer(SLOT_V)]],
+              device const ELEM* grad_out [[buffer(SLOT_GRAD_OUT)]],
+              device const float2* stats [[buffer(SLOT_STATS)]],
+              device ELEM* dk [[buffer(SLOT_DK)]],
+              device ELEM* dv [[buffer(SLOT_DV)]],
+              constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+              uint3 group [[threadgroup_position_in_grid]],
+              uint simdgroup [[simdgroup_index_in_threadgroup]],
+              uint lane [[thread_index_in_simdgroup]]) {
+  DECLARE_EXCHANGE
+  Lane at = lane_position(lane);
+  int base = int(simdgroup % SPLIT) * SLICE;
+  int base_v = int(simdgroup % SPLIT) * SLICE_V;
+  int group_column0 = int(group.x) * COLS * TILES;
+  int column0 = group_column0 + int(simdgroup / SPLIT) * COLS;
+  int head_kv = int(group.y);
+  int batch = int(group.z);
+  k += batch * p.k.batch + head_kv * p.k.head;
+  v += batch * p.v.batch + head_kv * p.v.head;
+
+  Columns columns;
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * at.pair;
+    Keys::load_columns(k + column * p.k.row, p.k.row, p.len_kv - column, base,
+                       at, columns.k + c * (SLICE / 8));
+    Values::load_columns(v + column * p.v.row, p.v.row, p.len_kv - column,
+                         base_v, at, columns.v + c * (SLICE_V / 8));
+#pragma clang loop unroll(full)
+    for (int f = 0; f < SLICE / 8; ++f) {
+      columns.dk[c * (SLICE / 8) + f] = zero_accumulator();
+    }
+#pragma clang loop unroll(full)
+    for (int f = 0; f < SLICE_V / 8; ++f) {
+      columns.dv[c * (SLICE_V / 8) + f] = zero_accumulator();
+    }
+  }
+
+  // With barriers inside, all tiles of a threadgroup walk the same rows.
+  int first = SPLIT > 1 ? group_column0 : column0;
+  int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), p.len_kv) - 1;
+  Range seen = visible_rows(p, first, last);
+  if (last < first) seen.end = seen.begin;  // a tile past the last column
+  for (int member = 0; member < p.group; ++member) {
+    int head = head_kv * p.group + member;
+    for (int block = seen.begin / ROWS; block * ROWS < seen.end; ++block) {
+      add_rows(columns, q + batch * p.q.batch + head * p.q.head,
+               grad_out + batch * p.grad_out.batch + head * p.grad_out.head,
+               stats + (long(batch) * p.heads_q + head) * p.len_q, p,
+               block * ROWS, column0, base, base_v, at,
+#if SPLIT > 1
+               exchange,
+#endif
+               simdgroup, lane);
+    }
+  }
+
+  dk += batch * p.dk.batch + head_kv * p.dk.head;
+  dv += batch * p.dv.batch + head_kv * p.dv.head;
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * at.pair;
+    Keys::store_columns(dk + column * p.dk.row, p.dk.row, p.len_kv - column,
+                        base, at, p.scale, columns.dk + c * (SLICE / 8));
+    Values::store_columns(dv + column * p.dv.row, p.dv.row,
+                          p.len_kv - column, base_v, at, 1.0f,
+                          columns.dv + c * (SLICE_V / 8));
+  }
+}

@@ -1,0 +1,180 @@
+// kernels/tile/fragment.h: 8x8 fragments of a tensor for the matrix unit, read
+// with the widest loads (docs/kernels.md, "Fragment loads").
+//
+// A product does not change when the contraction index is permuted in both
+// operands, nor when output columns are permuted and stored back so.  Each lane
+// therefore reads contiguous elements and spreads them over fragments:
+//   contraction chunk of 8w: slot s of fragment j is dimension d0 + w s + j;
+//   output chunk of 4w: columns 2p, 2p+1 of fragment j are d0 + w p + 2j, +1.
+#pragma once
+
+typedef simdgroup_matrix<ELEM, 8, 8> Operand;
+typedef simdgroup_matrix<float, 8, 8> Accumulator;
+
+#define MAX_W (16 / ELEM_BYTES)
+
+// Largest w <= MAX_W with unit * w <= left, halving.
+constexpr int chunk_w(int left, int unit) {
+  return left >= unit * MAX_W             ? MAX_W
+         : left >= unit * (MAX_W / 2)     ? MAX_W / 2
+         : (MAX_W >= 4 && left >= unit * (MAX_W / 4)) ? MAX_W / 4
+                                          : 1;
+}
+
+inline void set_pair(thread Operand& fragment, ELEM first, ELEM second) {
+  fragment.thread_elements()[0] = first;
+  fragment.thread_elements()[1] = second;
+}
+
+inline Accumulator zero_accumulator() {
+  return make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+}
+
+// acc += a * b
+inline void multiply_add(thread Accumulator& acc,
+                         thread const Operand& a,
+                         thread const Operand& b) {
+  simdgroup_multiply_accumulate(acc, a, b, acc);
+}
+
+// Walks a slice of SLICE dimensions that starts at dimension `base` of rows of
+// DIM, from D0 on.  SLICE is a multiple of 8; fragments are numbered d / 8.
+template <int DIM, int SLICE, int D0>
+struct Contract {
+  enum { w = chunk_w(SLICE - D0, 8), ragged = DIM % 8 != 0 || SPLIT > 1 };
+  typedef Contract<DIM, SLICE, D0 + 8 * w> Next;
+
+  // Left operand: rows of x along the fragment's rows, contracted over d.
+  static inline void load_rows(device const ELEM* row,
+                               bool is_valid,
+                               int base,
+                               Lane at,
+                               thread Operand* to) {
+    ELEM x[2 * w];
+    load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair, is_valid, x);
+    load_row<w, DIM, ragged>(
+        row, base + D0 + 2 * w * at.pair + w, is_valid, x + w);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w; ++j) set_pair(to[D0 / 8 + j], x[j], x[w + j]);
+    Next::load_rows(row, is_valid, base, at, to);
+  }
+
+  // Fragments whose columns are rows 2 pair and 2 pair + 1 of x and whose rows
+  // are slots of d: x^T as right operand, and x^T as left operand.
+  static inline void load_columns(device const ELEM* row,
+                                  long row_stride,
+                                  int rows_left,
+                                  int base,
+                                  Lane at,
+                                  thread Operand* to) {
+    ELEM x[2 * w];
+    load_row<w, DIM, ragged>(row, base + D0 + w * at.row, rows_left > 0, x);
+    load_row<w, DIM, ragged>(
+        row + row_stride, base + D0 + w * at.row, rows_left > 1, x + w);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w; ++j) set_pair(to[D0 / 8 + j], x[j], x[w + j]);
+    Next::load_columns(row, row_stride, rows_left, base, at, to);
+  }
+
+  // Stores accumulators in the order of load_columns, times `factor`.
+  static inline void store_columns(device ELEM* row,
+                                   long row_stride,
+                                   int rows_left,
+                                   int base,
+                                   Lane at,
+                                   float factor,
+                                   thread Accumulator* from) {
+    ELEM x[2 * w];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w; ++j) {
+      x[j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[w + j] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
+    }
+    if (rows_left > 0) {
+      store_row<w, DIM, ragged>(row, base + D0 + w * at.row, x);
+    }
+    if (rows_left > 1) {
+      store_row<w, DIM, ragged>(
+          row + row_stride, base + D0 + w * at.row, x + w);
+    }
+    Next::store_columns(row, row_stride, rows_left, base, at, factor, from);
+  }
+};
+
+template <int DIM, int SLICE>
+struct Contract<DIM, SLICE, SLICE> {
+  static inline void load_rows(
+      device const ELEM*, bool, int, Lane, thread Operand*) {}
+  static inline void load_columns(
+      device const ELEM*, long, int, int, Lane, thread Operand*) {}
+  static inline void store_columns(
+      device ELEM*, long, int, int, Lane, float, thread Accumulator*) {}
+};
+
+// The same walk where d runs along the output's columns.
+template <int DIM, int SLICE, int D0>
+struct Spread {
+  enum { w = 2 * chunk_w(SLICE - D0, 8) > MAX_W ? MAX_W
+                                               : 2 * chunk_w(SLICE - D0, 8),
+         ragged = DIM % 8 != 0 || SPLIT > 1 };
+  typedef Spread<DIM, SLICE, D0 + 4 * w> Next;
+
+  // acc[...] += a * x, where `row` is row at.row of the 8-row fragment of x.
+  static inline void multiply_rows(device const ELEM* row,
+                                   bool is_valid,
+                                   int base,
+                                   Lane at,
+                                   thread const Operand* a,
+                                   thread Accumulator* acc) {
+    ELEM x[w];
+    load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, is_valid, x);
+    Operand b[w / 2];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) set_pair(b[j], x[2 * j], x[2 * j + 1]);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) {
+#pragma clang loop unroll(full)
+      for (int t = 0; t < TILE_ROWS; ++t) {
+        multiply_add(acc[t * (SLICE / 8) + D0 / 8 + j], a[t], b[j]);
+      }
+    }
+    Next::multiply_rows(row, is_valid, base, at, a, acc);
+  }
+
+  static inline void store_rows(device ELEM* row,
+                                int base,
+                                Lane at,
+                                float factor,
+                                thread Accumulator* from) {
+    ELEM x[w];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) {
+      x[2 * j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[2 * j + 1] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
+    }
+    store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
+    Next::store_rows(row, base, at, factor, from);
+  }
+
+  static inline void scale(thread Accumulator* acc, float factor) {
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) {
+      acc[D0 / 8 + j].thread_elements()[0] *= factor;
+      acc[D0 / 8 + j].thread_elements()[1] *= factor;
+    }
+    Next::scale(acc, factor);
+  }
+};
+
+template <int DIM, int SLICE>
+struct Spread<DIM, SLICE, SLICE> {
+  static inline void multiply_rows(device const ELEM*,
+                                   bool,
+                                   int,
+                                   Lane,
+                                   thread const Operand*,
+                                   thread Accumulator*) {}
+  static inline void store_rows(
+      device ELEM*, int, Lane, float, thread Accumulator*) {}
+  static inline void scale(thread Accumulator*, float) {}
+};

@@ -1,0 +1,28 @@
+// kernels/tile/lane.h: where a lane stands in an 8x8 simdgroup matrix, and the
+// reductions over one row of it.
+#pragma once
+
+// A lane holds (row, 2 * pair) and (row, 2 * pair + 1) of every 8x8 fragment.
+struct Lane {
+  int row;
+  int pair;
+};
+
+// Apple's layout: row = 4 b4 + 2 b2 + b1, column = 4 b3 + 2 b0 (lane bits).
+inline Lane lane_position(uint lane) {
+  Lane at;
+  at.row = int(((lane >> 4) & 1) * 4 + ((lane >> 2) & 1) * 2 + ((lane >> 1) & 1));
+  at.pair = int(((lane >> 3) & 1) * 2 + (lane & 1));
+  return at;
+}
+
+// The four lanes of one row differ in bits 0 and 3.
+inline float row_max(float x) {
+  x = max(x, simd_shuffle_xor(x, 1));
+  return max(x, simd_shuffle_xor(x, 8));
+}
+
+inline float row_sum(float x) {
+  x += simd_shuffle_xor(x, 1);
+  return x + simd_shuffle_xor(x, 8);
+}

@@ -1,0 +1,103 @@
+// kernels/tile/memory.h: rows of a tensor to and from registers, VEC elements
+// at a time.  The host picks VEC so that every row, offset and HEAD_DIM is a
+// multiple of it: a vector lies wholly inside a row or wholly outside.
+#pragma once
+
+// N elements in one instruction.
+template <int N>
+struct Wide;
+
+template <>
+struct Wide<1> {
+  static inline void load(device const ELEM* from, thread ELEM* to) {
+    to[0] = from[0];
+  }
+  static inline void store(device ELEM* to, thread const ELEM* from) {
+    to[0] = from[0];
+  }
+};
+
+template <>
+struct Wide<2> {
+  static inline void load(device const ELEM* from, thread ELEM* to) {
+    vec<ELEM, 2> x = *(device const vec<ELEM, 2>*)from;
+    to[0] = x.x;
+    to[1] = x.y;
+  }
+  static inline void store(device ELEM* to, thread const ELEM* from) {
+    *(device vec<ELEM, 2>*)to = vec<ELEM, 2>(from[0], from[1]);
+  }
+};
+
+template <>
+struct Wide<4> {
+  static inline void load(device const ELEM* from, thread ELEM* to) {
+    vec<ELEM, 4> x = *(device const vec<ELEM, 4>*)from;
+    to[0] = x.x;
+    to[1] = x.y;
+    to[2] = x.z;
+    to[3] = x.w;
+  }
+  static inline void store(device ELEM* to, thread const ELEM* from) {
+    *(device vec<ELEM, 4>*)to =
+        vec<ELEM, 4>(from[0], from[1], from[2], from[3]);
+  }
+};
+
+#if ELEM_BYTES == 2
+// MSL has no vector of eight: 16 bytes travel as a uint4.
+template <>
+struct Wide<8> {
+  static inline void load(device const ELEM* from, thread ELEM* to) {
+    uint4 x = *(device const uint4*)from;
+    vec<ELEM, 2> a = as_type<vec<ELEM, 2>>(x.x);
+    vec<ELEM, 2> b = as_type<vec<ELEM, 2>>(x.y);
+    vec<ELEM, 2> c = as_type<vec<ELEM, 2>>(x.z);
+    vec<ELEM, 2> d = as_type<vec<ELEM, 2>>(x.w);
+    to[0] = a.x;
+    to[1] = a.y;
+    to[2] = b.x;
+    to[3] = b.y;
+    to[4] = c.x;
+    to[5] = c.y;
+    to[6] = d.x;
+    to[7] = d.y;
+  }
+  static inline void store(device ELEM* to, thread const ELEM* from) {
+    uint4 x;
+    x.x = as_type<uint>(vec<ELEM, 2>(from[0], from[1]));
+    x.y = as_type<uint>(vec<ELEM, 2>(from[2], from[3]));
+    x.z = as_type<uint>(vec<ELEM, 2>(from[4], from[5]));
+    x.w = as_type<uint>(vec<ELEM, 2>(from[6], from[7]));
+    *(device uint4*)to = x;
+  }
+};
+#endif
+
+// Reads elements d .. d + W - 1 of a row; what lies past the row's DIM
+// elements, and all of a row that is not there, reads as zero.
+template <int W, int DIM, int IS_RAGGED>
+inline void load_row(device const ELEM* row,
+                     int d,
+                     bool is_valid,
+                     thread ELEM* x) {
+  constexpr int n = W < VEC ? W : VEC;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < W; i += n) {
+    if (is_valid && (!IS_RAGGED || d + i < DIM)) {
+      Wide<n>::load(row + d + i, x + i);
+    } else {
+#pragma clang loop unroll(full)
+      for (int e = 0; e < n; ++e) x[i + e] = ELEM(0.0f);
+    }
+  }
+}
+
+template <int W, int DIM, int IS_RAGGED>
+inline void store_row(device ELEM* row, int d, thread const ELEM* x) {
+  constexpr int n = W < VEC ? W : VEC;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < W; i += n) {
+    if (!IS_RAGGED || d + i < DIM) Wide<n>::store(row + d + i, x + i);
+  }
+}
