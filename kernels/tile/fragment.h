@@ -37,12 +37,12 @@ inline void multiply_add(thread Accumulator& acc,
   simdgroup_multiply_accumulate(acc, a, b, acc);
 }
 
-// Walks a slice of SLICE dimensions that starts at dimension `base` of rows of
-// DIM, from D0 on.  SLICE is a multiple of 8; fragments are numbered d / 8.
-template <int DIM, int SLICE, int D0>
+// Walks a slice of LENGTH dimensions that starts at dimension `base` of rows of
+// DIM, from D0 on.  LENGTH is a multiple of 8; fragments are numbered d / 8.
+template <int DIM, int LENGTH, int D0>
 struct Contract {
-  enum { w = chunk_w(SLICE - D0, 8), ragged = DIM % 8 != 0 || SPLIT > 1 };
-  typedef Contract<DIM, SLICE, D0 + 8 * w> Next;
+  enum { w = chunk_w(LENGTH - D0, 8), ragged = SPLIT * LENGTH != DIM };
+  typedef Contract<DIM, LENGTH, D0 + 8 * w> Next;
 
   // Left operand: rows of x along the fragment's rows, contracted over d.
   static inline void load_rows(device const ELEM* row,
@@ -101,8 +101,8 @@ struct Contract {
   }
 };
 
-template <int DIM, int SLICE>
-struct Contract<DIM, SLICE, SLICE> {
+template <int DIM, int LENGTH>
+struct Contract<DIM, LENGTH, LENGTH> {
   static inline void load_rows(
       device const ELEM*, bool, int, Lane, thread Operand*) {}
   static inline void load_columns(
@@ -112,12 +112,12 @@ struct Contract<DIM, SLICE, SLICE> {
 };
 
 // The same walk where d runs along the output's columns.
-template <int DIM, int SLICE, int D0>
+template <int DIM, int LENGTH, int D0>
 struct Spread {
-  enum { w = 2 * chunk_w(SLICE - D0, 8) > MAX_W ? MAX_W
-                                               : 2 * chunk_w(SLICE - D0, 8),
-         ragged = DIM % 8 != 0 || SPLIT > 1 };
-  typedef Spread<DIM, SLICE, D0 + 4 * w> Next;
+  enum { w = 2 * chunk_w(LENGTH - D0, 8) > MAX_W ? MAX_W
+                                               : 2 * chunk_w(LENGTH - D0, 8),
+         ragged = SPLIT * LENGTH != DIM };
+  typedef Spread<DIM, LENGTH, D0 + 4 * w> Next;
 
   // acc[...] += a * x, where `row` is row at.row of the 8-row fragment of x.
   static inline void multiply_rows(device const ELEM* row,
@@ -135,7 +135,7 @@ struct Spread {
     for (int j = 0; j < w / 2; ++j) {
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
-        multiply_add(acc[t * (SLICE / 8) + D0 / 8 + j], a[t], b[j]);
+        multiply_add(acc[t * (LENGTH / 8) + D0 / 8 + j], a[t], b[j]);
       }
     }
     Next::multiply_rows(row, is_valid, base, at, a, acc);
@@ -166,8 +166,8 @@ struct Spread {
   }
 };
 
-template <int DIM, int SLICE>
-struct Spread<DIM, SLICE, SLICE> {
+template <int DIM, int LENGTH>
+struct Spread<DIM, LENGTH, LENGTH> {
   static inline void multiply_rows(device const ELEM*,
                                    bool,
                                    int,

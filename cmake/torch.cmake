@@ -1,0 +1,39 @@
+# Finds PyTorch's headers and libraries as the target orchard::torch.  CMake's own
+# find_package(Torch) is avoided: for a CUDA build it demands a CUDA toolkit.
+
+set(ORCHARD_TORCH_WHEEL "" CACHE PATH
+    "Folder of an unpacked PyTorch wheel to build for, instead of the interpreter's")
+
+execute_process(
+  COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/find_torch.py
+          ${ORCHARD_TORCH_WHEEL}
+  OUTPUT_VARIABLE answer ERROR_VARIABLE problem RESULT_VARIABLE status
+  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_STRIP_TRAILING_WHITESPACE)
+if(status)
+  message(FATAL_ERROR "[orchard_ops] ${problem}")
+endif()
+list(POP_FRONT answer ORCHARD_TORCH_VERSION torch_major torch_minor torch_abi
+     torch_root)
+message(STATUS "Building for PyTorch ${ORCHARD_TORCH_VERSION} in ${torch_root}")
+
+add_library(orchard::torch INTERFACE IMPORTED)
+target_include_directories(
+  orchard::torch INTERFACE ${torch_root}/include
+                           ${torch_root}/include/torch/csrc/api/include)
+foreach(name torch_cpu c10)
+  set(library ${torch_root}/lib/${CMAKE_SHARED_LIBRARY_PREFIX}${name}${CMAKE_SHARED_LIBRARY_SUFFIX})
+  if(NOT EXISTS ${library})
+    message(FATAL_ERROR "[orchard_ops] PyTorch in ${torch_root} lacks ${library}")
+  endif()
+  target_link_libraries(orchard::torch INTERFACE ${library})
+endforeach()
+target_compile_definitions(
+  orchard::torch INTERFACE ORCHARD_TORCH_VERSION="${ORCHARD_TORCH_VERSION}"
+                           ORCHARD_TORCH_MAJOR=${torch_major}
+                           ORCHARD_TORCH_MINOR=${torch_minor})
+
+# Strings cross the boundary between all our libraries and PyTorch's, so all of
+# them use PyTorch's std::string.
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  add_compile_definitions(_GLIBCXX_USE_CXX11_ABI=${torch_abi})
+endif()

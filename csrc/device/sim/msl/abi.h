@@ -1,0 +1,144 @@
+// csrc/device/sim/msl/abi.h: what compiled kernels and the simulator share: the
+// running lane's context, the runtime's entry points, kernel descriptors.
+// Included by kernels too, so it uses no library header.
+#pragma once
+
+namespace orchard::sim::abi {
+
+using u8 = __UINT8_TYPE__;
+using u32 = __UINT32_TYPE__;
+using i32 = __INT32_TYPE__;
+using u64 = __UINT64_TYPE__;
+using uptr = __UINTPTR_TYPE__;
+
+// Bumped whenever a struct below changes: part of the cache key.
+inline constexpr u32 version = 3;
+
+inline constexpr u32 lanes = 32;
+inline constexpr u32 max_threads = 1024;
+inline constexpr u32 max_buffers = 31;
+inline constexpr u32 max_threadgroup_slots = 31;
+inline constexpr u32 max_locals = 64;
+// One arena holds the context and all stacks of a threadgroup; aligned, so that
+// a masked stack pointer finds the context.
+inline constexpr u64 arena_bytes = u64{1} << 27;
+inline constexpr u64 stacks_offset = u64{1} << 20;
+// Not a multiple of 4,096: the same variable of 32 lanes falls into 32
+// different cache sets.
+inline constexpr u64 stack_stride = (u64{1} << 16) + 17 * 64;
+inline constexpr u32 log_capacity = 4096;
+
+enum class Op : u32 {
+  matrix,
+  shuffle,
+  reduce,
+  vote,
+  simdgroup_barrier,
+  threadgroup_barrier,
+  matrix_memory,
+};
+
+enum class Space : u32 { device, constant, threadgroup, thread };
+
+// A matrix multiply done for all lanes by the lane that came first.
+struct LogEntry {
+  u64 key;
+};
+
+struct Counters {
+  u64 matrix_multiplies;
+  u64 shuffles;
+  u64 reductions;
+  u64 votes;
+  u64 threadgroup_barriers;
+  u64 simdgroup_barriers;
+  u64 exponentials;
+  u64 loads[4];
+  u64 stores[4];
+  u64 load_bytes[4];
+  u64 store_bytes[4];
+  u64 uninitialized_reads;
+};
+
+struct Context;
+
+struct Runtime {
+  // Waits for the simdgroup (threadgroup); true for the lane that came last.
+  bool (*sync)(Context*, Op, u64 key, u32 line, u32 flags);
+  void (*fail)(Context*, const char* what, u32 line);
+  void* (*local)(Context*, u32 id, u64 bytes, u64 alignment);
+  float (*exp)(float);
+  float (*exp2)(float);
+  float (*exp10)(float);
+  float (*log)(float);
+  float (*log2)(float);
+  float (*log10)(float);
+  float (*pow)(float, float);
+  float (*sin)(float);
+  float (*cos)(float);
+  float (*tan)(float);
+  float (*asin)(float);
+  float (*acos)(float);
+  float (*atan)(float);
+  float (*atan2)(float, float);
+  float (*sinh)(float);
+  float (*cosh)(float);
+  float (*tanh)(float);
+  float (*fmod)(float, float);
+};
+
+// Of the lane that runs; swapped by the runtime at each switch.
+struct Context {
+  u32 touched;      // this lane handled matrix elements since the last sync
+  u32 log_position;  // multiplies of the log that this lane has passed
+  u32 log_length;
+  u32 arrived;      // lanes that wait at the simdgroup's current sync
+  char* lane_base;
+  LogEntry* log;
+  u64* slots;       // 32 values of a collective, by lane
+  const Runtime* runtime;
+  u32 lane;
+  u32 lane_count;   // of this simdgroup
+  u32 is_eager;
+  u32 matrix_order;  // 0 ascending, 1 descending, 2 pairwise
+  u32 generation;    // parity of slots
+  u32 line;          // of the last collective, for error messages
+  const u8* lane_map;  // permutation of a foreign layout, or null
+  Counters counters;
+};
+
+struct Arguments {
+  void* buffers[max_buffers];
+  void* threadgroup[max_threadgroup_slots];
+};
+
+struct Thread {
+  u32 threadgroup[3];
+  u32 threadgroups[3];
+  u32 local[3];
+  u32 threads[3];
+  u32 local_index;
+  u32 simdgroup;
+  u32 simdgroups;
+  u32 lane;
+};
+
+struct Parameter {
+  const char* name;
+  u32 kind;   // 0 buffer, 1 threadgroup memory, 2 attribute
+  u32 index;
+  u32 space;
+  u32 is_const;
+  u32 element_bytes;
+  u32 alignment;
+};
+
+struct Kernel {
+  const char* name;
+  void (*thunk)(const Arguments*, const Thread*);
+  u32 max_threads;  // 0: not declared
+  u32 parameter_count;
+  const Parameter* parameters;
+};
+
+}  // namespace orchard::sim::abi

@@ -1,0 +1,293 @@
+// csrc/device/sim/msl/simdgroup.h: shuffles, votes, reductions, barriers and
+// atomics.
+#pragma once
+
+// Where a collective stands in the kernel's text.
+#define MSL_SITE uint line = __builtin_LINE()
+
+namespace metal {
+
+enum class mem_flags : uint {
+  mem_none = 0,
+  mem_device = 1,
+  mem_threadgroup = 2,
+  mem_texture = 4,
+  mem_threadgroup_imageblock = 8,
+  mem_object_data = 16,
+  mem_device_and_threadgroup = 3,
+};
+MSL_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) {
+  return mem_flags(uint(a) | uint(b));
+}
+
+enum memory_order { memory_order_relaxed = 0 };
+enum thread_scope {
+  thread_scope_thread,
+  thread_scope_simdgroup,
+  thread_scope_threadgroup,
+  thread_scope_device,
+};
+
+namespace detail {
+MSL_INLINE void wait(abi::Op op, uint flags, uint line) {
+  abi::Context* c = abi::context();
+  c->runtime->sync(c, op, 0, line, flags);
+}
+
+// Gives this lane's value to the simdgroup; all are there when it returns.
+template <class T>
+MSL_INLINE abi::u64* publish(abi::Op op, T value, uint line) {
+  static_assert(sizeof(T) <= 8, "simdgroup functions take up to 8 bytes");
+  abi::Context* c = abi::context();
+  abi::u64 bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof(T));
+  c->slots[(c->generation & 1) * abi::lanes + c->lane] = bits;
+  abi::u64* slots = c->slots + (c->generation & 1) * abi::lanes;
+  c->runtime->sync(c, op, 0, line, 0);
+  return slots;
+}
+
+template <class T>
+MSL_INLINE T slot(const abi::u64* slots, uint lane) {
+  T value;
+  __builtin_memcpy(&value, slots + lane, sizeof(T));
+  return value;
+}
+
+MSL_INLINE uint lane() { return abi::context()->lane; }
+MSL_INLINE uint lane_count() { return abi::context()->lane_count; }
+}  // namespace detail
+
+MSL_INLINE void threadgroup_barrier(mem_flags flags, MSL_SITE) {
+  detail::wait(abi::Op::threadgroup_barrier, uint(flags), line);
+}
+MSL_INLINE void threadgroup_barrier(mem_flags flags, thread_scope, MSL_SITE) {
+  detail::wait(abi::Op::threadgroup_barrier, uint(flags), line);
+}
+MSL_INLINE void simdgroup_barrier(mem_flags flags, MSL_SITE) {
+  detail::wait(abi::Op::simdgroup_barrier, uint(flags), line);
+}
+
+// A lane that is not there reads its own value back.
+#define MSL_SHUFFLE(name, argument, source)                                \
+  template <class T>                                                       \
+  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(T value,            \
+                                                       ushort argument,    \
+                                                       MSL_SITE) {         \
+    abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);      \
+    uint lane = detail::lane();                                            \
+    uint from = (source);                                                  \
+    return from < detail::lane_count() ? detail::slot<T>(slots, from)      \
+                                       : value;                            \
+  }                                                                        \
+  template <class T, uint N>                                               \
+  MSL_INLINE vec<T, N> name(const vec<T, N>& value, ushort argument,       \
+                            MSL_SITE) {                                    \
+    vec<T, N> r;                                                           \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], argument, line); \
+    return r;                                                              \
+  }
+MSL_SHUFFLE(simd_shuffle, index, (index + 0u * lane))
+MSL_SHUFFLE(simd_shuffle_xor, mask, (lane ^ mask))
+MSL_SHUFFLE(simd_shuffle_up, delta, (lane >= delta ? lane - delta : lane))
+MSL_SHUFFLE(simd_shuffle_down, delta,
+            (lane + delta < abi::lanes ? lane + delta : lane))
+MSL_SHUFFLE(simd_shuffle_rotate_up, delta, ((lane - delta) % abi::lanes))
+MSL_SHUFFLE(simd_shuffle_rotate_down, delta, ((lane + delta) % abi::lanes))
+MSL_SHUFFLE(simd_broadcast, index, (index + 0u * lane))
+MSL_SHUFFLE(quad_shuffle, index, ((lane & ~3u) + index))
+MSL_SHUFFLE(quad_shuffle_xor, mask, (lane ^ (mask & 3u)))
+MSL_SHUFFLE(quad_shuffle_up, delta,
+            ((lane & 3u) >= delta ? lane - delta : lane))
+MSL_SHUFFLE(quad_shuffle_down, delta,
+            ((lane & 3u) + delta < 4u ? lane + delta : lane))
+MSL_SHUFFLE(quad_broadcast, index, ((lane & ~3u) + index))
+#undef MSL_SHUFFLE
+
+template <class T>
+MSL_INLINE T simd_broadcast_first(T value, MSL_SITE) {
+  return simd_broadcast(value, 0, line);
+}
+template <class T>
+MSL_INLINE T simd_shuffle_and_fill_down(T value, T fill, ushort delta,
+                                        MSL_SITE) {
+  abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);
+  T other = detail::slot<T>(slots, (detail::lane() + delta) % abi::lanes);
+  (void)fill;
+  if (detail::lane() + delta < abi::lanes) return other;
+  abi::u64* fills = detail::publish(abi::Op::shuffle, fill, line);
+  return detail::slot<T>(fills, (detail::lane() + delta) % abi::lanes);
+}
+
+struct simd_vote {
+  typedef ulong vote_t;
+  vote_t bits;
+  MSL_INLINE explicit constexpr simd_vote(vote_t v = 0) : bits(v) {}
+  MSL_INLINE explicit constexpr operator vote_t() const { return bits; }
+  MSL_INLINE bool all() const { return bits == 0xffffffffu; }
+  MSL_INLINE bool any() const { return bits != 0; }
+};
+
+namespace detail {
+MSL_INLINE uint ballot(bool value, uint line) {
+  abi::u64* slots = publish(abi::Op::vote, uint(value), line);
+  uint bits = 0;
+  for (uint i = 0; i < lane_count(); ++i) bits |= uint(slots[i] & 1) << i;
+  return bits;
+}
+}  // namespace detail
+
+MSL_INLINE simd_vote simd_ballot(bool value, MSL_SITE) {
+  return simd_vote(detail::ballot(value, line));
+}
+MSL_INLINE bool simd_any(bool value, MSL_SITE) {
+  return detail::ballot(value, line) != 0;
+}
+MSL_INLINE bool simd_all(bool value, MSL_SITE) {
+  return detail::ballot(!value, line) == 0;
+}
+MSL_INLINE simd_vote simd_active_threads_mask(MSL_SITE) {
+  return simd_vote(detail::ballot(true, line));
+}
+MSL_INLINE bool simd_is_first() { return detail::lane() == 0; }
+
+#define MSL_REDUCE(name, expression)                                       \
+  template <class T>                                                       \
+  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(T value, MSL_SITE) { \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);       \
+    T a = detail::slot<T>(slots, 0);                                       \
+    for (uint i = 1; i < detail::lane_count(); ++i) {                      \
+      T b = detail::slot<T>(slots, i);                                     \
+      a = T(expression);                                                   \
+    }                                                                      \
+    return a;                                                              \
+  }                                                                        \
+  template <class T, uint N>                                               \
+  MSL_INLINE vec<T, N> name(const vec<T, N>& value, MSL_SITE) {            \
+    vec<T, N> r;                                                           \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], line);    \
+    return r;                                                              \
+  }
+MSL_REDUCE(simd_sum, a + b)
+MSL_REDUCE(simd_product, a* b)
+MSL_REDUCE(simd_max, max(a, b))
+MSL_REDUCE(simd_min, min(a, b))
+MSL_REDUCE(simd_and, a& b)
+MSL_REDUCE(simd_or, a | b)
+MSL_REDUCE(simd_xor, a ^ b)
+#undef MSL_REDUCE
+
+#define MSL_QUAD(name, expression)                                     \
+  template <class T>                                                   \
+  MSL_INLINE T name(T value, MSL_SITE) {                               \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);   \
+    uint first = detail::lane() & ~3u;                                 \
+    T a = detail::slot<T>(slots, first);                               \
+    for (uint i = 1; i < 4; ++i) {                                     \
+      T b = detail::slot<T>(slots, first + i);                         \
+      a = T(expression);                                               \
+    }                                                                  \
+    return a;                                                          \
+  }
+MSL_QUAD(quad_sum, a + b)
+MSL_QUAD(quad_product, a* b)
+MSL_QUAD(quad_max, max(a, b))
+MSL_QUAD(quad_min, min(a, b))
+#undef MSL_QUAD
+
+#define MSL_PREFIX(name, start, first, last, expression)               \
+  template <class T>                                                   \
+  MSL_INLINE T name(T value, MSL_SITE) {                               \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);   \
+    T a = T(start);                                                    \
+    for (uint i = first; i < detail::lane() + last; ++i) {             \
+      T b = detail::slot<T>(slots, i);                                 \
+      a = T(expression);                                               \
+    }                                                                  \
+    return a;                                                          \
+  }
+MSL_PREFIX(simd_prefix_inclusive_sum, 0.0f, 0, 1, a + b)
+MSL_PREFIX(simd_prefix_exclusive_sum, 0.0f, 0, 0, a + b)
+MSL_PREFIX(simd_prefix_inclusive_product, 1.0f, 0, 1, a* b)
+MSL_PREFIX(simd_prefix_exclusive_product, 1.0f, 0, 0, a* b)
+#undef MSL_PREFIX
+
+template <class T>
+struct atomic {
+  T value;
+};
+typedef atomic<int> atomic_int;
+typedef atomic<uint> atomic_uint;
+typedef atomic<float> atomic_float;
+typedef atomic<ulong> atomic_ulong;
+
+namespace detail {
+// Threadgroups run on several threads of the host.
+template <class P>
+using value_of = remove_cv_t<decltype(P::value)>;
+
+template <class T, class F>
+MSL_INLINE T update(volatile T* at, F change) {
+  T old;
+  __atomic_load(at, &old, __ATOMIC_RELAXED);
+  T next = change(old);
+  while (!__atomic_compare_exchange(at, &old, &next, true, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED)) {
+    next = change(old);
+  }
+  return old;
+}
+}  // namespace detail
+
+#define MSL_ATOMICS(SPACE)                                                   \
+  template <class T>                                                         \
+  MSL_INLINE T atomic_load_explicit(const volatile SPACE atomic<T>* object,  \
+                                    memory_order) {                          \
+    T value;                                                                 \
+    __atomic_load((const volatile T*)&object->value, &value,                 \
+                  __ATOMIC_RELAXED);                                         \
+    return value;                                                            \
+  }                                                                          \
+  template <class T, class S>                                                \
+  MSL_INLINE void atomic_store_explicit(volatile SPACE atomic<T>* object,    \
+                                        S value, memory_order) {             \
+    T copy = T(value);                                                       \
+    __atomic_store((volatile T*)&object->value, &copy, __ATOMIC_RELAXED);    \
+  }                                                                          \
+  template <class T, class S>                                                \
+  MSL_INLINE T atomic_exchange_explicit(volatile SPACE atomic<T>* object,    \
+                                        S value, memory_order) {             \
+    return detail::update((volatile T*)&object->value,                       \
+                          [=](T) { return T(value); });                      \
+  }                                                                          \
+  template <class T, class S>                                                \
+  MSL_INLINE bool atomic_compare_exchange_weak_explicit(                     \
+      volatile SPACE atomic<T>* object, T* expected, S value, memory_order,  \
+      memory_order) {                                                        \
+    T next = T(value);                                                       \
+    return __atomic_compare_exchange((volatile T*)&object->value, expected,  \
+                                     &next, false, __ATOMIC_RELAXED,         \
+                                     __ATOMIC_RELAXED);                      \
+  }                                                                          \
+  MSL_ATOMIC(SPACE, add, T(old + T(value)))                                  \
+  MSL_ATOMIC(SPACE, sub, T(old - T(value)))                                  \
+  MSL_ATOMIC(SPACE, min, old < T(value) ? old : T(value))                    \
+  MSL_ATOMIC(SPACE, max, old > T(value) ? old : T(value))                    \
+  MSL_ATOMIC(SPACE, and, T(old & T(value)))                                  \
+  MSL_ATOMIC(SPACE, or, T(old | T(value)))                                   \
+  MSL_ATOMIC(SPACE, xor, T(old ^ T(value)))
+#define MSL_ATOMIC(SPACE, name, expression)                                  \
+  template <class T, class S>                                                \
+  MSL_INLINE T atomic_fetch_##name##_explicit(                               \
+      volatile SPACE atomic<T>* object, S value, memory_order) {             \
+    return detail::update((volatile T*)&object->value,                       \
+                          [=](T old) { return expression; });                \
+  }
+MSL_ATOMICS(device)
+MSL_ATOMICS(threadgroup)
+#undef MSL_ATOMICS
+#undef MSL_ATOMIC
+}  // namespace metal
+
+using metal::memory_order_relaxed;
+using metal::mem_flags;

@@ -1,0 +1,437 @@
+// csrc/device/sim/msl/vector.h: scalar types, vectors with swizzles, bfloat.
+#pragma once
+
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef unsigned long ulong;
+typedef __SIZE_TYPE__ size_t;
+typedef __PTRDIFF_TYPE__ ptrdiff_t;
+typedef __INT8_TYPE__ int8_t;
+typedef __UINT8_TYPE__ uint8_t;
+typedef __INT16_TYPE__ int16_t;
+typedef __UINT16_TYPE__ uint16_t;
+typedef __INT32_TYPE__ int32_t;
+typedef __UINT32_TYPE__ uint32_t;
+typedef __INT64_TYPE__ int64_t;
+typedef __UINT64_TYPE__ uint64_t;
+typedef _Float16 half;
+
+#define MSL_INLINE inline __attribute__((always_inline))
+
+// Rounds to nearest even at each operation; converts to float by itself, from
+// anything else only when asked, as in MSL.
+struct bfloat {
+  ushort bits;
+
+  bfloat() = default;
+  MSL_INLINE explicit constexpr bfloat(float value) : bits(round(value)) {}
+  template <class T>
+  MSL_INLINE explicit constexpr bfloat(T value) : bits(round(float(value))) {}
+  MSL_INLINE constexpr operator float() const {
+    return __builtin_bit_cast(float, uint(bits) << 16);
+  }
+
+  MSL_INLINE static constexpr ushort round(float value) {
+    uint x = __builtin_bit_cast(uint, value);
+    if ((x & 0x7fffffffu) > 0x7f800000u) return ushort((x >> 16) | 0x40u);
+    return ushort((x + 0x7fffu + ((x >> 16) & 1u)) >> 16);
+  }
+
+  friend MSL_INLINE constexpr bfloat operator+(bfloat a, bfloat b) {
+    return bfloat(float(a) + float(b));
+  }
+  friend MSL_INLINE constexpr bfloat operator-(bfloat a, bfloat b) {
+    return bfloat(float(a) - float(b));
+  }
+  friend MSL_INLINE constexpr bfloat operator*(bfloat a, bfloat b) {
+    return bfloat(float(a) * float(b));
+  }
+  friend MSL_INLINE constexpr bfloat operator/(bfloat a, bfloat b) {
+    return bfloat(float(a) / float(b));
+  }
+  friend MSL_INLINE constexpr bfloat operator-(bfloat a) {
+    return bfloat(-float(a));
+  }
+  MSL_INLINE bfloat& operator+=(bfloat b) { return *this = *this + b; }
+  MSL_INLINE bfloat& operator-=(bfloat b) { return *this = *this - b; }
+  MSL_INLINE bfloat& operator*=(bfloat b) { return *this = *this * b; }
+  MSL_INLINE bfloat& operator/=(bfloat b) { return *this = *this / b; }
+};
+typedef bfloat bfloat16_t;
+
+namespace metal {
+using ::bfloat;
+using ::half;
+using ::uchar;
+using ::uint;
+using ::ulong;
+using ::ushort;
+using ::size_t;
+using ::ptrdiff_t;
+using ::int8_t;
+using ::uint8_t;
+using ::int16_t;
+using ::uint16_t;
+using ::int32_t;
+using ::uint32_t;
+using ::int64_t;
+using ::uint64_t;
+
+struct true_type {
+  static constexpr bool value = true;
+  constexpr operator bool() const { return true; }
+};
+struct false_type {
+  static constexpr bool value = false;
+  constexpr operator bool() const { return false; }
+};
+template <class T, T v>
+struct integral_constant {
+  static constexpr T value = v;
+  typedef T value_type;
+  constexpr operator T() const { return v; }
+};
+template <bool B>
+using bool_constant = integral_constant<bool, B>;
+template <class A, class B>
+struct is_same : false_type {};
+template <class A>
+struct is_same<A, A> : true_type {};
+template <class A, class B>
+inline constexpr bool is_same_v = is_same<A, B>::value;
+template <bool B, class T = void>
+struct enable_if {};
+template <class T>
+struct enable_if<true, T> {
+  typedef T type;
+};
+template <bool B, class T = void>
+using enable_if_t = typename enable_if<B, T>::type;
+template <bool B, class T, class F>
+struct conditional {
+  typedef T type;
+};
+template <class T, class F>
+struct conditional<false, T, F> {
+  typedef F type;
+};
+template <bool B, class T, class F>
+using conditional_t = typename conditional<B, T, F>::type;
+template <class T>
+struct remove_cv {
+  typedef T type;
+};
+template <class T>
+struct remove_cv<const T> : remove_cv<T> {};
+template <class T>
+struct remove_cv<volatile T> : remove_cv<T> {};
+template <class T>
+using remove_cv_t = typename remove_cv<T>::type;
+template <class T>
+struct is_integral : bool_constant<false> {};
+template <class T>
+struct is_floating_point : bool_constant<false> {};
+#define MSL_TRAIT(trait, T) \
+  template <>               \
+  struct trait<T> : bool_constant<true> {};
+MSL_TRAIT(is_integral, bool)
+MSL_TRAIT(is_integral, char)
+MSL_TRAIT(is_integral, signed char)
+MSL_TRAIT(is_integral, uchar)
+MSL_TRAIT(is_integral, short)
+MSL_TRAIT(is_integral, ushort)
+MSL_TRAIT(is_integral, int)
+MSL_TRAIT(is_integral, uint)
+MSL_TRAIT(is_integral, long)
+MSL_TRAIT(is_integral, ulong)
+MSL_TRAIT(is_floating_point, float)
+MSL_TRAIT(is_floating_point, half)
+MSL_TRAIT(is_floating_point, bfloat)
+#undef MSL_TRAIT
+template <class T>
+inline constexpr bool is_integral_v = is_integral<T>::value;
+template <class T>
+inline constexpr bool is_floating_point_v = is_floating_point<T>::value;
+template <class T>
+struct is_arithmetic
+    : bool_constant<is_integral<T>::value || is_floating_point<T>::value> {};
+template <class T>
+inline constexpr bool is_arithmetic_v = is_arithmetic<T>::value;
+
+template <class T, uint N>
+struct vec;
+
+// N of the components of a vector; lives in a union with them.
+template <class V, class T, uint... I>
+struct swizzle {
+  T data[4];
+  MSL_INLINE operator V() const { return V(data[I]...); }
+  MSL_INLINE swizzle& operator=(const V& v) {
+    T copy[sizeof...(I)];
+    for (uint i = 0; i < sizeof...(I); ++i) copy[i] = v[i];
+    uint i = 0;
+    ((data[I] = copy[i++]), ...);
+    return *this;
+  }
+  MSL_INLINE swizzle& operator=(const swizzle& other) {
+    return *this = V(other);
+  }
+  MSL_INLINE swizzle& operator+=(const V& v) { return *this = V(*this) + v; }
+  MSL_INLINE swizzle& operator-=(const V& v) { return *this = V(*this) - v; }
+  MSL_INLINE swizzle& operator*=(const V& v) { return *this = V(*this) * v; }
+  MSL_INLINE swizzle& operator/=(const V& v) { return *this = V(*this) / v; }
+};
+
+// A pair or triple of two-component picks; the names come from the macros.
+#define MSL_2(T, a, b, A, B) swizzle<vec<T, 2>, T, A, B> a##b;
+#define MSL_3(T, a, b, c, A, B, C) swizzle<vec<T, 3>, T, A, B, C> a##b##c;
+#define MSL_4(T, a, b, c, d, A, B, C, D) \
+  swizzle<vec<T, 4>, T, A, B, C, D> a##b##c##d;
+
+#define MSL_PAIRS2(T, x, y) \
+  MSL_2(T, x, x, 0, 0) MSL_2(T, x, y, 0, 1) MSL_2(T, y, x, 1, 0) \
+  MSL_2(T, y, y, 1, 1)
+#define MSL_PAIRS3(T, x, y, z) \
+  MSL_PAIRS2(T, x, y) MSL_2(T, x, z, 0, 2) MSL_2(T, y, z, 1, 2) \
+  MSL_2(T, z, x, 2, 0) MSL_2(T, z, y, 2, 1) MSL_2(T, z, z, 2, 2)
+#define MSL_PAIRS4(T, x, y, z, w) \
+  MSL_PAIRS3(T, x, y, z) MSL_2(T, x, w, 0, 3) MSL_2(T, y, w, 1, 3) \
+  MSL_2(T, z, w, 2, 3) MSL_2(T, w, x, 3, 0) MSL_2(T, w, y, 3, 1) \
+  MSL_2(T, w, z, 3, 2) MSL_2(T, w, w, 3, 3)
+#define MSL_TRIPLE_OF(T, a, A, x, y, z, w) \
+  MSL_3(T, a, x, x, A, 0, 0) MSL_3(T, a, x, y, A, 0, 1) \
+  MSL_3(T, a, x, z, A, 0, 2) MSL_3(T, a, x, w, A, 0, 3) \
+  MSL_3(T, a, y, x, A, 1, 0) MSL_3(T, a, y, y, A, 1, 1) \
+  MSL_3(T, a, y, z, A, 1, 2) MSL_3(T, a, y, w, A, 1, 3) \
+  MSL_3(T, a, z, x, A, 2, 0) MSL_3(T, a, z, y, A, 2, 1) \
+  MSL_3(T, a, z, z, A, 2, 2) MSL_3(T, a, z, w, A, 2, 3) \
+  MSL_3(T, a, w, x, A, 3, 0) MSL_3(T, a, w, y, A, 3, 1) \
+  MSL_3(T, a, w, z, A, 3, 2) MSL_3(T, a, w, w, A, 3, 3)
+#define MSL_TRIPLES3(T, x, y, z) \
+  MSL_3(T, x, y, z, 0, 1, 2) MSL_3(T, x, z, y, 0, 2, 1) \
+  MSL_3(T, y, x, z, 1, 0, 2) MSL_3(T, y, z, x, 1, 2, 0) \
+  MSL_3(T, z, x, y, 2, 0, 1) MSL_3(T, z, y, x, 2, 1, 0) \
+  MSL_3(T, x, x, x, 0, 0, 0) MSL_3(T, y, y, y, 1, 1, 1) \
+  MSL_3(T, z, z, z, 2, 2, 2)
+#define MSL_TRIPLES4(T, x, y, z, w) \
+  MSL_TRIPLE_OF(T, x, 0, x, y, z, w) MSL_TRIPLE_OF(T, y, 1, x, y, z, w) \
+  MSL_TRIPLE_OF(T, z, 2, x, y, z, w) MSL_TRIPLE_OF(T, w, 3, x, y, z, w)
+// The permutations and the broadcasts.
+#define MSL_QUADS(T, x, y, z, w) \
+  MSL_4(T, x, y, z, w, 0, 1, 2, 3) MSL_4(T, x, y, w, z, 0, 1, 3, 2) \
+  MSL_4(T, x, z, y, w, 0, 2, 1, 3) MSL_4(T, x, z, w, y, 0, 2, 3, 1) \
+  MSL_4(T, x, w, y, z, 0, 3, 1, 2) MSL_4(T, x, w, z, y, 0, 3, 2, 1) \
+  MSL_4(T, y, x, z, w, 1, 0, 2, 3) MSL_4(T, y, x, w, z, 1, 0, 3, 2) \
+  MSL_4(T, y, z, x, w, 1, 2, 0, 3) MSL_4(T, y, z, w, x, 1, 2, 3, 0) \
+  MSL_4(T, y, w, x, z, 1, 3, 0, 2) MSL_4(T, y, w, z, x, 1, 3, 2, 0) \
+  MSL_4(T, z, x, y, w, 2, 0, 1, 3) MSL_4(T, z, x, w, y, 2, 0, 3, 1) \
+  MSL_4(T, z, y, x, w, 2, 1, 0, 3) MSL_4(T, z, y, w, x, 2, 1, 3, 0) \
+  MSL_4(T, z, w, x, y, 2, 3, 0, 1) MSL_4(T, z, w, y, x, 2, 3, 1, 0) \
+  MSL_4(T, w, x, y, z, 3, 0, 1, 2) MSL_4(T, w, x, z, y, 3, 0, 2, 1) \
+  MSL_4(T, w, y, x, z, 3, 1, 0, 2) MSL_4(T, w, y, z, x, 3, 1, 2, 0) \
+  MSL_4(T, w, z, x, y, 3, 2, 0, 1) MSL_4(T, w, z, y, x, 3, 2, 1, 0) \
+  MSL_4(T, x, x, x, x, 0, 0, 0, 0) MSL_4(T, y, y, y, y, 1, 1, 1, 1) \
+  MSL_4(T, z, z, z, z, 2, 2, 2, 2) MSL_4(T, w, w, w, w, 3, 3, 3, 3) \
+  MSL_4(T, x, x, y, y, 0, 0, 1, 1) MSL_4(T, z, z, w, w, 2, 2, 3, 3) \
+  MSL_4(T, x, x, z, z, 0, 0, 2, 2) MSL_4(T, y, y, w, w, 1, 1, 3, 3) \
+  MSL_4(T, x, y, x, y, 0, 1, 0, 1) MSL_4(T, z, w, z, w, 2, 3, 2, 3)
+
+#define MSL_MEMBERS2                \
+  T data[2];                        \
+  struct {                          \
+    T x, y;                         \
+  };                                \
+  struct {                          \
+    T r, g;                         \
+  };                                \
+  MSL_PAIRS2(T, x, y)
+#define MSL_MEMBERS3                             \
+  T data[4];                                     \
+  struct {                                       \
+    T x, y, z;                                   \
+  };                                             \
+  struct {                                       \
+    T r, g, b;                                   \
+  };                                             \
+  MSL_PAIRS3(T, x, y, z) MSL_TRIPLES3(T, x, y, z) \
+  MSL_PAIRS3(T, r, g, b) MSL_TRIPLES3(T, r, g, b)
+#define MSL_MEMBERS4                                  \
+  T data[4];                                          \
+  struct {                                            \
+    T x, y, z, w;                                     \
+  };                                                  \
+  struct {                                            \
+    T r, g, b, a;                                     \
+  };                                                  \
+  MSL_PAIRS4(T, x, y, z, w) MSL_TRIPLES4(T, x, y, z, w) \
+  MSL_QUADS(T, x, y, z, w) MSL_PAIRS4(T, r, g, b, a)  \
+  MSL_TRIPLES4(T, r, g, b, a) MSL_QUADS(T, r, g, b, a)
+
+template <class T>
+struct component_count {
+  static constexpr uint value = 1;
+};
+template <class T, uint N>
+struct component_count<vec<T, N>> {
+  static constexpr uint value = N;
+};
+template <class V, class T, uint... I>
+struct component_count<swizzle<V, T, I...>> {
+  static constexpr uint value = sizeof...(I);
+};
+
+template <class T>
+struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
+
+#define MSL_OPERATOR(op)                                                   \
+  friend MSL_INLINE vec operator op(const vec& a, const vec& b) {          \
+    vec r;                                                                 \
+    for (uint i = 0; i < count; ++i) r.data[i] = T(a.data[i] op b.data[i]); \
+    return r;                                                              \
+  }                                                                        \
+  MSL_INLINE vec& operator op##=(const vec& b) {                           \
+    for (uint i = 0; i < count; ++i) data[i] = T(data[i] op b.data[i]);    \
+    return *this;                                                          \
+  }
+#define MSL_COMPARE(op)                                                   \
+  friend MSL_INLINE vec<bool, count> operator op(const vec& a,            \
+                                                 const vec& b) {          \
+    vec<bool, count> r;                                                   \
+    for (uint i = 0; i < count; ++i) r.data[i] = a.data[i] op b.data[i];  \
+    return r;                                                             \
+  }
+
+#define MSL_VECTOR(N, MEMBERS, ALIGN)                                       \
+  template <class T>                                                        \
+  struct alignas(ALIGN * sizeof(T)) vec<T, N> {                             \
+    static constexpr uint count = N;                                        \
+    typedef T value_type;                                                   \
+    union {                                                                 \
+      MEMBERS                                                               \
+    };                                                                      \
+    vec() = default;                                                        \
+    MSL_INLINE constexpr vec(const vec& v) : data{} { copy(v.data); }       \
+    MSL_INLINE constexpr vec(T s) : data{} {                                \
+      for (uint i = 0; i < N; ++i) data[i] = s;                             \
+    }                                                                       \
+    template <class S, class = enable_if_t<is_arithmetic_v<S>>>             \
+    MSL_INLINE constexpr explicit vec(S s) : vec(T(s)) {}                   \
+    template <class S>                                                      \
+    MSL_INLINE constexpr explicit vec(const vec<S, N>& v) : data{} {        \
+      for (uint i = 0; i < N; ++i) data[i] = T(v.data[i]);                  \
+    }                                                                       \
+    template <class A, class B, class... C>                                 \
+    MSL_INLINE constexpr vec(const A& a, const B& b, const C&... c)         \
+        : data{} {                                                          \
+      static_assert(component_count<A>::value + component_count<B>::value + \
+                            (component_count<C>::value + ... + 0) ==        \
+                        N,                                                  \
+                    "vector constructor: wrong number of components");      \
+      uint at = 0;                                                          \
+      append(at, a);                                                        \
+      append(at, b);                                                        \
+      (append(at, c), ...);                                                 \
+    }                                                                       \
+    MSL_INLINE vec& operator=(const vec& v) {                               \
+      copy(v.data);                                                         \
+      return *this;                                                         \
+    }                                                                       \
+    MSL_INLINE T& operator[](long i) { return data[i]; }                    \
+    MSL_INLINE constexpr T operator[](long i) const { return data[i]; }     \
+    MSL_OPERATORS                                                           \
+   private:                                                                 \
+    MSL_INLINE constexpr void copy(const T* from) {                         \
+      for (uint i = 0; i < N; ++i) data[i] = from[i];                       \
+    }                                                                       \
+    template <class S>                                                      \
+    MSL_INLINE constexpr void append(uint& at, const S& s) {                \
+      data[at++] = T(s);                                                    \
+    }                                                                       \
+    template <class S, uint M>                                              \
+    MSL_INLINE constexpr void append(uint& at, const vec<S, M>& v) {        \
+      for (uint i = 0; i < M; ++i) data[at++] = T(v.data[i]);               \
+    }                                                                       \
+    template <class V, class S, uint... I>                                  \
+    MSL_INLINE constexpr void append(uint& at, const swizzle<V, S, I...>& v) { \
+      ((data[at++] = T(v.data[I])), ...);                                   \
+    }                                                                       \
+  };
+
+#define MSL_OPERATORS                                                 \
+  MSL_OPERATOR(+) MSL_OPERATOR(-) MSL_OPERATOR(*) MSL_OPERATOR(/)      \
+  MSL_OPERATOR(%) MSL_OPERATOR(&) MSL_OPERATOR(|) MSL_OPERATOR(^)      \
+  MSL_OPERATOR(<<) MSL_OPERATOR(>>)                                   \
+  MSL_COMPARE(==) MSL_COMPARE(!=) MSL_COMPARE(<) MSL_COMPARE(>)        \
+  MSL_COMPARE(<=) MSL_COMPARE(>=) MSL_COMPARE(&&) MSL_COMPARE(||)      \
+  friend MSL_INLINE vec operator-(const vec& a) {                     \
+    vec r;                                                            \
+    for (uint i = 0; i < count; ++i) r.data[i] = T(-a.data[i]);       \
+    return r;                                                         \
+  }                                                                   \
+  friend MSL_INLINE vec operator~(const vec& a) {                     \
+    vec r;                                                            \
+    for (uint i = 0; i < count; ++i) r.data[i] = T(~a.data[i]);       \
+    return r;                                                         \
+  }                                                                   \
+  friend MSL_INLINE vec<bool, count> operator!(const vec& a) {        \
+    vec<bool, count> r;                                               \
+    for (uint i = 0; i < count; ++i) r.data[i] = !a.data[i];          \
+    return r;                                                         \
+  }
+
+MSL_VECTOR(2, MSL_MEMBERS2, 2)
+MSL_VECTOR(3, MSL_MEMBERS3, 4)
+MSL_VECTOR(4, MSL_MEMBERS4, 4)
+
+// Elements side by side, with the alignment of one.
+template <class T, uint N>
+struct packed_vec {
+  T data[N];
+  packed_vec() = default;
+  MSL_INLINE packed_vec(const vec<T, N>& v) {
+    for (uint i = 0; i < N; ++i) data[i] = v[i];
+  }
+  template <class... A, class = enable_if_t<(sizeof...(A) == N)>>
+  MSL_INLINE packed_vec(A... a) : data{T(a)...} {}
+  MSL_INLINE operator vec<T, N>() const {
+    vec<T, N> v;
+    for (uint i = 0; i < N; ++i) v.data[i] = data[i];
+    return v;
+  }
+  MSL_INLINE T& operator[](long i) { return data[i]; }
+  MSL_INLINE T operator[](long i) const { return data[i]; }
+};
+
+#define MSL_NAMES(T)               \
+  typedef metal::vec<T, 2> T##2;   \
+  typedef metal::vec<T, 3> T##3;   \
+  typedef metal::vec<T, 4> T##4;
+#define MSL_PACKED(T)                            \
+  typedef metal::packed_vec<T, 2> packed_##T##2; \
+  typedef metal::packed_vec<T, 3> packed_##T##3; \
+  typedef metal::packed_vec<T, 4> packed_##T##4;
+#define MSL_USING(T) \
+  using ::T##2;      \
+  using ::T##3;      \
+  using ::T##4;
+#define MSL_EACH(F) \
+  F(bool) F(char) F(uchar) F(short) F(ushort) F(int) F(uint) F(long) F(ulong) \
+  F(half) F(float) F(bfloat)
+}  // namespace metal
+
+MSL_EACH(MSL_NAMES)
+MSL_EACH(MSL_PACKED)
+
+namespace metal {
+MSL_EACH(MSL_USING)
+
+}  // namespace metal
+
+template <class To, class From>
+MSL_INLINE To as_type(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "as_type: sizes differ");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}

@@ -1,0 +1,124 @@
+// csrc/device/sim/sim.h: the simulator's public face: its buffers, options and
+// counters, and the device that executes Metal kernels on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "device/device.h"
+
+namespace orchard::sim {
+
+// An allocation of simulated device memory.
+struct Buffer;
+
+// Memory with guard pages on both sides, filled with the poison pattern.
+Buffer* allocate(uint64_t length_bytes, device::StorageMode mode);
+// Frees, or keeps the pages for a later allocation, poisoned again.
+void release(Buffer* buffer);
+// True only for a live buffer; never reads through the pointer.
+bool is_buffer(const void* handle);
+device::StorageMode mode(const Buffer* buffer);
+uint64_t length_bytes(const Buffer* buffer);
+// What the host may touch: null for private storage, as on Metal.
+void* contents(const Buffer* buffer);
+
+// A window in which the host may touch a buffer of any mode; windows nest.
+class HostAccess {
+ public:
+  explicit HostAccess(Buffer* buffer);
+  ~HostAccess();
+  HostAccess(const HostAccess&) = delete;
+  HostAccess& operator=(const HostAccess&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  Buffer* buffer_;
+  void* data_;
+};
+
+device::BufferView view(Buffer* buffer,
+                        uint64_t offset_bytes,
+                        uint64_t length_bytes);
+
+// The process's one simulated device.
+device::Device& simulator();
+
+// Order of the eight products of one element in a matrix multiply.
+enum class MatrixOrder : uint32_t { ascending, descending, pairwise };
+
+struct Options {
+  uint64_t seed = 0;             // of the schedule
+  bool strict = false;           // every access checked; slow
+  uint32_t worker_threads = 0;   // 0: one per CPU core
+  bool is_eager = true;          // matrix multiplies without lane switches
+  bool has_foreign_layout = false;  // lanes of a matrix permuted
+  MatrixOrder matrix_order = MatrixOrder::ascending;
+  device::StorageMode default_storage_mode = device::StorageMode::private_;
+  device::Family family = device::Family::a;
+  std::string compiler;          // empty: ORCHARD_SIM_CXX, else found
+};
+
+Options& options();
+
+struct Counters {
+  uint64_t launches = 0;
+  uint64_t threadgroups = 0;
+  uint64_t threads = 0;
+  uint64_t matrix_multiplies = 0;
+  uint64_t shuffles = 0;
+  uint64_t reductions = 0;
+  uint64_t votes = 0;
+  uint64_t threadgroup_barriers = 0;
+  uint64_t simdgroup_barriers = 0;
+  uint64_t exponentials = 0;
+  // By address space device, constant, threadgroup; filled in strict mode.
+  uint64_t loads[3] = {};
+  uint64_t stores[3] = {};
+  uint64_t load_bytes[3] = {};
+  uint64_t store_bytes[3] = {};
+  uint64_t uninitialized_reads = 0;  // of threadgroup memory, strict mode
+
+  Counters& operator+=(const Counters& other);
+  std::vector<std::pair<std::string, uint64_t>> items() const;
+};
+
+Counters counters();  // of all dispatches since reset_counters()
+void reset_counters();
+
+uint64_t allocated_bytes();  // in live buffers
+uint64_t peak_bytes();
+void reset_peak_bytes();
+
+// One parameter of a kernel.
+struct ParameterInfo {
+  std::string name;
+  std::string kind;   // "buffer", "threadgroup" or "attribute"
+  std::string space;  // "device", "constant", "threadgroup" or "thread"
+  uint32_t index = 0;
+  bool is_const = false;
+  uint32_t element_bytes = 0;
+  uint32_t alignment = 0;
+};
+
+struct KernelInfo {
+  std::string name;
+  uint32_t max_threads = 1024;
+  std::vector<ParameterInfo> parameters;
+};
+
+// A kernel from text that is not ours: for the Python module and the tests.
+std::shared_ptr<const device::Pipeline> compile(
+    std::string_view text,
+    std::string_view entry,
+    const std::vector<std::pair<std::string, std::string>>& defines);
+KernelInfo info(const device::Pipeline& pipeline);
+
+// Runs one launch under its own options; returns what it counted.
+Counters dispatch(const device::Launch& launch, const Options& options);
+
+}  // namespace orchard::sim

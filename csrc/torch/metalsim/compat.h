@@ -1,0 +1,34 @@
+// csrc/torch/metalsim/compat.h: every difference between the PyTorch versions
+// that metalsim is built for; the rest of the folder is one text for all.
+#pragma once
+
+#include <c10/util/Optional.h>
+#include <torch/version.h>
+
+#include <optional>
+
+#define ORCHARD_TORCH_AT_LEAST(major, minor) \
+  (TORCH_VERSION_MAJOR > (major) ||          \
+   (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
+
+// c10::Allocator::allocate lost its const in 2.3.
+#if ORCHARD_TORCH_AT_LEAST(2, 3)
+#define ORCHARD_ALLOCATE_CONST
+#else
+#define ORCHARD_ALLOCATE_CONST const
+#endif
+
+namespace orchard::metalsim {
+
+// c10::optional was a class of its own up to 2.1.
+#if ORCHARD_TORCH_AT_LEAST(2, 2)
+using std::optional;
+#else
+using c10::optional;
+#endif
+
+// Interfaces to PyTorch gained virtual functions over the versions.  Functions
+// that only some versions know are declared without `override`: where the base
+// class has them they override, elsewhere they are plain functions.
+
+}  // namespace orchard::metalsim

@@ -1,0 +1,103 @@
+// csrc/torch/metalsim/control.cpp: what orchard_ops/sim.py asks of the device,
+// as operators, so that the library needs no Python.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "torch/metalsim/device.h"
+#include "torch/metalsim/memory.h"
+
+namespace orchard::metalsim {
+namespace {
+
+void manual_seed(int64_t seed) {
+  at::Generator generator = default_generator();
+  const std::lock_guard lock(generator.mutex());
+  generator.set_current_seed(static_cast<uint64_t>(seed));
+}
+
+int64_t seed() {
+  at::Generator generator = default_generator();
+  const std::lock_guard lock(generator.mutex());
+  return static_cast<int64_t>(generator.seed());
+}
+
+int64_t initial_seed() {
+  return static_cast<int64_t>(default_generator().current_seed());
+}
+
+at::Tensor rng_state() { return default_generator().get_state(); }
+
+void set_rng_state(const at::Tensor& state) {
+  at::Generator generator = default_generator();
+  const std::lock_guard lock(generator.mutex());
+  generator.set_state(state);
+}
+
+std::string storage_mode() {
+  return sim::options().default_storage_mode == device::StorageMode::shared
+             ? "shared"
+             : "private";
+}
+
+void set_storage_mode(std::string mode) {
+  TORCH_CHECK(mode == "private" || mode == "shared",
+              "[InvalidProblemError] metalsim: expected storage mode 'private' "
+              "or 'shared', got '",
+              mode,
+              "'");
+  sim::options().default_storage_mode = mode == "shared"
+                                            ? device::StorageMode::shared
+                                            : device::StorageMode::private_;
+}
+
+std::tuple<int64_t, int64_t> memory() {
+  return {static_cast<int64_t>(sim::allocated_bytes()),
+          static_cast<int64_t>(sim::peak_bytes())};
+}
+
+void set_schedule_seed(int64_t seed) {
+  sim::options().seed = static_cast<uint64_t>(seed);
+}
+
+bool strict() { return sim::options().strict; }
+void set_strict(bool enabled) { sim::options().strict = enabled; }
+
+void set_compiler(std::string command) {
+  sim::options().compiler = std::move(command);
+}
+
+std::tuple<std::vector<std::string>, std::vector<int64_t>> counters() {
+  std::vector<std::string> names;
+  std::vector<int64_t> values;
+  for (auto& [name, value] : sim::counters().items()) {
+    names.push_back(name);
+    values.push_back(static_cast<int64_t>(value));
+  }
+  return {std::move(names), std::move(values)};
+}
+
+TORCH_LIBRARY(orchard_metalsim, m) {
+  m.def("manual_seed(int seed) -> ()", &manual_seed);
+  m.def("seed() -> int", &seed);
+  m.def("initial_seed() -> int", &initial_seed);
+  m.def("rng_state() -> Tensor", &rng_state);
+  m.def("set_rng_state(Tensor state) -> ()", &set_rng_state);
+  m.def("storage_mode() -> str", &storage_mode);
+  m.def("set_storage_mode(str mode) -> ()", &set_storage_mode);
+  m.def("memory() -> (int, int)", &memory);
+  m.def("set_schedule_seed(int seed) -> ()", &set_schedule_seed);
+  m.def("strict() -> bool", &strict);
+  m.def("set_strict(bool enabled) -> ()", &set_strict);
+  m.def("set_compiler(str command) -> ()", &set_compiler);
+  m.def("counters() -> (str[], int[])", &counters);
+  m.def("reset_counters() -> ()", &sim::reset_counters);
+}
+
+}  // namespace
+}  // namespace orchard::metalsim

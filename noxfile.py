@@ -1,0 +1,148 @@
+"""Every command of the project: ``nox -l`` lists them.
+
+``pip install nox`` is all a user installs by hand.  Each session makes its own
+environment, puts a CPU-only PyTorch into it (tools/cpu_torch.py), builds and
+installs the package as a user would, and works on the installed copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+
+ROOT = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+MATRIX = nox.project.load_toml(ROOT / "versions.toml")["torch"]
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+BUILD_TOOLS = [*PROJECT["build-system"]["requires"], "cmake>=3.24", "ninja>=1.10"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+FORMATTED = (".cpp", ".h", ".metal")
+DEMO_TORCH = "torch24"  # The one that the README's test command downloads too.
+NEWEST_TORCH = "torch213"
+
+nox.options.sessions = ["lint", *(f"test-{name}" for name in MATRIX)]
+nox.options.error_on_missing_interpreters = True
+
+
+def runs(version: str) -> bool:
+    """Say whether ``python<version>`` is on the path and works."""
+    found = shutil.which(f"python{version}")
+    if found is None:
+        return False
+    # A version manager's placeholder exists, and fails.
+    probe = subprocess.run([found, "--version"], capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def interpreter(name: str) -> str | None:
+    """Choose the Python for a PyTorch; None means the one that runs nox."""
+    running = "{}.{}".format(*sys.version_info)
+    wanted, allowed = MATRIX[name]["python"], MATRIX[name]["pythons"]
+    if running == wanted:
+        return None
+    if runs(wanted):
+        return str(wanted)
+    if running in allowed:
+        return None
+    return next((version for version in allowed if runs(version)), str(wanted))
+
+
+def install_torch(session: nox.Session, name: str) -> None:
+    """Put the PyTorch of a matrix entry into the session's environment."""
+    entry = MATRIX[name]
+    session.run(
+        *("python", ROOT / "tools" / "cpu_torch.py", entry["version"]),
+        *("--python", session.virtualenv.bin + "/python", entry["numpy"]),
+        silent=False,
+    )
+
+
+def install_package(session: nox.Session, name: str, extra: str) -> None:
+    """Build and install the package for a PyTorch; reuse old object files."""
+    install_torch(session, name)
+    session.install(*BUILD_TOOLS)
+    session.log("Building: a few minutes the first time")
+    session.install(
+        *("--no-build-isolation", f".[{extra}]", MATRIX[name]["numpy"]),
+        f"--config-settings=build-dir=build/{session.name}",
+        "--config-settings=cmake.define.ORCHARD_WERROR=ON",
+    )
+
+
+def kernel_cache() -> dict[str, str]:
+    """Return the setting that makes sessions share compiled kernels."""
+    folder = CACHE / "orchard-ops-dev" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {"ORCHARD_CACHE_DIR": os.environ.get("ORCHARD_CACHE_DIR", str(folder))}
+
+
+def test(session: nox.Session, name: str) -> None:
+    """Build for one PyTorch and run the test suite; arguments go to pytest."""
+    install_package(session, name, "test")
+    session.run(
+        # Two processes fill two cores; more threads in each only get in the way.
+        *("pytest", "-n", "2", "--timeout", "600", *session.posargs),
+        env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@nox.session(name="test-torch21", python=interpreter("torch21"))
+def test_torch21(session: nox.Session) -> None:
+    """Build against PyTorch 2.1 and run the tests (pytest arguments after --)."""
+    test(session, "torch21")
+
+
+@nox.session(name="test-torch22", python=interpreter("torch22"))
+def test_torch22(session: nox.Session) -> None:
+    """Build against PyTorch 2.2 and run the tests (pytest arguments after --)."""
+    test(session, "torch22")
+
+
+@nox.session(name="test-torch23", python=interpreter("torch23"))
+def test_torch23(session: nox.Session) -> None:
+    """Build against PyTorch 2.3 and run the tests (pytest arguments after --)."""
+    test(session, "torch23")
+
+
+@nox.session(name="test-torch24", python=interpreter("torch24"))
+def test_torch24(session: nox.Session) -> None:
+    """Build against PyTorch 2.4 and run the tests (pytest arguments after --)."""
+    test(session, "torch24")
+
+
+@nox.session(name="test-torch213", python=interpreter("torch213"))
+def test_torch213(session: nox.Session) -> None:
+    """Build against PyTorch 2.13 and run the tests (pytest arguments after --)."""
+    test(session, "torch213")
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def demo(session: nox.Session) -> None:
+    """Train a small GPT through the Metal kernels, beside PyTorch on the CPU."""
+    install_package(session, DEMO_TORCH, "demo")
+    session.run("orchard-ops", "train", *session.posargs, env=kernel_cache())
+
+
+@nox.session(python=interpreter(NEWEST_TORCH))
+def lint(session: nox.Session) -> None:
+    """Check formats, types, lint rules and that all versions agree."""
+    session.install(*EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["demo"][1:])
+    install_torch(session, NEWEST_TORCH)
+    session.run("python", "tools/check_versions.py")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sources = [
+        str(path.relative_to(ROOT))
+        for folder in ("csrc", "kernels", "tests")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in FORMATTED
+    ]
+    session.run("clang-format", "--dry-run", "-Werror", *sources)
+    session.run("mypy")

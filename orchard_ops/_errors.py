@@ -1,0 +1,66 @@
+"""The exceptions of orchard_ops.
+
+    OrchardError
+    ├── InvalidProblemError (ValueError)           the arguments contradict each other
+    ├── UnsupportedError    (NotImplementedError)  meaningful, but not offered (yet)
+    ├── DeviceError         (RuntimeError)         the device, or its library, failed
+    └── KernelCompileError  (RuntimeError)         a kernel's text did not compile
+
+Messages read ``[operation] what was expected, what came; what to do``.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "DeviceError",
+    "InvalidProblemError",
+    "KernelCompileError",
+    "OrchardError",
+    "UnsupportedError",
+    "translate",
+]
+
+
+class OrchardError(Exception):
+    """The base of every exception that orchard_ops raises on purpose."""
+
+
+class InvalidProblemError(OrchardError, ValueError):
+    """The arguments do not describe an attention problem."""
+
+
+class UnsupportedError(OrchardError, NotImplementedError):
+    """The problem is meaningful, but this version does not solve it."""
+
+
+class DeviceError(OrchardError, RuntimeError):
+    """The device or the compiled library behind it failed or is missing."""
+
+
+class KernelCompileError(OrchardError, RuntimeError):
+    """The text of a kernel was refused by the device's compiler."""
+
+
+_BY_TAG = {
+    cls.__name__: cls
+    for cls in (InvalidProblemError, UnsupportedError, DeviceError, KernelCompileError)
+}
+_TAGGED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
+# PyTorch appends its C++ frames when TORCH_SHOW_CPP_STACKTRACES is set.
+_CPP_FRAMES = "\nException raised from "
+
+
+def translate(error: RuntimeError) -> Exception:
+    """Return the typed exception for an error raised by ``torch.ops.orchard_ops``.
+
+    The operators prefix their messages with the class name in brackets,
+    because only PyTorch's own exception types cross from C++ into Python.
+    An error without such a prefix is returned unchanged.
+    """
+    match = _TAGGED.match(str(error))
+    cls = _BY_TAG.get(match.group(1)) if match else None
+    if match is None or cls is None:
+        return error
+    return cls(match.group(2).split(_CPP_FRAMES)[0])

@@ -1,0 +1,22 @@
+"""The command ``orchard-ops``: a thin face of the public functions."""
+
+from __future__ import annotations
+
+try:
+    import typer
+except ImportError as error:
+    raise ImportError(
+        "the command line needs typer and rich: pip install 'orchard-ops[cli]'"
+    ) from error
+
+from . import doctor, train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Flash attention for PyTorch on Apple GPUs and their simulator.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.command()(doctor.doctor)
+app.command()(train.train)

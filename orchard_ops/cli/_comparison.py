@@ -1,0 +1,140 @@
+"""The same model trained twice: through our kernels, and by PyTorch on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import orchard_ops
+
+from ._corpus import Batches
+from ._device import STORAGE_MODES, call_counts, storage_mode
+from ._gpt import GPT, Attention, Shape
+
+__all__ = ["Comparison", "Result"]
+
+LEARNING_RATE = 3e-3
+# Two float32 runs of one model drift apart by rounding alone; a wrong gradient
+# moves the loss by tenths within a few steps.
+MAX_LOSS_GAP = 0.02
+
+
+@dataclass
+class Result:
+    """What the demo reports."""
+
+    losses: list[float] = field(default_factory=list)
+    losses_torch: list[float] = field(default_factory=list)
+    gradient_error: float = float("nan")
+    gradient_error_torch: float = float("nan")
+    storage_modes: set[str] = field(default_factory=set)
+    calls_forward: int = 0
+    calls_backward: int = 0
+    copies: int = 0
+
+    @property
+    def largest_gap(self) -> float:
+        """The largest difference of the two losses over all steps, in nats."""
+        pairs = zip(self.losses, self.losses_torch)
+        return max((abs(ours - theirs) for ours, theirs in pairs), default=0.0)
+
+    @property
+    def has_parted(self) -> bool:
+        """Whether the curves part: a gap above MAX_LOSS_GAP, or no number."""
+        return not self.largest_gap <= MAX_LOSS_GAP
+
+
+class Comparison:
+    """Two copies of a GPT with the same weights, fed with the same batches."""
+
+    def __init__(self, shape: Shape, device: torch.device, text: Tensor, seed: int):
+        torch.manual_seed(seed)
+        self._device = device
+        self._batches = Batches(text, shape.batch, shape.length, seed)
+        self._theirs = GPT(shape, _sdpa)
+        self._ours = copy.deepcopy(self._theirs).to(device)
+        self._ours.use_attention(self._attend)
+        self._optimizers = [
+            torch.optim.AdamW(model.parameters(), LEARNING_RATE, foreach=False)
+            for model in (self._ours, self._theirs)
+        ]
+        self._first_calls = call_counts()
+        self.result = Result()
+
+    def step(self) -> None:
+        """Train both models on one batch; alternate the storage mode on metalsim."""
+        tokens, targets = self._batches.draw()
+        index = len(self.result.losses)
+        if index == 0:
+            self._measure_gradients(tokens, targets)
+            self._first_calls = call_counts()
+        with storage_mode(self._device, STORAGE_MODES[index % len(STORAGE_MODES)]):
+            inputs = tokens.to(self._device), targets.to(self._device)
+            self.result.losses.append(self._descend(0, self._ours, *inputs))
+        self.result.losses_torch.append(self._descend(1, self._theirs, tokens, targets))
+        calls = (now - then for now, then in zip(call_counts(), self._first_calls))
+        (
+            self.result.calls_forward,
+            self.result.calls_backward,
+            self.result.copies,
+        ) = calls
+
+    def _descend(
+        self, index: int, model: GPT, tokens: Tensor, targets: Tensor
+    ) -> float:
+        loss = model.loss(tokens, targets)
+        self._optimizers[index].zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizers[index].step()
+        return float(loss.detach())
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        for tensor in (q, k, v):
+            described = orchard_ops.storage.describe(tensor)
+            self.result.storage_modes.add(described.storage_mode)
+        out = orchard_ops.flash_attention(q, k, v, is_causal=True)
+        assert isinstance(out, Tensor)
+        return out
+
+    def _measure_gradients(self, tokens: Tensor, targets: Tensor) -> None:
+        """Compare the attention gradients of all layers with a float64 copy's."""
+        exact = _attention_gradients(
+            copy.deepcopy(self._theirs).double(), _sdpa, tokens, targets
+        )
+        theirs = _attention_gradients(self._theirs, _sdpa, tokens, targets)
+        inputs = tokens.to(self._device), targets.to(self._device)
+        ours = _attention_gradients(self._ours, self._attend, *inputs)
+        self.result.gradient_error = _worst_error(ours, exact)
+        self.result.gradient_error_torch = _worst_error(theirs, exact)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _attention_gradients(
+    model: GPT, attention: Attention, tokens: Tensor, targets: Tensor
+) -> list[Tensor]:
+    """Return the gradients of q, k, v of every layer, float64 on the CPU."""
+    kept: list[Tensor] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kept.extend((q, k, v))
+        return attention(q, k, v)
+
+    model.use_attention(attend)
+    gradients = torch.autograd.grad(model.loss(tokens, targets), kept)
+    model.use_attention(attention)
+    return [gradient.cpu().double() for gradient in gradients]
+
+
+def _worst_error(actual: list[Tensor], exact: list[Tensor]) -> float:
+    """Return the largest error relative to the largest element of its tensor."""
+    return max(
+        float((got - want).abs().max() / want.abs().max())
+        for got, want in zip(actual, exact)
+    )

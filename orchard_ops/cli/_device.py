@@ -1,0 +1,38 @@
+"""What the commands need to know about the device they run on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+import orchard_ops
+
+__all__ = ["STORAGE_MODES", "call_counts", "choose_device", "storage_mode"]
+
+STORAGE_MODES = ("private", "shared")
+
+
+def choose_device() -> torch.device:
+    """Return mps where there is one, else metalsim, which this enables."""
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    orchard_ops.sim.enable()
+    return torch.device("metalsim")
+
+
+def call_counts() -> tuple[int, int, int]:
+    """Return forward calls, backward calls and copies made by the bridge so far."""
+    forward, backward, copies, _ = torch.ops.orchard_ops.call_counts()
+    return int(forward), int(backward), int(copies)
+
+
+@contextlib.contextmanager
+def storage_mode(device: torch.device, mode: str) -> Iterator[None]:
+    """Allocate new metalsim tensors in a mode; on mps PyTorch alone decides."""
+    if device.type != "metalsim":
+        yield
+        return
+    with orchard_ops.sim.default_storage_mode(mode):
+        yield

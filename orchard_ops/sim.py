@@ -1,0 +1,234 @@
+"""The simulator: the ``metalsim`` device of PyTorch, and the simulator alone.
+
+>>> from orchard_ops import sim
+>>> sim.enable()
+>>> x = torch.randn(2, 3, device="metalsim")
+
+Without PyTorch's device, `compile` runs any Metal kernel on NumPy arrays.
+Importing this module loads nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, overload
+
+import torch
+
+from . import _native, _sim_device
+from ._errors import DeviceError, InvalidProblemError, translate
+
+__all__ = [
+    "DEVICE",
+    "Kernel",
+    "Memory",
+    "Setting",
+    "compile",
+    "compiler",
+    "counters",
+    "default_storage_mode",
+    "enable",
+    "memory",
+    "reset_counters",
+    "seed",
+    "strict",
+]
+
+DEVICE = "metalsim"
+"""The device's name: ``torch.device(sim.DEVICE)``."""
+
+Kernel = Any
+"""A compiled kernel, as `compile` returns it (the class lives in ``_sim``)."""
+
+# What PyTorch calls the device type before anybody renames it.
+_UNNAMED = "privateuseone"
+_MODES = ("private", "shared")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of simulated buffers."""
+
+    allocated_bytes: int
+    """Held by live tensors now."""
+    peak_bytes: int
+    """The most that was ever held at once."""
+
+
+class Setting:
+    """A changed setting; as a context manager it is undone at the block's end."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        """Remember how to undo the change."""
+        self._undo = undo
+
+    def __enter__(self) -> None:
+        """Enter the block; the setting was changed before."""
+
+    def __exit__(self, *_: object) -> None:
+        """Undo the change."""
+        self._undo()
+
+
+def enable() -> None:
+    """Register ``torch.device("metalsim")``; calling it again changes nothing.
+
+    Raises:
+        DeviceError: another library has taken PyTorch's device type
+            PrivateUse1, or the compiled library is missing.
+    """
+    name = torch._C._get_privateuse1_backend_name()
+    if name == DEVICE:
+        return
+    if name != _UNNAMED:
+        raise DeviceError(
+            f"[sim.enable] expected PyTorch's device type PrivateUse1 free, found "
+            f"{name!r} there; use the two libraries in different processes"
+        )
+    _native.load_metalsim()
+    _sim_device.register(DEVICE)
+    with contextlib.suppress(DeviceError):  # needed by kernels only
+        torch.ops.orchard_metalsim.set_compiler(shlex.join(compiler()))
+
+
+@overload
+def default_storage_mode() -> str: ...
+@overload
+def default_storage_mode(mode: str) -> Setting: ...
+def default_storage_mode(mode: str | None = None) -> str | Setting:
+    """Get or set the storage mode of metalsim tensors made from now on.
+
+    Args:
+        mode: ``"private"``, which the host cannot reach (MPS up to PyTorch
+            2.11), or ``"shared"``; without it, the current mode is returned.
+
+    Returns:
+        The mode, or a `Setting` that restores the previous mode if used in
+        ``with``.
+
+    Raises:
+        InvalidProblemError: no such mode.
+    """
+    enable()
+    ops = torch.ops.orchard_metalsim
+    previous = str(ops.storage_mode())
+    if mode is None:
+        return previous
+    if mode not in _MODES:
+        raise InvalidProblemError(
+            f"[sim.default_storage_mode] expected one of {_MODES}, got {mode!r}"
+        )
+    ops.set_storage_mode(mode)
+    return Setting(lambda: ops.set_storage_mode(previous))
+
+
+def memory() -> Memory:
+    """Return how much simulated memory is held now and was held at most."""
+    enable()
+    allocated, peak = torch.ops.orchard_metalsim.memory()
+    return Memory(int(allocated), int(peak))
+
+
+def seed(value: int) -> None:
+    """Choose the order in which the simulated threads run.
+
+    Correct kernels give the same bits under every seed.  This is not the seed
+    of random numbers: for those there is ``torch.manual_seed``.
+
+    Args:
+        value: 0 for the plain order, any other number for another one.
+    """
+    enable()
+    torch.ops.orchard_metalsim.set_schedule_seed(_as_signed(value))
+
+
+def strict(enabled: bool = True) -> Setting:
+    """Switch the checks that cost much (races among them) on or off.
+
+    Returns:
+        A `Setting` that restores the previous state if used in ``with``.
+    """
+    enable()
+    ops = torch.ops.orchard_metalsim
+    previous = bool(ops.strict())
+    ops.set_strict(enabled)
+    return Setting(lambda: ops.set_strict(previous))
+
+
+def counters() -> dict[str, int]:
+    """Return what the kernels did since the last reset, name → count."""
+    enable()
+    names, values = torch.ops.orchard_metalsim.counters()
+    return {str(name): int(value) for name, value in zip(names, values)}
+
+
+def reset_counters() -> None:
+    """Set every counter to zero."""
+    enable()
+    torch.ops.orchard_metalsim.reset_counters()
+
+
+def compile(  # noqa: A001 - the design's name, used as sim.compile
+    source: str, entry: str, defines: Mapping[str, str] | None = None
+) -> Kernel:
+    """Compile a Metal kernel for use on NumPy arrays, without PyTorch.
+
+    Args:
+        source: text in the Metal shading language.
+        entry: name of the kernel function, or its ``host_name``.
+        defines: preprocessor macros, name → value.
+
+    Raises:
+        KernelCompileError: the text was refused; holds the compiler's message.
+        DeviceError: no compiler or no simulator was found.
+    """
+    module = _native.sim_module()
+    module.set_compiler(shlex.join(compiler()))
+    try:
+        return module.compile(source, entry, dict(defines or {}))
+    except RuntimeError as error:
+        raise translate(error) from None
+
+
+def compiler() -> tuple[str, ...]:
+    """Return the command that compiles kernels to native code.
+
+    It is ``ORCHARD_SIM_CXX`` if that variable is set, else zig of the package
+    ``ziglang``, else ``clang++`` on the path.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    override = os.environ.get("ORCHARD_SIM_CXX")
+    if override:
+        return tuple(shlex.split(override))
+    zig = _zig()
+    if zig is not None:
+        return (str(zig), "c++")
+    clang = shutil.which("clang++")
+    if clang is not None:
+        return (clang,)
+    raise DeviceError(
+        "[sim.compiler] expected a clang to compile kernels with, found none; "
+        "pip install ziglang==0.14.1, or set ORCHARD_SIM_CXX"
+    )
+
+
+def _zig() -> Path | None:
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).with_name("zig")
+    return path if path.is_file() else None
+
+
+def _as_signed(value: int) -> int:
+    """Map 64 bits to the signed integer that an operator takes."""
+    return (value + 2**63) % 2**64 - 2**63

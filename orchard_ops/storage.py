@@ -1,0 +1,68 @@
+"""Where a tensor's memory lies, as the kernels see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import _native
+from ._errors import DeviceError, InvalidProblemError, UnsupportedError, translate
+
+__all__ = ["StorageDescription", "describe"]
+
+
+@dataclass(frozen=True)
+class StorageDescription:
+    """The buffer behind a tensor and the tensor's place in it."""
+
+    storage_mode: str
+    """``"private"``, ``"shared"``, ``"managed"``, or ``"host"`` for CPU tensors."""
+    buffer_length_bytes: int
+    """Length of the whole buffer, which other tensors may share."""
+    byte_offset: int
+    """Where the tensor's first element lies in the buffer."""
+    is_contiguous: bool
+    """Whether the elements lie densely in row-major order."""
+    device_name: str
+    """The GPU's or the simulator's name; ``"cpu"`` for CPU tensors."""
+
+
+def describe(tensor: Tensor) -> StorageDescription:
+    """Describe the storage of a tensor; reads no element of it.
+
+    The kernels take buffers of every mode as they are, at
+    ``tensor.storage_offset() * tensor.element_size()``, without a copy.
+
+    Args:
+        tensor: any shape, strides and dtype, on mps, metalsim or cpu.
+
+    Raises:
+        InvalidProblemError: the argument is not a tensor.
+        UnsupportedError: the tensor lies on another device.
+        DeviceError: its buffer is unknown to the device, or no library is loaded.
+    """
+    if not isinstance(tensor, Tensor):
+        raise InvalidProblemError(
+            f"[describe] expected a torch.Tensor, got {type(tensor).__name__}"
+        )
+    is_contiguous = tensor.is_contiguous()
+    if tensor.device.type == "cpu":
+        offset = int(tensor.storage_offset()) * tensor.element_size()
+        length = tensor.untyped_storage().nbytes()
+        return StorageDescription("host", length, offset, is_contiguous, "cpu")
+    if tensor.device.type not in ("mps", "metalsim"):
+        raise UnsupportedError(
+            f"[describe] expected a tensor on mps, metalsim or cpu, got {tensor.device}"
+        )
+    if "_C" not in _native.loaded_libraries():
+        raise DeviceError(
+            f"[describe] expected the compiled operators, found no _C.so in "
+            f"{_native.library_dir()}; build the package"
+        )
+    try:
+        mode, length, offset, name = torch.ops.orchard_ops.describe_storage(tensor)
+    except RuntimeError as error:
+        raise translate(error) from None
+    return StorageDescription(mode, length, offset, is_contiguous, name)

@@ -1,0 +1,205 @@
+"""Bad input raises a typed error that shows it, and launches nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+import torch
+from harness import count_calls
+from torch import Tensor
+
+import orchard_ops
+from orchard_ops import InvalidProblemError, UnsupportedError, _errors
+
+Inputs = dict[str, Any]
+
+
+def make(**changes: Any) -> Callable[[torch.device], Inputs]:
+    """Return a maker of valid arguments with some replaced; shapes become tensors."""
+
+    def build(device: torch.device) -> Inputs:
+        inputs: Inputs = dict.fromkeys("qkv", (2, 4, 6, 16))
+        inputs.update(changes)
+        for name in "qkv":
+            if isinstance(inputs[name], tuple):
+                inputs[name] = torch.zeros(inputs[name])
+            if isinstance(inputs[name], Tensor):
+                inputs[name] = inputs[name].to(device)
+        return inputs
+
+    return build
+
+
+def on_cpu(name: str) -> Callable[[torch.device], Inputs]:
+    """Return a maker of arguments of which one lies on the CPU."""
+
+    def build(device: torch.device) -> Inputs:
+        inputs = make()(device)
+        inputs[name] = inputs[name].cpu()
+        return inputs
+
+    return build
+
+
+HALF = torch.zeros(2, 4, 6, 16, dtype=torch.float16)
+# name: maker, error, texts that the message must contain
+BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str]]] = {
+    "not a tensor": (make(k=[1.0]), InvalidProblemError, ["k", "list"]),
+    "rank 2": (make(q=(6, 16)), InvalidProblemError, ["[6, 16]"]),
+    "rank 5": (make(v=(1, 2, 4, 6, 16)), InvalidProblemError, ["[1, 2, 4, 6, 16]"]),
+    "ranks differ": (make(q=(2, 6, 16)), InvalidProblemError, ["[2, 6, 16]"]),
+    "dtypes differ": (make(k=HALF), InvalidProblemError, ["float16", "float32"]),
+    "integers": (
+        make(**{name: HALF.to(torch.int32) for name in "qkv"}),
+        InvalidProblemError,
+        ["nt"],
+    ),
+    "k on the CPU": (on_cpu("k"), InvalidProblemError, ["cpu"]),
+    "q on the CPU": (on_cpu("q"), InvalidProblemError, ["cpu"]),
+    "batches differ": (make(k=(3, 4, 6, 16)), InvalidProblemError, ["2", "3"]),
+    "key heads differ": (make(v=(2, 2, 6, 16)), InvalidProblemError, ["4", "2"]),
+    "key lengths differ": (make(v=(2, 4, 7, 16)), InvalidProblemError, ["6", "7"]),
+    "head sizes differ": (make(q=(2, 4, 6, 24)), InvalidProblemError, ["24", "16"]),
+    "heads do not divide": (
+        make(k=(2, 3, 6, 16), v=(2, 3, 6, 16)),
+        InvalidProblemError,
+        ["4", "3"],
+    ),
+    "grouped heads not allowed": (
+        make(k=(2, 2, 6, 16), v=(2, 2, 6, 16), enable_gqa=False),
+        InvalidProblemError,
+        ["4", "2", "enable_gqa"],
+    ),
+    "head_dim 0": (
+        make(q=(2, 4, 6, 0), k=(2, 4, 6, 0)),
+        InvalidProblemError,
+        ["head_dim", "0", "256"],
+    ),
+    "head_dim 257": (
+        make(q=(2, 4, 6, 257), k=(2, 4, 6, 257)),
+        InvalidProblemError,
+        ["head_dim", "257", "256"],
+    ),
+    "head_dim_v 300": (make(v=(2, 4, 6, 300)), InvalidProblemError, ["300", "256"]),
+    "scale NaN": (make(scale=float("nan")), InvalidProblemError, ["scale", "nan"]),
+    "scale infinite": (make(scale=float("inf")), InvalidProblemError, ["scale", "inf"]),
+    "dropout 1": (make(dropout_p=1.0), InvalidProblemError, ["dropout_p", "1.0"]),
+    "dropout negative": (make(dropout_p=-0.5), InvalidProblemError, ["-0.5"]),
+    "alignment unknown": (
+        make(is_causal=True, causal_alignment="middle"),
+        InvalidProblemError,
+        ["middle", "bottom-right"],
+    ),
+    "attn_mask": (
+        make(attn_mask=torch.ones(6, 6, dtype=torch.bool)),
+        UnsupportedError,
+        ["attn_mask"],
+    ),
+    "dropout": (make(dropout_p=0.1), UnsupportedError, ["dropout_p"]),
+    "window": (make(window=(4, 0)), UnsupportedError, ["window"]),
+    "softcap": (make(softcap=20.0), UnsupportedError, ["softcap"]),
+    "alibi": (make(alibi_slopes=torch.ones(4)), UnsupportedError, ["alibi_slopes"]),
+}
+MIXED_DEVICES = {"k on the CPU", "q on the CPU"}
+
+
+def check(name: str, device: torch.device) -> None:
+    """Assert the error, its words, and what supports() says of the same input."""
+    build, error, words = BAD[name]
+    inputs = build(device)
+    with pytest.raises(error) as caught:
+        orchard_ops.flash_attention(**inputs)
+    assert isinstance(caught.value, orchard_ops.OrchardError)
+    for word in ("[flash_attention]", *words):
+        assert word in str(caught.value)
+    is_supported, reason = orchard_ops.supports(**inputs)
+    assert not is_supported
+    assert reason
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_on_the_device(name: str, device: torch.device) -> None:
+    """Each bad problem is refused with its values, before anything is launched."""
+    with count_calls() as calls:
+        check(name, device)
+    assert (calls.fwd, calls.bwd, calls.copies) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if name not in MIXED_DEVICES])
+def test_on_the_cpu(name: str) -> None:
+    """CPU tensors are held to the same rules."""
+    check(name, torch.device("cpu"))
+
+
+def test_float64_is_refused_on_the_device(device: torch.device) -> None:
+    """float64 has no kernels, and the message says which dtypes have."""
+    if device.type == "mps":  # which cannot even hold float64
+        return
+    q = torch.zeros(1, 1, 4, 8, dtype=torch.float64).to(device)
+    with pytest.raises(InvalidProblemError, match="float32, float16 or bfloat16"):
+        orchard_ops.flash_attention(q, q, q)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 5, 16), (1, 1, 6, 8), (6, 16)], ids=["length", "size", "rank"]
+)
+def test_gradient_of_the_wrong_shape(
+    shape: tuple[int, ...], device: torch.device
+) -> None:
+    """The backward operator refuses a gradient that does not fit the output."""
+    q = torch.randn(1, 1, 6, 16).to(device)
+    out, lse = orchard_ops.flash_attention(q, q, q, return_lse=True)
+    grad = torch.ones(shape).to(device)
+    with count_calls() as calls, pytest.raises(RuntimeError) as caught:
+        torch.ops.orchard_ops.backward(grad, q, q, q, out, lse, 0.25, 0)
+    error = _errors.translate(caught.value)
+    assert isinstance(error, InvalidProblemError)
+    assert "(1, 1, 6, 16)" in str(error)
+    assert calls.bwd == 0
+
+
+def test_the_device_works_after_an_error(device: torch.device) -> None:
+    """A refused problem leaves nothing behind."""
+    bad = torch.zeros(1, 1, 4, 257).to(device)
+    with pytest.raises(InvalidProblemError):
+        orchard_ops.flash_attention(bad, bad, bad)
+    q = torch.ones(1, 1, 4, 16).to(device)
+    assert torch.equal(orchard_ops.flash_attention(q, q, q).cpu(), q.cpu())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[InvalidProblemError] [f] bad 3", InvalidProblemError("[f] bad 3")),
+        ("[UnsupportedError] [f] not yet", UnsupportedError("[f] not yet")),
+        ("[DeviceError] lost", orchard_ops.DeviceError("lost")),
+        ("[KernelCompileError] line 1", orchard_ops.KernelCompileError("line 1")),
+        ("[DeviceError] a\nException raised from f", orchard_ops.DeviceError("a")),
+    ],
+)
+def test_translate(text: str, expected: Exception) -> None:
+    """A tagged error of the operators becomes the class that its tag names."""
+    actual = _errors.translate(RuntimeError(text))
+    assert type(actual) is type(expected)
+    assert str(actual) == str(expected)
+
+
+def test_translate_leaves_other_errors_alone() -> None:
+    """An error without a tag is PyTorch's own and stays what it is."""
+    error = RuntimeError("[enforce fail] x")
+    assert _errors.translate(error) is error
+
+
+@pytest.mark.parametrize(
+    ("cls", "builtin"),
+    [
+        (InvalidProblemError, ValueError),
+        (UnsupportedError, NotImplementedError),
+        (orchard_ops.DeviceError, RuntimeError),
+    ],
+)
+def test_tree(cls: type[Exception], builtin: type[Exception]) -> None:
+    """Each class can be caught as OrchardError and as the builtin it resembles."""
+    assert issubclass(cls, orchard_ops.OrchardError)
+    assert issubclass(cls, builtin)

@@ -1,0 +1,106 @@
+"""The logs that environment variables switch on."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+import orchard_ops
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Send the kernel log to a file of the test, and start counting at 1."""
+    path = tmp_path / "kernels.log"
+    monkeypatch.setenv("ORCHARD_KERNEL_LOG", str(path))
+    monkeypatch.delenv("ORCHARD_DEBUG_FLASH_ATN", raising=False)
+    monkeypatch.delenv("ORCHARD_DEBUG_FLASHATN", raising=False)
+    torch.ops.orchard_ops.reset_call_counts()
+    return path
+
+
+def attend(device: torch.device) -> None:
+    """Run one forward and one backward."""
+    q = torch.randn(1, 2, 8, 16).to(device).requires_grad_()
+    orchard_ops.flash_attention(q, q, q).backward(torch.ones(1, 2, 8, 16).to(device))
+
+
+@pytest.mark.parametrize("name", ["ORCHARD_DEBUG_FLASH_ATN", "ORCHARD_DEBUG_FLASHATN"])
+def test_one_line_per_launch(
+    name: str, log: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward each append a numbered line with shapes and dtype."""
+    monkeypatch.setenv(name, "1")
+    attend(device)
+    attend(device)
+    lines = log.read_text().splitlines()
+    starts = [" ".join(line.split()[:3]) for line in lines]
+    assert starts == [
+        "[flashattn.mm] FWD call=1",
+        "[flashattn.mm] BWD call=1",
+        "[flashattn.mm] FWD call=2",
+        "[flashattn.mm] BWD call=2",
+    ]
+    for line in lines:
+        assert line.count("(1, 2, 8, 16)") == 3
+        assert "dtype=float32" in line
+        assert re.search(r"kernels=\S+", line)
+
+
+def test_log_is_readable_by_its_owner_only(
+    log: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has mode 0600, whatever it had before."""
+    log.touch(mode=0o644)
+    monkeypatch.setenv("ORCHARD_DEBUG_FLASH_ATN", "1")
+    attend(device)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_a_symbolic_link_is_refused(
+    log: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is a link is not followed: a warning, and attention still works."""
+    target = log.with_name("target")
+    target.write_text("mine")
+    log.symlink_to(target)
+    monkeypatch.setenv("ORCHARD_DEBUG_FLASH_ATN", "1")
+    with pytest.warns(UserWarning, match="symbolic link"):
+        attend(device)
+    assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_silent_by_default(
+    value: str, log: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty and 0 mean off."""
+    monkeypatch.setenv("ORCHARD_DEBUG_FLASH_ATN", value)
+    attend(device)
+    assert not log.exists()
+
+
+def test_tensor_profile(
+    tmp_path: Path,
+    device: torch.device,
+    storage_mode: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every bound tensor is recorded with its mode, bytes, offset and copies."""
+    path = tmp_path / "tensors.log"
+    monkeypatch.setenv("ORCHARD_TENSOR_PROFILE", "1")
+    monkeypatch.setenv("ORCHARD_TENSOR_LOG", str(path))
+    base = torch.randn(3, 2, 8, 16).to(device)
+    orchard_ops.flash_attention(base[:1], base[1:2], base[2:])
+    text = path.read_text()
+    size = 2 * 8 * 16 * 4
+    assert f"bytes={size} offset={size} " in text
+    assert f"bytes={size} offset={2 * size} " in text
+    assert set(re.findall(r"copies=(\d+)", text)) == {"0"}
+    if device.type == "metalsim":
+        assert set(re.findall(r"mode=(\w+)", text)) == {storage_mode}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -1,0 +1,61 @@
+"""NaN and infinity reach exactly the rows that they reach in the definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import Case
+from harness import causal_options, run_case
+from reference import make_inputs
+
+import orchard_ops
+
+CASE = Case("non-finite", heads_q=2, heads_kv=2, len_q=40, len_kv=40, causal="top-left")
+ROW = 21
+
+
+def test_nan_in_a_query_stays_in_its_row(device: torch.device) -> None:
+    """A NaN in one query makes that output row NaN and no other."""
+    inputs = make_inputs(CASE)
+    inputs.q[0, 1, ROW, 5] = torch.nan
+    is_nan = run_case(CASE, inputs, device).out.isnan()
+    assert is_nan[0, 1, ROW].all()
+    assert int(is_nan.sum()) == CASE.head_dim
+
+
+@pytest.mark.parametrize("name", ["k", "v"])
+def test_nan_in_a_key_reaches_only_later_queries(
+    name: str, device: torch.device
+) -> None:
+    """Under a causal mask a NaN key or value leaves earlier queries untouched."""
+    inputs = make_inputs(CASE)
+    getattr(inputs, name)[0, 0, ROW, 5] = torch.nan
+    out = run_case(CASE, inputs, device).out
+    assert not out[0, 0, :ROW].isnan().any()
+    assert out[0, 0, ROW:, 5].isnan().all()
+    assert not out[0, 1].isnan().any()
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_infinite_scores(value: float, device: torch.device) -> None:
+    """An infinite value spreads to its column of the rows that see it only."""
+    inputs = make_inputs(CASE)
+    inputs.v[0, 0, ROW, 5] = value
+    out = run_case(CASE, inputs, device).out
+    assert torch.isfinite(out[0, 0, :ROW]).all()
+    assert (out[0, 0, ROW:, 5] == value).all()
+
+
+def test_large_scores_do_not_overflow(device: torch.device) -> None:
+    """Scores far beyond exp's range give finite results."""
+    case = Case("large", len_q=16, len_kv=33, scale=1e4, causal="bottom-right")
+    results = run_case(case, make_inputs(case), device)
+    for name, tensor in results.items():
+        assert torch.isfinite(tensor).all(), name
+
+
+def test_float16_scores_beyond_its_range(device: torch.device) -> None:
+    """Scores above 65504 are held in float32, so float16 inputs survive them."""
+    q = torch.full((1, 1, 8, 64), 100.0, dtype=torch.float16).to(device)
+    out = orchard_ops.flash_attention(q, q, q, scale=1.0, **causal_options(CASE))
+    assert torch.equal(out.cpu(), q.cpu())
