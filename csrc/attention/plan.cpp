@@ -54,18 +54,18 @@ struct Specialisation {
   int64_t head_dim_v;
   int64_t vec;
   bool has_window;
+  Tile tile{};
 
   auto key() const {
-    return std::tuple(kernel, dtype, head_dim, head_dim_v, vec, has_window);
+    // Only the simdgroups of a tile may differ from the table's.
+    return std::tuple(kernel, dtype, head_dim, head_dim_v, vec, has_window,
+                      tile.simdgroups);
   }
   bool operator<(const Specialisation& other) const {
     return key() < other.key();
   }
-  const Tile& tile() const {
-    return choose_tile(kernel, dtype, std::max(head_dim, head_dim_v));
-  }
   std::string name() const {
-    const Tile& t = tile();
+    const Tile& t = tile;
     return std::string(kernel_name(kernel)) + "_" + metal_type(dtype) + "_d" +
            std::to_string(head_dim) + "_dv" + std::to_string(head_dim_v) +
            "_vec" + std::to_string(vec) + "_tile" + std::to_string(t.rows) +
@@ -76,7 +76,7 @@ struct Specialisation {
 
 device::PipelineRequest request_for(const Specialisation& s,
                                     const std::string& file) {
-  const Tile& tile = s.tile();
+  const Tile& tile = s.tile;
   device::PipelineRequest request;
   request.file = file;
   request.entry = kernel_name(s.kernel);
@@ -111,6 +111,26 @@ std::shared_ptr<const Pipeline> pipeline_for(Device& device,
   auto pipeline = device.pipeline(request_for(s, file));
   const std::lock_guard<std::mutex> lock(mutex);
   return cache.emplace(key, std::move(pipeline)).first->second;
+}
+
+// The pipeline of a specialisation, or of one with a smaller tile: how many
+// threads a kernel's registers leave room for is known only once compiled.
+std::shared_ptr<const Pipeline> fitting_pipeline(Device& device,
+                                                 Specialisation& s) {
+  for (;;) {
+    auto pipeline = pipeline_for(device, s);
+    const uint32_t most = pipeline->max_threads_per_threadgroup();
+    if (s.tile.threads() <= most) return pipeline;
+    const std::optional<Tile> smaller = smaller_tile(s.tile);
+    if (!smaller) {
+      throw Error(ErrorKind::unsupported,
+                  "[" + s.name() + "] needs " +
+                      std::to_string(s.tile.threads()) +
+                      " threads per threadgroup, the compiled kernel allows " +
+                      std::to_string(most) + " on " + device.name());
+    }
+    s.tile = *smaller;
+  }
 }
 
 // The widest load, in elements, that never straddles a row's end and is
@@ -167,14 +187,14 @@ uint32_t tiles_of(int64_t length, int per_threadgroup) {
 uint32_t grid_x(const Specialisation& s, const Problem& problem) {
   switch (s.kernel) {
     case Kernel::backward_prepare:
-      return tiles_of(problem.len_q, s.tile().simdgroups);
+      return tiles_of(problem.len_q, s.tile.simdgroups);
     case Kernel::backward_dkdv:
-      return tiles_of(problem.len_kv, s.tile().cols_per_threadgroup());
+      return tiles_of(problem.len_kv, s.tile.cols_per_threadgroup());
     case Kernel::forward:
     case Kernel::backward_dq:
       break;
   }
-  return tiles_of(problem.len_q, s.tile().rows_per_threadgroup());
+  return tiles_of(problem.len_q, s.tile.rows_per_threadgroup());
 }
 
 void add_launch(Device& device,
@@ -188,13 +208,15 @@ void add_launch(Device& device,
                    problem.head_dim,
                    problem.head_dim_v,
                    vector_elements(problem, tensors),
-                   problem.causal != Causal::none};
+                   problem.causal != Causal::none,
+                   Tile{}};
   if (kernel == Kernel::backward_prepare) {
     s.head_dim = s.head_dim_v;  // it reads neither q nor k, nor any mask
     s.has_window = false;
   }
+  s.tile = choose_tile(kernel, s.dtype, std::max(s.head_dim, s.head_dim_v));
   Launch launch;
-  launch.pipeline = pipeline_for(device, s);
+  launch.pipeline = fitting_pipeline(device, s);
   launch.arguments = std::move(arguments);
   launch.arguments.push_back(
       {SLOT_PARAMS, Access::read, {},
@@ -203,8 +225,7 @@ void add_launch(Device& device,
       kernel == Kernel::backward_dkdv ? problem.heads_kv : problem.heads_q;
   launch.threadgroups = {grid_x(s, problem), static_cast<uint32_t>(heads),
                          static_cast<uint32_t>(problem.batch)};
-  launch.threads_per_threadgroup = {
-      static_cast<uint32_t>(32 * s.tile().simdgroups), 1, 1};
+  launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
   plan.launches.push_back(std::move(launch));
   plan.names.push_back(s.name());
 }

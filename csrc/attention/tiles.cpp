@@ -72,4 +72,12 @@ const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim) {
   return rows.back();
 }
 
+std::optional<Tile> smaller_tile(const Tile& tile) {
+  Tile smaller = tile;
+  const int tiles = tile.simdgroups / tile.split;
+  if (tiles < 2) return std::nullopt;
+  smaller.simdgroups = tiles / 2 * tile.split;
+  return smaller;
+}
+
 }  // namespace orchard::attention

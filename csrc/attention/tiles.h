@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "attention/problem.h"
 
@@ -19,9 +20,15 @@ struct Tile {
 
   int rows_per_threadgroup() const { return 8 * rows * simdgroups / split; }
   int cols_per_threadgroup() const { return 8 * cols * simdgroups / split; }
+  uint32_t threads() const { return static_cast<uint32_t>(32 * simdgroups); }
 };
 
 // The first row of the kernel's table that is large enough.
 const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim);
+
+// The same work with fewer simdgroups per threadgroup, for a kernel whose
+// compiled form allows fewer threads than its row of the table; nothing when
+// only the simdgroups that share one tile are left.
+std::optional<Tile> smaller_tile(const Tile& tile);
 
 }  // namespace orchard::attention

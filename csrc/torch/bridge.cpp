@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <atomic>
 
+#ifdef ORCHARD_WITH_METAL
+#include "torch/mps_stream.h"
+#endif
 #ifdef ORCHARD_WITH_SIMULATOR
 #include "device/sim/sim.h"
 #endif
@@ -46,6 +49,30 @@ device::BufferView simulated_view(const char* operation,
 }
 #endif
 
+#ifdef ORCHARD_WITH_METAL
+bool is_mps(const at::Tensor& tensor) {
+  return tensor.device().type() == at::DeviceType::MPS;
+}
+
+// The buffer is asked, not PyTorch's allocator: its interface differs from
+// version to version, and it knows only its own buffers.
+device::BufferView mps_view(const char* operation, const at::Tensor& tensor) {
+  void* const handle = const_cast<void*>(tensor.storage().data());
+  const metal::BufferInfo info = metal::buffer_info(operation, handle);
+  const uint64_t offset = static_cast<uint64_t>(tensor.storage_offset() *
+                                                tensor.element_size());
+  const uint64_t extent = extent_bytes(tensor);
+  if (offset + extent > info.length_bytes) {
+    throw Error(ErrorKind::device,
+                std::string("[") + operation + "] a tensor ends at byte " +
+                    std::to_string(offset + extent) + " of a buffer of " +
+                    std::to_string(info.length_bytes) +
+                    " bytes: its storage was resized under it; clone it first");
+  }
+  return {handle, offset, extent, info.mode};
+}
+#endif
+
 }  // namespace
 
 const char* storage_mode_name(device::StorageMode mode) {
@@ -63,6 +90,14 @@ const char* storage_mode_name(device::StorageMode mode) {
 }
 
 device::Device& device_of(const char* operation, const at::Tensor& tensor) {
+#ifdef ORCHARD_WITH_METAL
+  if (is_mps(tensor)) {
+    const void* handle = tensor.storage().data();
+    if (handle == nullptr) return metal::system_device(mps_stream());
+    metal::buffer_info(operation, handle);
+    return metal::device_of(handle, mps_stream());
+  }
+#endif
 #ifdef ORCHARD_WITH_SIMULATOR
   if (tensor.device().type() == at::DeviceType::PrivateUse1) {
     return sim::simulator();
@@ -76,6 +111,9 @@ device::Device& device_of(const char* operation, const at::Tensor& tensor) {
 
 device::BufferView buffer_view(const char* operation,
                                const at::Tensor& tensor) {
+#ifdef ORCHARD_WITH_METAL
+  if (is_mps(tensor)) return mps_view(operation, tensor);
+#endif
 #ifdef ORCHARD_WITH_SIMULATOR
   if (tensor.device().type() == at::DeviceType::PrivateUse1) {
     return simulated_view(operation, tensor);
@@ -113,6 +151,15 @@ StorageInfo storage_info(const at::Tensor& tensor) {
     info.length_bytes = 0;
     return info;
   }
+#ifdef ORCHARD_WITH_METAL
+  if (is_mps(tensor)) {
+    const metal::BufferInfo buffer =
+        metal::buffer_info("storage.describe", tensor.storage().data());
+    info.mode = storage_mode_name(buffer.mode);
+    info.length_bytes = static_cast<int64_t>(buffer.length_bytes);
+    return info;
+  }
+#endif
 #ifdef ORCHARD_WITH_SIMULATOR
   const device::BufferView view = buffer_view("storage.describe", tensor);
   info.mode = storage_mode_name(view.mode);

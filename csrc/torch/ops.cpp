@@ -12,6 +12,9 @@
 #include "attention/problem.h"
 #include "torch/bridge.h"
 #include "torch/launch_log.h"
+#ifdef ORCHARD_WITH_METAL
+#include "torch/mps_stream.h"
+#endif
 
 namespace orchard::torch_ops {
 namespace {
@@ -388,6 +391,13 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> call_counts() {
   return {now.forward, now.backward, now.copies, now.bytes_copied};
 }
 
+// Waits for MPS and reports what failed there; elsewhere submit() has waited.
+void synchronize() {
+#ifdef ORCHARD_WITH_METAL
+  synchronize_mps();
+#endif
+}
+
 }  // namespace
 
 TORCH_LIBRARY(orchard_ops, m) {
@@ -406,12 +416,20 @@ TORCH_LIBRARY(orchard_ops, m) {
   // No tensor argument tells a key: catch-all.
   m.def("call_counts() -> (int, int, int, int)", call_counts);
   m.def("reset_call_counts() -> ()", reset_counts);
+  m.def("synchronize() -> ()", synchronize);
 }
 
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {
   m.impl("forward", forward);
   m.impl("backward", backward);
 }
+
+#ifdef ORCHARD_WITH_METAL
+TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) {
+  m.impl("forward", forward);
+  m.impl("backward", backward);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(orchard_ops, Meta, m) {
   m.impl("forward", forward_meta);

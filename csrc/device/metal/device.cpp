@@ -1,0 +1,228 @@
+// csrc/device/metal/device.cpp: a GPU: its limits, its pipelines, and launches
+// encoded into the caller's stream.
+#include <atomic>
+#include <map>
+
+#include "device/metal/apple.h"
+#include "device/metal/layout_probe.h"
+#include "device/metal/metal.h"
+#include "device/metal/pipeline.h"
+
+namespace orchard::metal {
+namespace {
+
+using device::Argument;
+using device::Launch;
+
+constexpr size_t kMaxInlineBytes = 4096;  // of setBytes
+constexpr uint32_t kBufferSlots = 31;
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(ErrorKind::device, "[metal] " + what);
+}
+
+device::Family family_of(MTL::Device* device) {
+  if (device->supportsFamily(MTL::GPUFamilyApple10)) return device::Family::c;
+  if (device->supportsFamily(MTL::GPUFamilyApple9)) return device::Family::b;
+  if (device->supportsFamily(MTL::GPUFamilyApple7)) return device::Family::a;
+  throw Error(ErrorKind::unsupported,
+              "[metal] needs an Apple GPU of family 7 (M1) or newer, got " +
+                  to_std(device->name()));
+}
+
+device::Limits limits_of(MTL::Device* device) {
+  device::Limits limits;
+  limits.family = family_of(device);
+  limits.max_threadgroup_bytes =
+      static_cast<uint32_t>(device->maxThreadgroupMemoryLength());
+  limits.max_threads_per_threadgroup =
+      static_cast<uint32_t>(device->maxThreadsPerThreadgroup().width);
+  limits.language_version = language_version();
+  limits.has_bfloat = limits.language_version >= MTL::LanguageVersion3_1;
+  return limits;
+}
+
+// What the GPU reported after submit() had returned.  Handlers on Metal's
+// threads hold it, and may outlive a test's device.
+class GpuError {
+ public:
+  void set(const std::string& text) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (text_.empty()) text_ = text;
+    is_set_ = true;
+  }
+  // Reports once: the device stays usable.
+  void rethrow() {
+    if (!is_set_.exchange(false)) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::string text = std::exchange(text_, {});
+    refuse(
+        "a command buffer with our launches failed on the GPU, so results "
+        "since then are not valid: " +
+        text);
+  }
+
+ private:
+  std::atomic<bool> is_set_ = false;
+  std::mutex mutex_;
+  std::string text_;
+};
+
+void watch(void* command_buffer, const std::shared_ptr<GpuError>& failure) {
+  const MTL::HandlerFunction handler = [failure](MTL::CommandBuffer* done) {
+    if (done->status() != MTL::CommandBufferStatusError) return;
+    const AutoreleaseScope scope;
+    failure->set(to_std(done->error()));
+  };
+  static_cast<MTL::CommandBuffer*>(command_buffer)
+      ->addCompletedHandler(handler);
+}
+
+void encode(MTL::ComputeCommandEncoder* encoder, const Launch& launch) {
+  const auto& pipeline = static_cast<const Pipeline&>(*launch.pipeline);
+  encoder->setComputePipelineState(pipeline.state());
+  for (const Argument& argument : launch.arguments) {
+    if (!argument.bytes.empty()) {
+      encoder->setBytes(argument.bytes.data(), argument.bytes.size(),
+                        argument.index);
+      continue;
+    }
+    encoder->setBuffer(static_cast<MTL::Buffer*>(argument.view.handle),
+                       argument.view.offset_bytes, argument.index);
+  }
+  if (launch.threadgroup_bytes != 0) {
+    encoder->setThreadgroupMemoryLength(launch.threadgroup_bytes, 0);
+  }
+  const auto& groups = launch.threadgroups;
+  const auto& threads = launch.threads_per_threadgroup;
+  encoder->dispatchThreadgroups(
+      MTL::Size::Make(groups[0], groups[1], groups[2]),
+      MTL::Size::Make(threads[0], threads[1], threads[2]));
+}
+
+class Device final : public device::Device {
+ public:
+  Device(NS::SharedPtr<MTL::Device> device, EncoderSource& source)
+      : device_(std::move(device)), source_(source) {
+    name_ = to_std(device_->name());
+    limits_ = limits_of(device_.get());
+  }
+
+  std::string name() const override { return name_; }
+  const device::Limits& limits() const override { return limits_; }
+
+  std::shared_ptr<const device::Pipeline> pipeline(
+      const device::PipelineRequest& request) override {
+    {
+      const std::lock_guard<std::mutex> lock(probe_mutex_);
+      if (!is_probed_) probe();
+    }
+    return cache_.get(device_.get(), request);
+  }
+
+  void submit(std::span<const Launch> launches) override {
+    rethrow();
+    for (const Launch& launch : launches) check(launch);
+    source_.run([&](const OpenEncoder& open) {
+      const AutoreleaseScope scope;
+      watch(open.command_buffer, failure_);
+      auto* encoder =
+          static_cast<MTL::ComputeCommandEncoder*>(open.compute_encoder);
+      // The encoder is serial and buffers are hazard-tracked: each launch sees
+      // the writes of those before it, ours and PyTorch's.
+      for (const Launch& launch : launches) encode(encoder, launch);
+    });
+  }
+
+  void rethrow() { failure_->rethrow(); }
+
+ private:
+  void probe() {
+    check_lane_layout(device_.get(),
+                      *cache_.get(device_.get(), lane_layout_request()));
+    is_probed_ = true;
+  }
+
+  // Metal's own checks exist only in its debug layer: without it a wrong
+  // launch is undefined.
+  void check(const Launch& launch) const {
+    const auto* pipeline = dynamic_cast<const Pipeline*>(launch.pipeline.get());
+    if (pipeline == nullptr) refuse("a launch needs a pipeline of this device");
+    const std::string name = pipeline->name() + ": ";
+    uint64_t threads = 1;
+    for (const uint32_t n : launch.threads_per_threadgroup) threads *= n;
+    const uint32_t most = pipeline->max_threads_per_threadgroup();
+    if (threads == 0 || threads > most) {
+      refuse(name + std::to_string(threads) +
+             " threads per threadgroup, the compiled kernel allows 1 to " +
+             std::to_string(most));
+    }
+    if (launch.threadgroup_bytes > limits_.max_threadgroup_bytes ||
+        launch.threadgroup_bytes % 16 != 0) {
+      refuse(name + std::to_string(launch.threadgroup_bytes) +
+             " threadgroup bytes, expected a multiple of 16 up to " +
+             std::to_string(limits_.max_threadgroup_bytes));
+    }
+    for (const Argument& argument : launch.arguments) check(name, argument);
+  }
+
+  static void check(const std::string& name, const Argument& argument) {
+    const std::string slot = "buffer " + std::to_string(argument.index);
+    if (argument.index >= kBufferSlots) {
+      refuse(name + slot + ", Metal has slots 0 to 30");
+    }
+    if (argument.bytes.size() > kMaxInlineBytes) {
+      refuse(name + slot + " has " + std::to_string(argument.bytes.size()) +
+             " inline bytes, at most 4096 can be");
+    }
+    if (argument.bytes.empty() && argument.view.handle == nullptr) {
+      refuse(name + slot + " is bound to nothing");
+    }
+  }
+
+  NS::SharedPtr<MTL::Device> device_;
+  EncoderSource& source_;
+  std::string name_;
+  device::Limits limits_;
+  PipelineCache cache_;
+  std::mutex probe_mutex_;
+  bool is_probed_ = false;
+  std::shared_ptr<GpuError> failure_ = std::make_shared<GpuError>();
+};
+
+// The one object for a GPU.  Never freed: tensors and handlers on Metal's
+// threads may outlive static destruction.
+Device& registered(MTL::Device* device, EncoderSource& source) {
+  static std::mutex mutex;
+  static auto& devices = *new std::map<uint64_t, std::unique_ptr<Device>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<Device>& found = devices[device->registryID()];
+  if (!found) {
+    found = std::make_unique<Device>(NS::RetainPtr(device), source);
+  }
+  return *found;
+}
+
+}  // namespace
+
+device::Device& device_of(const void* buffer, EncoderSource& source) {
+  const AutoreleaseScope scope;
+  return registered(static_cast<const MTL::Buffer*>(buffer)->device(), source);
+}
+
+device::Device& system_device(EncoderSource& source) {
+  const AutoreleaseScope scope;
+  const auto device = NS::TransferPtr(MTL::CreateSystemDefaultDevice());
+  if (!device) {
+    throw Error(ErrorKind::device,
+                "[metal] this process sees no Metal device: a virtual machine "
+                "or a remote session without a GPU?");
+  }
+  return registered(device.get(), source);
+}
+
+void throw_gpu_error(device::Device& device) {
+  static_cast<Device&>(device).rethrow();
+}
+
+}  // namespace orchard::metal
