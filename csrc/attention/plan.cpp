@@ -142,7 +142,7 @@ int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
        {&tensors.q, &tensors.k, &tensors.v, &tensors.out, &tensors.grad_out,
         &tensors.dq, &tensors.dk, &tensors.dv}) {
     units |= static_cast<int64_t>(layout->view.offset_bytes) / size;
-    for (int axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
+    for (size_t axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
   }
   return units & -units;
 }

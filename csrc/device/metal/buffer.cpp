@@ -45,10 +45,10 @@ bool is_buffer_class(Class candidate) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (known.count(candidate) != 0) return true;
   if (candidate == nullptr || !is_class(candidate)) return false;
-  for (const char* name : {"storageMode", "contents", "length", "device"}) {
-    if (!class_respondsToSelector(candidate, sel_registerName(name))) {
-      return false;
-    }
+  using namespace MTL::Private::Selector;
+  for (const SEL message :
+       {s_kstorageMode, s_kcontents, s_klength, s_kdevice}) {
+    if (!class_respondsToSelector(candidate, message)) return false;
   }
   known.insert(candidate);
   return true;

@@ -1,0 +1,78 @@
+"""PyTorch's macOS wheels and Apple's metal-cpp on a machine that is no Mac.
+
+Wheels are downloaded with pip and unpacked, headers and libraries only, into a
+private per-user cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TORCH_FILES = re.compile(
+    r"torch/(include/|version\.py$|lib/lib(torch_cpu|c10)\.dylib$)"
+)
+METAL_CPP_FILES = re.compile(r".*/metal_cpp/|.*\.dist-info/METADATA$")
+PLATFORMS = [f"macosx_{major}_0_arm64" for major in range(26, 10, -1)]
+
+
+def cache_root() -> Path:
+    """Return the private cache folder, made if need be."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(base) / "orchard-ops-dev" / "macos"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.chmod(0o700)  # Fails, as it should, when the folder is someone else's.
+    return root
+
+
+@contextmanager
+def locked(name: str) -> Iterator[Path]:
+    """Hold a cache entry; yields its folder, which may not exist yet."""
+    root = cache_root()
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield root / name
+
+
+def download(requirement: str, python: str, into: Path) -> Path:
+    """Download the macOS arm64 wheel of a requirement for a Python."""
+    platforms = [part for name in PLATFORMS for part in ("--platform", name)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--no-cache-dir", *platforms]
+    command += ["--python-version", python, "--dest", str(into), requirement]
+    subprocess.run(command, check=True)
+    return next(into.glob("*.whl"))
+
+
+def unpacked(requirement: str, python: str, wanted: re.Pattern[str]) -> Path:
+    """Return the cache's folder with the wanted files of a macOS wheel."""
+    name = requirement.replace("==", "-") or requirement
+    with locked(name) as tree:
+        if not tree.exists():
+            with tempfile.TemporaryDirectory(prefix="making-", dir=tree.parent) as work:
+                print(f"downloading {requirement} for macOS", flush=True)
+                wheel = download(requirement, python, Path(work))
+                with zipfile.ZipFile(wheel) as archive:
+                    names = [n for n in archive.namelist() if wanted.match(n)]
+                    archive.extractall(Path(work, "tree"), names)
+                Path(work, "tree").rename(tree)
+        return tree
+
+
+def torch_tree(version: str, python: str) -> Path:
+    """Return the folder that holds ``torch/`` of a macOS wheel."""
+    return unpacked(f"torch=={version}", python, TORCH_FILES)
+
+
+def metal_cpp(python: str) -> Path:
+    """Return the folder that holds ``Metal/Metal.hpp``."""
+    tree = unpacked("mlx-metal", python, METAL_CPP_FILES)
+    return next(tree.rglob("Metal/Metal.hpp")).parent.parent
