@@ -172,6 +172,7 @@ def supports(
             return True, ""
         _require_ops(name, q)
         reason = str(torch.ops.orchard_ops.supports(*parts, factor, causal))
+        reason = str(translate(RuntimeError(reason)))
     except OrchardError as error:
         return False, str(error)
     return not reason, reason
@@ -197,7 +198,9 @@ def _run(
             out, lse = torch.ops.orchard_ops.forward(*parts, scale, causal)
         except RuntimeError as error:
             raise translate(error) from None
-    return (out, lse) if q.dim() == 4 else (out.squeeze(1), lse.squeeze(1))
+    if q.dim() == 4:
+        return out, lse
+    return out.squeeze(1), lse.squeeze(1) if need_lse else lse
 
 
 def _with_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

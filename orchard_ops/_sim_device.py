@@ -16,6 +16,7 @@ from torch.utils.backend_registration import (
     generate_methods_for_privateuse1_backend,
     rename_privateuse1_backend,
 )
+from torch.utils.checkpoint import DefaultDeviceType
 
 from ._errors import UnsupportedError
 
@@ -30,6 +31,10 @@ def register(name: str) -> None:
     # PyTorch's function has no types.
     torch._register_device_module(name, _module(name))  # type: ignore[no-untyped-call]
     generate_methods_for_privateuse1_backend(for_storage=True)
+    if not torch.cuda.is_available():
+        # Up to PyTorch 2.4 checkpointing restores the random state of this device,
+        # not of the one that it saved.
+        DefaultDeviceType.set_device_type(name)
 
 
 def _module(name: str) -> ModuleType:
@@ -43,6 +48,8 @@ def _module(name: str) -> ModuleType:
     )  # fmt: skip
     for function in functions:
         setattr(module, function.__name__, function)
+    # Checkpointing saves the random state of modules that say so.
+    setattr(module, "_initialized", True)  # noqa: B010 - typed as ModuleType
     setattr(module, "amp", _amp(module.__name__))  # noqa: B010 - typed as ModuleType
     return module
 

@@ -10,8 +10,11 @@ import torch
 #
 # 1. MATH_FACTOR times the error of plain PyTorch operators in the same dtype
 #    (reference.solve_in_dtype): the criterion of FlashAttention's own tests.  It
-#    grows with length, size and scale as rounding does.
+#    grows with length, size and scale as rounding does.  Their error is the largest
+#    over DRAWS inputs of the problem, the tested one included: the largest error of a
+#    few hundred numbers varies threefold from draw to draw, here as there.
 MATH_FACTOR = 2.0
+DRAWS = 5
 # 2. FLOOR, relative to the largest element of the result.  float32: 2e-5, because
 #    sums are taken in another order than BLAS takes them and exp2 of a scaled score
 #    replaces exp.  16-bit: one rounding of the result (2**-11, 2**-8 of its size),
@@ -21,6 +24,11 @@ FLOOR = {torch.float32: 2e-5, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 #    (one key: the weight is 1 whatever the score, so dq and dk are 0) float32 sums
 #    leave a few units in the last place (2**-24 each) of the terms.
 CANCELLATION = 1e-6
+# 4. LSE_ROUNDING, relative to the terms of a gradient and to lse: backward recomputes
+#    the weights as exp(score - lse) from an lse stored in float32.  Its rounding, and
+#    that of the score (2**-24 of their size each, twice for the change of base), is a
+#    relative error of the weights.  Matters where scores reach hundreds.
+LSE_ROUNDING = 2.0**-22
 
 
 @dataclass(frozen=True)

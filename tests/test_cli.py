@@ -10,7 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from orchard_ops.cli import app
+from orchard_ops.cli._comparison import Comparison, Result
 from orchard_ops.cli._corpus import Batches, read_corpus
+from orchard_ops.cli._gpt import Shape
 
 
 def test_doctor_finds_a_working_device(device: torch.device) -> None:
@@ -54,3 +56,36 @@ def test_batches_follow_the_seed() -> None:
     again, _ = Batches(text, batch=3, length=5, seed=7).draw()
     assert torch.equal(tokens, again)
     assert torch.equal(tokens + 1, targets)
+
+
+def test_training_through_the_kernels_follows_pytorch(device: torch.device) -> None:
+    """A few steps give PyTorch's losses, exact gradients, both modes and no copy."""
+    text = torch.arange(512).remainder(97).to(torch.uint8)
+    shape = Shape(layers=2, heads=2, head_dim=16, length=16, batch=2)
+    comparison = Comparison(shape, device, text, seed=1)
+    for _ in range(3):
+        comparison.step()
+    result = comparison.result
+    assert not result.has_parted
+    assert max(result.gaps) < 1e-4
+    # Four times: the rest of the model rounds too, in another order on mps.
+    assert result.gradient_error <= 4 * max(result.gradient_error_torch, 2e-5)
+    assert (result.calls_forward, result.calls_backward) == (6, 6)
+    assert result.copies == 0
+    if device.type == "metalsim":
+        assert result.storage_modes == {"private", "shared"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "parts"),
+    [([2.0, 1.0], False), ([2.0, 1.1], True), ([2.1, 1.0], True)],
+)
+def test_curves_part_at_any_step(ours: list[float], parts: bool) -> None:
+    """The verdict looks at every step, not only at the last."""
+    assert Result(losses=ours, losses_torch=[2.0, 1.0]).has_parted == parts
+
+
+def test_a_loss_that_is_no_number_parts() -> None:
+    """NaN at any step means that the curves part."""
+    nan = float("nan")
+    assert Result(losses=[2.0, nan, 1.0], losses_torch=[2.0, 1.5, 1.0]).has_parted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import warnings
 from pathlib import Path
 
 import pytest
@@ -62,15 +63,21 @@ def test_log_is_readable_by_its_owner_only(
 
 
 def test_a_symbolic_link_is_refused(
-    log: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    log: Path,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """A log that is a link is not followed: a warning, and attention still works."""
     target = log.with_name("target")
     target.write_text("mine")
     log.symlink_to(target)
     monkeypatch.setenv("ORCHARD_DEBUG_FLASH_ATN", "1")
-    with pytest.warns(UserWarning, match="symbolic link"):
+    with warnings.catch_warnings(record=True) as caught:
         attend(device)
+    # An operator's warning reaches Python, or only stderr, by PyTorch version.
+    told = [str(warning.message) for warning in caught] + [capfd.readouterr().err]
+    assert any("symbolic link" in text and str(log) in text for text in told)
     assert target.read_text() == "mine"
 
 
@@ -98,8 +105,8 @@ def test_tensor_profile(
     orchard_ops.flash_attention(base[:1], base[1:2], base[2:])
     text = path.read_text()
     size = 2 * 8 * 16 * 4
-    assert f"bytes={size} offset={size} " in text
-    assert f"bytes={size} offset={2 * size} " in text
+    for slot in range(3):
+        assert re.search(rf"slot={slot} .*bytes={size} offset={slot * size}\b", text)
     assert set(re.findall(r"copies=(\d+)", text)) == {"0"}
     if device.type == "metalsim":
         assert set(re.findall(r"mode=(\w+)", text)) == {storage_mode}

@@ -40,7 +40,12 @@ SYSTEM_SONAMES = (
     *("libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"),
 )
 GIL_CHECKER = "_ZN4c10d15get_gil_checkerEv"
+NCCL_OPTIONS = "_ZN4c10d16ProcessGroupNCCL7OptionsC"  # The constructors.
 CLASS_TYPE_INFO = "_ZTVN10__cxxabiv117__class_type_infoE"
+STUB_HEAD = f"""
+extern char {CLASS_TYPE_INFO}[];
+static long nothing(void) {{ return 0; }}
+"""
 SMOKE_TEST = """
 import torch
 x = torch.ones(3, requires_grad=True)
@@ -154,6 +159,9 @@ def stub_definition(symbol: str) -> str:
         return f"void* {symbol}[64];"
     if symbol == GIL_CHECKER:  # Its result is written to when torch is imported.
         return f"void* {symbol}(void) {{ static void* checker[8]; return checker; }}"
+    if symbol.startswith(NCCL_OPTIONS):  # Importing makes one; exiting drops it.
+        body = "static void* table[64] = {[2 ... 63] = nothing}; *self = table + 2;"
+        return f"void {symbol}(void** self) {{ {body} }}"
     status = 100 if symbol.startswith(("cuda", "cupti")) else 0  # 100: no device.
     return f"long {symbol}(void) {{ return {status}; }}"
 
@@ -167,8 +175,7 @@ def build_stub(out: Path, nodes: dict[str, set[str]], loose: set[str]) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         source, version_script = Path(folder, "stub.c"), Path(folder, "stub.map")
-        lines = [f"extern char {CLASS_TYPE_INFO}[];", *map(stub_definition, symbols)]
-        source.write_text("\n".join(lines) + "\n")
+        source.write_text("\n".join([STUB_HEAD, *map(stub_definition, symbols)]))
         version_script.write_text(script)
         flags = ["-shared", "-fPIC", "-w", "-fno-builtin", f"-Wl,-soname,{out.name}"]
         flags += [f"-Wl,--version-script={version_script}"] if nodes else []

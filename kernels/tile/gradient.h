@@ -6,7 +6,9 @@
 // lse in base 2 and delta = sum(grad_out * out) of a row; a row that is not
 // there gets weights of zero.
 inline float2 row_stats(device const float2* stats, int row, int len_q) {
-  return row < len_q ? stats[row] : float2(EMPTY_LSE, 0.0f);
+  float2 found(EMPTY_LSE, 0.0f);
+  if (row < len_q) found = stats[row];
+  return found;
 }
 
 // s: q k^T to probabilities.  dp: grad_out v^T to the gradient of the scaled

@@ -37,15 +37,15 @@ class Result:
     copies: int = 0
 
     @property
-    def largest_gap(self) -> float:
-        """The largest difference of the two losses over all steps, in nats."""
+    def gaps(self) -> list[float]:
+        """The difference of the two losses at each step, in nats."""
         pairs = zip(self.losses, self.losses_torch)
-        return max((abs(ours - theirs) for ours, theirs in pairs), default=0.0)
+        return [abs(ours - theirs) for ours, theirs in pairs]
 
     @property
     def has_parted(self) -> bool:
-        """Whether the curves part: a gap above MAX_LOSS_GAP, or no number."""
-        return not self.largest_gap <= MAX_LOSS_GAP
+        """Whether the curves part: a gap above MAX_LOSS_GAP, or not a number."""
+        return not all(gap <= MAX_LOSS_GAP for gap in self.gaps)
 
 
 class Comparison:

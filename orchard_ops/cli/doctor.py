@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 import orchard_ops
 
 from .. import _native
+from .._errors import translate
 from ._device import STORAGE_MODES, choose_device, storage_mode
 
 __all__ = ["doctor"]
@@ -39,8 +41,10 @@ def doctor(
         findings.update(_device_findings(device))
         findings["largest_error"] = _check(device)
         findings["ok"] = bool(findings["largest_error"] <= MAX_ERROR)
-    except orchard_ops.OrchardError as error:
-        findings.update(ok=False, error=str(error))
+    except (orchard_ops.OrchardError, RuntimeError) as error:
+        # What fails inside backward passes through autograd untyped.
+        known = translate(error) if isinstance(error, RuntimeError) else error
+        findings.update(ok=False, error=str(known))
     findings["libraries"] = {
         name: str(path) for name, path in _native.loaded_libraries().items()
     }
@@ -103,5 +107,5 @@ def _print(findings: dict[str, Any]) -> None:
                 if isinstance(line, dict)
                 else str(line)
             )
-            table.add_row(name, text)
+            table.add_row(name, escape(text))
     Console().print(table)

@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,7 +37,7 @@ def train(
     plot: Annotated[Path, typer.Option(help="Where the loss curves go.")] = Path(
         "orchard-demo.png"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON only.")
@@ -55,6 +56,9 @@ def train(
         raise typer.BadParameter(f"{error} (see orchard-ops doctor)") from error
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    # Operators this small are slower on several threads (10 times, on two busy
+    # cores); the simulator brings threads of its own.
+    torch.set_num_threads(1)
     started = time.monotonic()
     result = _run(Comparison(shape, device, text, seed), steps, quiet=as_json)
     seconds = time.monotonic() - started
@@ -106,7 +110,7 @@ def _draw(result: Result, device: torch.device, path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per byte)")
     axes.set_title(
-        f"Byte-level GPT on source code; largest gap {result.largest_gap:.1e} nats"
+        f"Byte-level GPT on source code; largest gap {max(result.gaps):.1e} nats"
     )
     axes.grid(alpha=0.3)
     axes.legend()
@@ -125,8 +129,8 @@ def _report(
         "first_loss": result.losses[0],
         "final_loss": result.losses[-1],
         "final_loss_torch": result.losses_torch[-1],
-        "final_gap": abs(result.losses[-1] - result.losses_torch[-1]),
-        "largest_gap": result.largest_gap,
+        "final_gap": result.gaps[-1],
+        "largest_gap": max(result.gaps),
         "allowed_gap": MAX_LOSS_GAP,
         "has_parted": result.has_parted,
         "gradient_error": result.gradient_error,
@@ -141,7 +145,6 @@ def _report(
 
 def _print(result: Result, device: torch.device, plot: Path, seconds: float) -> None:
     verdict = "[red]the curves part" if result.has_parted else "[green]they agree"
-    gap = abs(result.losses[-1] - result.losses_torch[-1])
     table = Table(title=f"orchard_ops on {device.type}, {len(result.losses)} steps")
     table.add_column("")
     table.add_column("value", justify="right")
@@ -149,8 +152,8 @@ def _print(result: Result, device: torch.device, plot: Path, seconds: float) -> 
         ("loss at the first step", f"{result.losses[0]:.4f}"),
         ("final loss, orchard_ops", f"{result.losses[-1]:.6f}"),
         ("final loss, PyTorch on the CPU", f"{result.losses_torch[-1]:.6f}"),
-        ("their difference", f"{gap:.2e}"),
-        (f"largest difference (allowed {MAX_LOSS_GAP})", f"{result.largest_gap:.2e}"),
+        ("their difference", f"{result.gaps[-1]:.2e}"),
+        (f"largest difference (allowed {MAX_LOSS_GAP})", f"{max(result.gaps):.2e}"),
         ("verdict", verdict),
         ("worst gradient error, step 0", f"{result.gradient_error:.2e}"),
         ("… of PyTorch in float32", f"{result.gradient_error_torch:.2e}"),
@@ -158,7 +161,7 @@ def _print(result: Result, device: torch.device, plot: Path, seconds: float) -> 
         ("kernel calls FWD / BWD", f"{result.calls_forward} / {result.calls_backward}"),
         ("copies made by the bridge", str(result.copies)),
         ("seconds", f"{seconds:.1f}"),
-        ("loss curves", str(plot)),
+        ("loss curves", escape(str(plot))),
     ]
     for row in rows:
         table.add_row(*row)

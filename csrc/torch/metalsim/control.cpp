@@ -49,8 +49,7 @@ void set_storage_mode(std::string mode) {
   TORCH_CHECK(mode == "private" || mode == "shared",
               "[InvalidProblemError] metalsim: expected storage mode 'private' "
               "or 'shared', got '",
-              mode,
-              "'");
+              mode, "'");
   sim::options().default_storage_mode = mode == "shared"
                                             ? device::StorageMode::shared
                                             : device::StorageMode::private_;

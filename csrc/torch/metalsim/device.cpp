@@ -16,8 +16,7 @@ namespace {
 
 void check_device(c10::Device asked) {
   TORCH_CHECK(asked.type() == device_type && asked.index() <= 0,
-              "metalsim: expected device metalsim:0, got ",
-              asked);
+              "metalsim: expected device metalsim:0, got ", asked);
 }
 
 c10::Stream default_stream() {
@@ -152,8 +151,7 @@ const at::Generator& default_generator() {
 at::Generator host_generator(const at::Generator& generator) {
   TORCH_CHECK(generator.device().type() == device_type,
               "Expected a 'metalsim' device type for generator but found '",
-              generator.device(),
-              "'");
+              generator.device(), "'");
   return generator.get<GeneratorImpl>()->host();
 }
 

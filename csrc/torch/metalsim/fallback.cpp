@@ -40,8 +40,7 @@ class Call {
   void run() {
     TORCH_CHECK_NOT_IMPLEMENTED(
         op_.hasComputedKernelForDispatchKey(c10::DispatchKey::CPU),
-        "[UnsupportedError] metalsim: operator ",
-        op_.operator_name(),
+        "[UnsupportedError] metalsim: operator ", op_.operator_name(),
         " has neither a metalsim nor a CPU kernel");
     // Autograd has already seen the call; the CPU tensors must not start it.
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -110,12 +109,9 @@ class Call {
     if (tensor.device().is_cpu() && tensor.dim() == 0 && !written) return;
     if (takes_host_tensors(op_.operator_name().name)) return;
     TORCH_CHECK(
-        false,
-        op_.operator_name(),
+        false, op_.operator_name(),
         ": Expected all tensors to be on the same device, but argument '",
-        argument.name(),
-        "' is on ",
-        tensor.device(),
+        argument.name(), "' is on ", tensor.device(),
         " beside others on metalsim:0");
   }
 

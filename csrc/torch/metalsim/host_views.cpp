@@ -15,8 +15,8 @@ bool same(const c10::Storage& a, const c10::Storage& b) {
 }
 
 void copy_shape(const at::Tensor& from, const at::Tensor& to) {
-  to.unsafeGetTensorImpl()->set_sizes_and_strides(
-      from.sizes(), from.strides(), from.storage_offset());
+  to.unsafeGetTensorImpl()->set_sizes_and_strides(from.sizes(), from.strides(),
+                                                  from.storage_offset());
 }
 
 bool same_shape(const at::Tensor& a, const at::Tensor& b) {
@@ -48,8 +48,7 @@ c10::Storage host_storage_over(void* data, size_t bytes) {
   return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(),
       c10::SymInt(static_cast<int64_t>(bytes)),
-      c10::DataPtr(data, c10::DeviceType::CPU),
-      c10::GetCPUAllocator(),
+      c10::DataPtr(data, c10::DeviceType::CPU), c10::GetCPUAllocator(),
       /*resizable=*/true));
 }
 
@@ -61,9 +60,7 @@ c10::Storage device_storage_of(size_t bytes, const void* content) {
   }
   return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(),
-      c10::SymInt(static_cast<int64_t>(bytes)),
-      std::move(data),
-      allocator(),
+      c10::SymInt(static_cast<int64_t>(bytes)), std::move(data), allocator(),
       /*resizable=*/true));
 }
 
@@ -139,10 +136,9 @@ at::Tensor HostViews::adopt(const at::Tensor& result) {
   TORCH_CHECK_NOT_IMPLEMENTED(
       result.layout() == c10::kStrided && result.has_storage(),
       "[UnsupportedError] metalsim: an operator returned a tensor of layout ",
-      result.layout(),
-      ", the device has strided tensors only");
-  at::Tensor device = over(
-      device_storage(result.storage()), c10::DispatchKey::PrivateUse1, result);
+      result.layout(), ", the device has strided tensors only");
+  at::Tensor device = over(device_storage(result.storage()),
+                           c10::DispatchKey::PrivateUse1, result);
   fresh_.push_back({device, result});
   return device;
 }

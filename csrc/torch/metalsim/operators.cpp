@@ -8,7 +8,6 @@
 #include <torch/library.h>
 
 #include "torch/metalsim/compat.h"
-#include "torch/metalsim/device.h"
 #include "torch/metalsim/host_views.h"
 
 namespace orchard::metalsim {
@@ -22,8 +21,7 @@ void check_options(optional<c10::Layout> layout, optional<c10::Device> place) {
       "[UnsupportedError] metalsim: expected the strided layout, got ",
       *layout);
   TORCH_CHECK(!place.has_value() || place->index() <= 0,
-              "metalsim: expected device metalsim:0, got ",
-              *place);
+              "metalsim: expected device metalsim:0, got ", *place);
 }
 
 at::Tensor empty(c10::IntArrayRef size,
@@ -33,8 +31,8 @@ at::Tensor empty(c10::IntArrayRef size,
                  optional<bool>,
                  optional<c10::MemoryFormat> memory_format) {
   check_options(layout, place);
-  return at::detail::empty_generic(
-      size, allocator(), keys, c10::dtype_or_default(dtype), memory_format);
+  return at::detail::empty_generic(size, allocator(), keys,
+                                   c10::dtype_or_default(dtype), memory_format);
 }
 
 at::Tensor empty_strided(c10::IntArrayRef size,
@@ -44,8 +42,8 @@ at::Tensor empty_strided(c10::IntArrayRef size,
                          optional<c10::Device> place,
                          optional<bool>) {
   check_options(layout, place);
-  return at::detail::empty_strided_generic(
-      size, stride, allocator(), keys, c10::dtype_or_default(dtype));
+  return at::detail::empty_strided_generic(size, stride, allocator(), keys,
+                                           c10::dtype_or_default(dtype));
 }
 
 at::Tensor as_strided(const at::Tensor& self,
@@ -68,8 +66,7 @@ at::Tensor reshape_alias(const at::Tensor& self,
 // Makes the storage long enough for the tensor's sizes and strides.
 void reserve(const at::Tensor& tensor) {
   const size_t needed = at::detail::computeStorageNbytes(
-      tensor.sizes(),
-      tensor.strides(),
+      tensor.sizes(), tensor.strides(),
       static_cast<size_t>(tensor.element_size()),
       static_cast<size_t>(tensor.storage_offset()));
   c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
@@ -98,8 +95,8 @@ at::Tensor& set_storage_at(at::Tensor& self,
   TORCH_CHECK(source.device().type() == device_type,
               "set_: expected a storage on metalsim, got one on ",
               source.device());
-  TORCH_CHECK(
-      offset >= 0, "set_: expected a storage offset >= 0, got ", offset);
+  TORCH_CHECK(offset >= 0, "set_: expected a storage offset >= 0, got ",
+              offset);
   c10::TensorImpl* impl = self.unsafeGetTensorImpl();
   impl->set_storage_keep_dtype(std::move(source));
   if (stride.data() == nullptr) {
@@ -120,11 +117,8 @@ at::Tensor& set_storage(at::Tensor& self, at::Storage source) {
 
 at::Tensor& set_tensor(at::Tensor& self, const at::Tensor& source) {
   if (self.is_same(source)) return self;
-  return set_storage_at(self,
-                        source.storage(),
-                        source.storage_offset(),
-                        source.sizes(),
-                        source.strides());
+  return set_storage_at(self, source.storage(), source.storage_offset(),
+                        source.sizes(), source.strides());
 }
 
 at::Tensor& set_empty(at::Tensor& self) {
@@ -132,7 +126,8 @@ at::Tensor& set_empty(at::Tensor& self) {
   return set_storage_at(self, none.storage(), 0, {0}, {});
 }
 
-// copy_ comes here whenever either side is on metalsim.
+// Between CPU and device and within the device; the CPU's own copy broadcasts,
+// converts, and resolves lazy conjugation.
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& target, bool) {
   HostViews views;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -142,24 +137,15 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& target, bool) {
   return target;
 }
 
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool) {
+  copy_from(source, self, false);
+  return self;
+}
+
 at::Tensor copy_from_and_resize(const at::Tensor& self,
                                 const at::Tensor& target) {
   target.resize_(self.sizes());
   return copy_from(self, target, false);
-}
-
-// The CPU's own native_dropout would draw from the CPU's default generator.
-std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input,
-                                                  double p,
-                                                  optional<bool> train) {
-  const auto bools = input.options().dtype(at::kBool);
-  if (input.numel() == 0 || (train.has_value() && !*train)) {
-    return {input.clone(), at::ones_like(input, bools)};
-  }
-  const double kept = 1.0 - p;
-  at::Tensor mask = at::empty_like(input, bools).bernoulli_(kept);
-  at::Tensor out = input.mul(mask).mul_(kept == 0.0 ? 0.0 : 1.0 / kept);
-  return {std::move(out), std::move(mask)};
 }
 
 bool is_pinned_tensor(const at::Tensor& self, optional<c10::Device>) {
@@ -169,11 +155,8 @@ bool is_pinned_tensor(const at::Tensor& self, optional<c10::Device>) {
 
 at::Tensor pin_memory(const at::Tensor& self, optional<c10::Device>) {
   at::Tensor pinned = at::detail::empty_strided_generic(
-      self.sizes(),
-      self.strides(),
-      pinned_allocator(),
-      c10::DispatchKeySet(c10::DispatchKey::CPU),
-      self.scalar_type());
+      self.sizes(), self.strides(), pinned_allocator(),
+      c10::DispatchKeySet(c10::DispatchKey::CPU), self.scalar_type());
   return pinned.copy_(self);
 }
 
@@ -188,9 +171,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("set_.source_Storage_storage_offset", &set_storage_at);
   m.impl("set_.source_Tensor", &set_tensor);
   m.impl("set_", &set_empty);
+  // Not through _copy_from alone, as copy_ would: lazily conjugated tensors are
+  // resolved before an operator that does not know them, by copying.
+  m.impl("copy_", &copy_);
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
-  m.impl("native_dropout", &native_dropout);
   m.impl("is_pinned", &is_pinned_tensor);
   m.impl("_pin_memory", &pin_memory);
 }

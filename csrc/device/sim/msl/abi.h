@@ -12,7 +12,7 @@ using u64 = __UINT64_TYPE__;
 using uptr = __UINTPTR_TYPE__;
 
 // Bumped whenever a struct below changes: part of the cache key.
-inline constexpr u32 version = 3;
+inline constexpr u32 version = 4;
 
 inline constexpr u32 lanes = 32;
 inline constexpr u32 max_threads = 1024;
@@ -67,6 +67,9 @@ struct Runtime {
   bool (*sync)(Context*, Op, u64 key, u32 line, u32 flags);
   void (*fail)(Context*, const char* what, u32 line);
   void* (*local)(Context*, u32 id, u64 bytes, u64 alignment);
+  // Strict mode: before each access.  Vectors must be aligned to their size.
+  void (*access)(Context*, const void* at, u64 bytes, bool is_write,
+                 bool is_vector, void* pc);
   float (*exp)(float);
   float (*exp2)(float);
   float (*exp10)(float);
@@ -109,14 +112,14 @@ struct Context {
 
 struct Arguments {
   void* buffers[max_buffers];
-  void* threadgroup[max_threadgroup_slots];
+  void* group_memory[max_threadgroup_slots];
 };
 
 struct Thread {
-  u32 threadgroup[3];
-  u32 threadgroups[3];
+  u32 group[3];
+  u32 groups[3];
   u32 local[3];
-  u32 threads[3];
+  u32 threads[3];  // per threadgroup
   u32 local_index;
   u32 simdgroup;
   u32 simdgroups;
@@ -124,7 +127,6 @@ struct Thread {
 };
 
 struct Parameter {
-  const char* name;
   u32 kind;   // 0 buffer, 1 threadgroup memory, 2 attribute
   u32 index;
   u32 space;
@@ -139,6 +141,7 @@ struct Kernel {
   u32 max_threads;  // 0: not declared
   u32 parameter_count;
   const Parameter* parameters;
+  const char* const* parameter_names;
 };
 
 }  // namespace orchard::sim::abi

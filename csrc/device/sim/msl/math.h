@@ -2,20 +2,8 @@
 // component for vectors.
 #pragma once
 
-namespace orchard::sim::abi {
-MSL_INLINE Context* context() {
-  uptr sp;
-#if defined(MSL_X86)
-  asm("mov %%rsp, %0" : "=r"(sp));
-#else
-  asm("mov %0, sp" : "=r"(sp));
-#endif
-  return reinterpret_cast<Context*>(sp & ~uptr(arena_bytes - 1));
-}
-}  // namespace orchard::sim::abi
-
 namespace metal {
-namespace abi = orchard::sim::abi;
+
 
 #define MSL_INTEGERS(F) \
   F(char) F(uchar) F(short) F(ushort) F(int) F(uint) F(long) F(ulong)

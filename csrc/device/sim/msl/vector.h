@@ -17,7 +17,8 @@ typedef __INT64_TYPE__ int64_t;
 typedef __UINT64_TYPE__ uint64_t;
 typedef _Float16 half;
 
-#define MSL_INLINE inline __attribute__((always_inline))
+// Without lines of its own: errors name the kernel's line.
+#define MSL_INLINE inline __attribute__((always_inline, nodebug))
 
 // Rounds to nearest even at each operation; converts to float by itself, from
 // anything else only when asked, as in MSL.
@@ -162,10 +163,16 @@ inline constexpr bool is_arithmetic_v = is_arithmetic<T>::value;
 template <class T, uint N>
 struct vec;
 
+constexpr uint largest(uint a) { return a; }
+template <class... U>
+constexpr uint largest(uint a, uint b, U... rest) {
+  return largest(a > b ? a : b, rest...);
+}
+
 // N of the components of a vector; lives in a union with them.
 template <class V, class T, uint... I>
 struct swizzle {
-  T data[4];
+  T data[largest(I...) + 1];
   MSL_INLINE operator V() const { return V(data[I]...); }
   MSL_INLINE swizzle& operator=(const V& v) {
     T copy[sizeof...(I)];
@@ -281,6 +288,30 @@ struct component_count<swizzle<V, T, I...>> {
   static constexpr uint value = sizeof...(I);
 };
 
+// What moves a whole vector of two or four in one access.
+template <uint BYTES>
+struct mover;
+template <>
+struct mover<2> {
+  typedef ushort type __attribute__((may_alias));
+};
+template <>
+struct mover<4> {
+  typedef uint type __attribute__((may_alias));
+};
+template <>
+struct mover<8> {
+  typedef ulong type __attribute__((may_alias));
+};
+template <>
+struct mover<16> {
+  typedef uint type __attribute__((vector_size(16), may_alias));
+};
+template <>
+struct mover<32> {
+  typedef uint type __attribute__((vector_size(32), may_alias));
+};
+
 template <class T>
 struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
 
@@ -311,7 +342,13 @@ struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
       MEMBERS                                                               \
     };                                                                      \
     vec() = default;                                                        \
-    MSL_INLINE constexpr vec(const vec& v) : data{} { copy(v.data); }       \
+    MSL_INLINE constexpr vec(const vec& v) {                                \
+      if (__builtin_is_constant_evaluated()) {                              \
+        for (uint i = 0; i < N; ++i) data[i] = v.data[i];                   \
+      } else {                                                              \
+        copy(v.data);                                                       \
+      }                                                                     \
+    }                                                                       \
     MSL_INLINE constexpr vec(T s) : data{} {                                \
       for (uint i = 0; i < N; ++i) data[i] = s;                             \
     }                                                                       \
@@ -342,6 +379,13 @@ struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
     MSL_OPERATORS                                                           \
    private:                                                                 \
     MSL_INLINE constexpr void copy(const T* from) {                         \
+      if constexpr (N != 3) {                                               \
+        if (!__builtin_is_constant_evaluated()) {                           \
+          typedef typename mover<N * sizeof(T)>::type whole;                \
+          *(whole*)data = *(const whole*)from;                              \
+          return;                                                           \
+        }                                                                   \
+      }                                                                     \
       for (uint i = 0; i < N; ++i) data[i] = from[i];                       \
     }                                                                       \
     template <class S>                                                      \

@@ -1,0 +1,37 @@
+// csrc/device/sim/compile.h: kernel text to a loaded shared object, through a
+// cache in the user's folder.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "device/sim/lines.h"
+#include "device/sim/msl/abi.h"
+
+namespace orchard::sim {
+
+// A compiled text; stays loaded for the life of the process.
+struct Binary {
+  std::string path;
+  const abi::Kernel* kernels = nullptr;  // ends with a row without a name
+  const std::byte* begin = nullptr;      // of code and constants in memory
+  const std::byte* end = nullptr;
+
+  const abi::Kernel& find(std::string_view entry) const;
+  // "file:line" of a code address, or "".
+  std::string line_of(const void* code) const;
+
+ private:
+  mutable std::once_flag once_;
+  mutable std::unique_ptr<const LineTable> lines_;
+};
+
+// Compiles or takes from the cache; throws Error(compile) with the compiler's
+// message.  Safe under threads and processes.
+std::shared_ptr<const Binary> compile_text(const std::string& source,
+                                           bool is_strict);
+
+}  // namespace orchard::sim

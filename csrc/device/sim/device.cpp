@@ -1,0 +1,466 @@
+// csrc/device/sim/device.cpp: the simulated device: checks launches, binds
+// their arguments and spreads threadgroups over host threads.
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "device/kernel_source.h"
+#include "device/sim/buffer.h"
+#include "device/sim/compile.h"
+#include "device/sim/sim.h"
+#include "device/sim/worker.h"
+
+namespace orchard::sim {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(ErrorKind::device, "simulator: " + what);
+}
+
+class SimPipeline : public device::Pipeline {
+ public:
+  SimPipeline(std::string source, std::string_view entry)
+      : source_(std::move(source)), entry_(entry) {
+    kernel(options().strict);
+  }
+
+  const Binary& binary(bool is_strict) const {
+    // Loaded binaries are kept for good.
+    return *compile_text(source_, is_strict);
+  }
+  const abi::Kernel& kernel(bool is_strict) const {
+    return binary(is_strict).find(entry_);
+  }
+  uint32_t max_threads_per_threadgroup() const override {
+    const uint32_t declared = kernel(options().strict).max_threads;
+    return declared != 0 ? declared : abi::max_threads;
+  }
+
+ private:
+  std::string source_;
+  std::string entry_;
+};
+
+uint64_t product(const device::Size3& size) {
+  return uint64_t{size[0]} * size[1] * size[2];
+}
+
+std::string text_of(const device::Size3& size) {
+  return "(" + std::to_string(size[0]) + ", " + std::to_string(size[1]) +
+         ", " + std::to_string(size[2]) + ")";
+}
+
+// Constant arguments lie at the end of a page too.
+Buffer* copy_of(std::span<const std::byte> from) {
+  Buffer* buffer = allocate(from.size(), device::StorageMode::shared);
+  std::memcpy(bytes(buffer), from.data(), from.size());
+  return buffer;
+}
+
+struct BufferDeleter {
+  void operator()(Buffer* buffer) const { release(buffer); }
+};
+
+// One launch with its arguments bound; closes all at the end.
+class Binding {
+ public:
+  Binding(const device::Launch& launch, const Options& options)
+      : kernel_(static_cast<const SimPipeline&>(*launch.pipeline)
+                    .kernel(options.strict)) {
+    job_.kernel = &kernel_;
+    job_.binary = &static_cast<const SimPipeline&>(*launch.pipeline)
+                       .binary(options.strict);
+    job_.launch = &launch;
+    job_.options = &options;
+    check_size(launch);
+    for (const device::Argument& argument : launch.arguments) bind(argument);
+    for (uint32_t p = 0; p < kernel_.parameter_count; ++p) check_parameter(p);
+    if (options.strict) {
+      checker_ = std::make_unique<Checker>();
+      checker_->begin(views(), job_.binary->begin, job_.binary->end);
+      job_.checker = checker_.get();
+    }
+  }
+
+  const Job& job() const { return job_; }
+
+  std::string damage() const {
+    const Checker::Poisoned found =
+        checker_ ? checker_->find_poison() : Checker::Poisoned{};
+    if (found.view != nullptr) {
+      return "kernel " + std::string(kernel_.name) + ", " +
+             job_.binary->line_of(found.pc) +
+             ": uninitialized memory reached a result: byte " +
+             std::to_string(found.offset) + " of '" + found.view->name +
+             "' at index " + std::to_string(found.view->index);
+    }
+    for (const auto& [index, buffer] : bound_) {
+      if (has_whole_redzones(buffer)) continue;
+      repair_redzones(buffer);
+      return "kernel " + std::string(kernel_.name) +
+             ": out of bounds: bytes just outside the buffer of " +
+             std::to_string(length_bytes(buffer)) +
+             " bytes bound at index " + std::to_string(index) +
+             " were written";
+    }
+    return {};
+  }
+
+ private:
+  void check_size(const device::Launch& launch) {
+    const std::string name = "kernel " + std::string(kernel_.name) + ": ";
+    const uint64_t threads = product(launch.threads_per_threadgroup);
+    const uint64_t most =
+        kernel_.max_threads != 0
+            ? std::min(kernel_.max_threads, abi::max_threads)
+            : abi::max_threads;
+    if (threads == 0 || threads > most) {
+      refuse(name + std::to_string(threads) + " threads per threadgroup " +
+             text_of(launch.threads_per_threadgroup) + ", allowed 1 to " +
+             std::to_string(most));
+    }
+    if (product(launch.threadgroups) > UINT32_MAX) {
+      refuse(name + "too many threadgroups " + text_of(launch.threadgroups));
+    }
+    job_.threads = static_cast<uint32_t>(threads);
+    if (launch.threadgroup_bytes % 16 != 0) {
+      refuse(name + "threadgroup memory of " +
+             std::to_string(launch.threadgroup_bytes) +
+             " bytes: the length must be a multiple of 16");
+    }
+    if (launch.threadgroup_bytes > 32768) {
+      refuse(name + "threadgroup memory of " +
+             std::to_string(launch.threadgroup_bytes) +
+             " bytes, 32768 allowed");
+    }
+    job_.dynamic_bytes = {launch.threadgroup_bytes};
+  }
+
+  void bind(const device::Argument& argument) {
+    const std::string at = "kernel " + std::string(kernel_.name) +
+                           ": argument " + std::to_string(argument.index) +
+                           ": ";
+    if (argument.index >= abi::max_buffers) {
+      refuse(at + "the index must be 0 to 30");
+    }
+    if (!argument.bytes.empty()) {
+      if (argument.bytes.size() > 4096) {
+        refuse(at + std::to_string(argument.bytes.size()) +
+               " bytes, at most 4096 may be set");
+      }
+      owned_.emplace_back(copy_of(argument.bytes));
+      job_.arguments.buffers[argument.index] = bytes(owned_.back().get());
+      return;
+    }
+    if (argument.view.handle == nullptr) return;
+    if (!is_buffer(argument.view.handle)) {
+      refuse(at + "not a live buffer of this device");
+    }
+    auto* buffer = static_cast<Buffer*>(argument.view.handle);
+    const uint64_t end =
+        argument.view.offset_bytes + argument.view.length_bytes;
+    if (end > length_bytes(buffer)) {
+      refuse(at + "bytes " + std::to_string(argument.view.offset_bytes) +
+             " to " + std::to_string(end) + " of a buffer of " +
+             std::to_string(length_bytes(buffer)) + " bytes");
+    }
+    access_.push_back(std::make_unique<DeviceAccess>(buffer));
+    bound_.emplace_back(argument.index, buffer);
+    job_.arguments.buffers[argument.index] =
+        bytes(buffer) + argument.view.offset_bytes;
+  }
+
+  // What each parameter may touch, for strict mode.
+  std::vector<BoundView> views() const {
+    std::vector<BoundView> list;
+    for (uint32_t p = 0; p < kernel_.parameter_count; ++p) {
+      const abi::Parameter& row = kernel_.parameters[p];
+      if (row.kind != 0) continue;
+      BoundView view;
+      view.index = row.index;
+      view.name = kernel_.parameter_names[p];
+      view.begin = static_cast<const std::byte*>(
+          job_.arguments.buffers[row.index]);
+      view.is_constant = row.space == static_cast<uint32_t>(abi::Space::constant);
+      view.element_bytes = row.element_bytes;
+      for (const device::Argument& a : job_.launch->arguments) {
+        if (a.index != row.index) continue;
+        view.length = a.bytes.empty() ? a.view.length_bytes : a.bytes.size();
+        view.is_writable = row.is_const == 0 && a.bytes.empty() &&
+                           a.access != device::Access::read;
+      }
+      list.push_back(std::move(view));
+    }
+    return list;
+  }
+
+  void check_parameter(uint32_t p) const {
+    const abi::Parameter& row = kernel_.parameters[p];
+    const std::string at = "kernel " + std::string(kernel_.name) +
+                           ": parameter " + kernel_.parameter_names[p] + ": ";
+    if (row.kind == 1 && job_.launch->threadgroup_bytes == 0) {
+      refuse(at + "threadgroup memory is not set");
+    }
+    if (row.kind == 1 && row.index != 0) {
+      refuse(at + "only [[threadgroup(0)]] can be set");
+    }
+    if (row.kind != 0) return;
+    const void* address = job_.arguments.buffers[row.index];
+    if (address == nullptr) {
+      refuse(at + "nothing is bound at index " + std::to_string(row.index));
+    }
+    if (reinterpret_cast<uintptr_t>(address) % std::min(row.alignment, 16u)) {
+      refuse(at + "the bound offset is not a multiple of " +
+             std::to_string(row.alignment) + " bytes");
+    }
+  }
+
+  const abi::Kernel& kernel_;
+  Job job_;
+  std::unique_ptr<Checker> checker_;
+  std::vector<std::unique_ptr<DeviceAccess>> access_;
+  std::vector<std::pair<uint32_t, Buffer*>> bound_;
+  std::vector<std::unique_ptr<Buffer, BufferDeleter>> owned_;
+};
+
+// Threadgroups in an order that the seed chooses: i -> (a i + b) mod n.
+struct Order {
+  Order(uint64_t seed, uint64_t n) : count(n) {
+    if (seed == 0 || n < 2) return;
+    Random random(seed);
+    start = random.below(static_cast<uint32_t>(n));
+    do {
+      step = 1 + random.below(static_cast<uint32_t>(n - 1));
+    } while (std::gcd(step, n) != 1);
+  }
+  uint32_t at(uint64_t i) const {
+    return static_cast<uint32_t>((step * i + start) % count);
+  }
+  uint64_t count;
+  uint64_t step = 1;
+  uint64_t start = 0;
+};
+
+Counters from(const abi::Counters& c) {
+  Counters out;
+  out.matrix_multiplies = c.matrix_multiplies;
+  out.shuffles = c.shuffles;
+  out.reductions = c.reductions;
+  out.votes = c.votes;
+  out.threadgroup_barriers = c.threadgroup_barriers;
+  out.simdgroup_barriers = c.simdgroup_barriers;
+  out.exponentials = c.exponentials;
+  out.uninitialized_reads = c.uninitialized_reads;
+  for (int i = 0; i < 3; ++i) {
+    out.loads[i] = c.loads[i];
+    out.stores[i] = c.stores[i];
+    out.load_bytes[i] = c.load_bytes[i];
+    out.store_bytes[i] = c.store_bytes[i];
+  }
+  return out;
+}
+
+// Executes one job; threads take threadgroups from a common counter.
+class Execution {
+ public:
+  Execution(const Job& job, std::vector<std::unique_ptr<Worker>>& workers)
+      : job_(job),
+        workers_(workers),
+        order_(job.options->seed, product(job.launch->threadgroups)) {}
+
+  Counters run() {
+    uint64_t count = job_.options->worker_threads;
+    if (count == 0) count = std::max(1u, std::thread::hardware_concurrency());
+    if (job_.checker != nullptr) count = 1;  // it keeps one common record
+    count = std::clamp<uint64_t>(order_.count, 1, count);
+    while (workers_.size() < count) {
+      workers_.push_back(std::make_unique<Worker>());
+    }
+    std::vector<std::thread> helpers;
+    for (uint64_t i = 1; i < count; ++i) {
+      helpers.emplace_back([this, i] { work(*workers_[i]); });
+    }
+    work(*workers_[0]);
+    for (std::thread& helper : helpers) helper.join();
+    if (!error_.empty()) throw Error(ErrorKind::device, error_);
+    counters_.launches = 1;
+    counters_.threadgroups = order_.count;
+    counters_.threads = order_.count * job_.threads;
+    return counters_;
+  }
+
+ private:
+  void work(Worker& worker) {
+    install_fault_handler();
+    worker.begin(job_);
+    while (!has_failed_) {
+      const uint64_t i = next_++;
+      if (i >= order_.count) break;
+      std::string problem = worker.execute(order_.at(i));
+      if (problem.empty()) continue;
+      const std::lock_guard lock(mutex_);
+      if (!has_failed_.exchange(true)) error_ = "simulator: " + problem;
+    }
+    const std::lock_guard lock(mutex_);
+    counters_ += from(worker.counters());
+  }
+
+  const Job& job_;
+  std::vector<std::unique_ptr<Worker>>& workers_;
+  Order order_;
+  std::atomic<uint64_t> next_{0};
+  std::atomic<bool> has_failed_{false};
+  std::mutex mutex_;
+  std::string error_;
+  Counters counters_;
+};
+
+class SimDevice : public device::Device {
+ public:
+  std::string name() const override { return "Metal simulator"; }
+
+  const device::Limits& limits() const override {
+    limits_.family = options().family;
+    return limits_;
+  }
+
+  std::shared_ptr<const device::Pipeline> pipeline(
+      const device::PipelineRequest& request) override {
+    return std::make_shared<SimPipeline>(device::kernel_source(request),
+                                         request.entry);
+  }
+
+  void submit(std::span<const device::Launch> launches) override {
+    for (const device::Launch& launch : launches) run(launch, options());
+  }
+
+  Counters run(const device::Launch& launch, const Options& chosen) {
+    const std::lock_guard lock(mutex_);
+    const Options copy = chosen;
+    const Binding binding(launch, copy);
+    if (product(launch.threadgroups) == 0) return {};
+    const Counters counted = Execution(binding.job(), workers_).run();
+    if (std::string problem = binding.damage(); !problem.empty()) {
+      refuse(problem);
+    }
+    const std::lock_guard counter_lock(counter_mutex_);
+    total_ += counted;
+    return counted;
+  }
+
+  Counters total() {
+    const std::lock_guard lock(counter_mutex_);
+    return total_;
+  }
+  void reset() {
+    const std::lock_guard lock(counter_mutex_);
+    total_ = {};
+  }
+
+ private:
+  mutable device::Limits limits_;
+  std::mutex mutex_;  // one launch at a time
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::mutex counter_mutex_;
+  Counters total_;
+};
+
+SimDevice& instance() {
+  static auto* const device = new SimDevice;
+  return *device;
+}
+
+}  // namespace
+
+device::Device& simulator() { return instance(); }
+
+Options& options() {
+  static auto* const value = new Options;
+  return *value;
+}
+
+Counters counters() { return instance().total(); }
+
+void reset_counters() { instance().reset(); }
+
+Counters dispatch(const device::Launch& launch, const Options& options) {
+  return instance().run(launch, options);
+}
+
+std::shared_ptr<const device::Pipeline> compile(
+    std::string_view text,
+    std::string_view entry,
+    const std::vector<std::pair<std::string, std::string>>& defines) {
+  return std::make_shared<SimPipeline>(
+      device::kernel_source(text, "kernel.metal", defines), entry);
+}
+
+KernelInfo info(const device::Pipeline& pipeline) {
+  const auto& sim = dynamic_cast<const SimPipeline&>(pipeline);
+  const abi::Kernel& kernel = sim.kernel(options().strict);
+  KernelInfo out;
+  out.name = kernel.name;
+  out.max_threads = sim.max_threads_per_threadgroup();
+  constexpr const char* kinds[] = {"buffer", "threadgroup", "attribute"};
+  constexpr const char* spaces[] = {"device", "constant", "threadgroup",
+                                    "thread"};
+  for (uint32_t i = 0; i < kernel.parameter_count; ++i) {
+    const abi::Parameter& p = kernel.parameters[i];
+    out.parameters.push_back({kernel.parameter_names[i], kinds[p.kind],
+                              spaces[p.space], p.index, p.is_const != 0,
+                              p.element_bytes, p.alignment});
+  }
+  return out;
+}
+
+Counters& Counters::operator+=(const Counters& other) {
+  launches += other.launches;
+  threadgroups += other.threadgroups;
+  threads += other.threads;
+  matrix_multiplies += other.matrix_multiplies;
+  shuffles += other.shuffles;
+  reductions += other.reductions;
+  votes += other.votes;
+  threadgroup_barriers += other.threadgroup_barriers;
+  simdgroup_barriers += other.simdgroup_barriers;
+  exponentials += other.exponentials;
+  uninitialized_reads += other.uninitialized_reads;
+  for (int i = 0; i < 3; ++i) {
+    loads[i] += other.loads[i];
+    stores[i] += other.stores[i];
+    load_bytes[i] += other.load_bytes[i];
+    store_bytes[i] += other.store_bytes[i];
+  }
+  return *this;
+}
+
+std::vector<std::pair<std::string, uint64_t>> Counters::items() const {
+  std::vector<std::pair<std::string, uint64_t>> list = {
+      {"launches", launches},
+      {"threadgroups", threadgroups},
+      {"threads", threads},
+      {"matrix_multiplies", matrix_multiplies},
+      {"shuffles", shuffles},
+      {"reductions", reductions},
+      {"votes", votes},
+      {"threadgroup_barriers", threadgroup_barriers},
+      {"simdgroup_barriers", simdgroup_barriers},
+      {"exponentials", exponentials},
+      {"uninitialized_reads", uninitialized_reads}};
+  constexpr const char* spaces[] = {"device", "constant", "threadgroup"};
+  for (int i = 0; i < 3; ++i) {
+    const std::string space = spaces[i];
+    list.emplace_back(space + "_loads", loads[i]);
+    list.emplace_back(space + "_stores", stores[i]);
+    list.emplace_back(space + "_load_bytes", load_bytes[i]);
+    list.emplace_back(space + "_store_bytes", store_bytes[i]);
+  }
+  return list;
+}
+
+}  // namespace orchard::sim

@@ -1,0 +1,22 @@
+// csrc/device/sim/token.h: C++ tokens of a preprocessed kernel.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace orchard::sim {
+
+enum class TokenKind { space, word, number, text, mark };
+
+struct Token {
+  TokenKind kind;
+  std::string text;
+
+  bool is(std::string_view other) const { return text == other; }
+};
+
+// Comments are gone already; spaces, line markers included, are kept.
+std::vector<Token> tokenize(std::string_view text);
+
+}  // namespace orchard::sim

@@ -1,0 +1,468 @@
+// csrc/device/sim/translate.cpp: rewrites the parts of Metal that are not C++;
+// see translate.h.
+#include "device/sim/translate.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "device/device.h"
+#include "device/sim/token.h"
+
+namespace orchard::sim {
+namespace {
+
+struct Attribute {
+  std::string name;
+  std::string argument;
+};
+
+struct ParameterText {
+  std::string name;
+  std::string source;  // C++ type of entry.h that provides it
+};
+
+struct KernelText {
+  std::string name;      // as the host asks for it
+  std::string function;  // C++ expression, qualified
+  std::string max_threads = "0";
+  std::vector<ParameterText> parameters;
+  bool is_template = false;
+};
+
+// Everything works on indices of significant (non-space) tokens.
+class Translator {
+ public:
+  explicit Translator(std::string_view text) : tokens_(tokenize(text)) {
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      if (tokens_[i].kind != TokenKind::space) code_.push_back(i);
+    }
+  }
+
+  std::string run() {
+    for (size_t at = 0; at < code_.size(); ++at) rewrite_number(at);
+    for (size_t at = 0; at < code_.size();) at = step(at);
+    std::string out;
+    for (const Token& token : tokens_) out += token.text;
+    return out + table();
+  }
+
+ private:
+  Token& at(size_t i) { return tokens_[code_[i]]; }
+  bool is(size_t i, std::string_view text) {
+    return i < code_.size() && at(i).is(text);
+  }
+  bool is_attribute(size_t i) {
+    return is(i, "[") && is(i + 1, "[") && code_[i] + 1 == code_[i + 1];
+  }
+
+  // Unsuffixed literals are float; h and bf make half and bfloat.
+  void rewrite_number(size_t i) {
+    Token& token = at(i);
+    if (token.kind != TokenKind::number) return;
+    std::string& text = token.text;
+    const bool is_hex = text.starts_with("0x") || text.starts_with("0X");
+    const bool is_float = is_hex ? text.find_first_of("pP") != text.npos
+                                 : text.find_first_of(".eE") != text.npos;
+    const char last = text.back();
+    if (!is_hex && text.size() > 2 && text.ends_with("bf")) {
+      text = "bfloat(" + as_float(text.substr(0, text.size() - 2)) + ")";
+    } else if (!is_hex && (last == 'h' || last == 'H')) {
+      text = "half(" + as_float(text.substr(0, text.size() - 1)) + ")";
+    } else if (is_float && (last == 'l' || last == 'L')) {
+      text.back() = 'f';
+    } else if (is_float && last != 'f' && last != 'F') {
+      text += 'f';
+    }
+  }
+
+  static std::string as_float(const std::string& digits) {
+    return digits.find_first_of(".eE") == digits.npos ? digits + ".0f"
+                                                      : digits + "f";
+  }
+
+  // Handles what starts at token i; returns the index after it.
+  size_t step(size_t i) {
+    if (is(i, "namespace")) return enter_namespace(i);
+    if (is(i, "{")) {
+      scopes_.push_back(std::exchange(pending_scope_, std::nullopt));
+      return i + 1;
+    }
+    if (is(i, "}")) {
+      if (!scopes_.empty()) scopes_.pop_back();
+      return i + 1;
+    }
+    if (is(i, "template") && at_namespace_scope()) return template_head(i);
+    if (is_attribute(i)) {
+      for (Attribute& a : take_attributes(i)) pending_.push_back(std::move(a));
+      return i;
+    }
+    if (is(i, "kernel")) {
+      at(i).text.clear();
+      pending_.push_back({"kernel", ""});
+      return i + 1;
+    }
+    if (is(i, "threadgroup")) return threadgroup_variable(i);
+    if (is(i, ";")) {
+      if (is_instantiation_ && has_pending("kernel")) {
+        KernelText kernel;  // template decltype(f<T>) f<T>;
+        kernel.function = scope() + name_before(i);
+        finish(std::move(kernel));
+      }
+      pending_.clear();
+      is_template_ = is_instantiation_ = false;
+      return i + 1;
+    }
+    if (is(i, "(") && has_pending("kernel")) return function(i);
+    return i + 1;
+  }
+
+  size_t enter_namespace(size_t i) {
+    std::string name;
+    size_t end = i + 1;
+    while (end < code_.size() && !is(end, "{") && !is(end, ";") &&
+           !is(end, "=")) {
+      name += at(end++).text;
+    }
+    if (is(end, "{")) pending_scope_ = name;
+    return is(end, "{") ? end : end + 1;
+  }
+
+  bool at_namespace_scope() const {
+    return std::all_of(scopes_.begin(), scopes_.end(),
+                       [](const auto& scope) { return scope.has_value(); });
+  }
+
+  size_t template_head(size_t i) {
+    if (!is(i + 1, "<")) {
+      is_instantiation_ = true;
+      return i + 1;
+    }
+    is_template_ = true;
+    return skip_angles(i + 1);
+  }
+
+  size_t skip_angles(size_t i) {
+    int depth = 0;
+    for (; i < code_.size(); ++i) {
+      if (is(i, "(")) i = closing(i) ;
+      if (is(i, "<")) ++depth;
+      if (is(i, ">") && --depth == 0) return i + 1;
+    }
+    return i;
+  }
+
+  // Index of the bracket that closes the one at i.
+  size_t closing(size_t i) {
+    int depth = 0;
+    for (; i < code_.size(); ++i) {
+      const std::string& t = at(i).text;
+      if (t == "(" || t == "[" || t == "{") ++depth;
+      if ((t == ")" || t == "]" || t == "}") && --depth == 0) return i;
+    }
+    throw Error(ErrorKind::compile, "simulator: unbalanced bracket in kernel");
+  }
+
+  bool has_pending(std::string_view name) const {
+    return std::any_of(pending_.begin(), pending_.end(),
+                       [&](const Attribute& a) { return a.name == name; });
+  }
+
+  std::string pending_argument(std::string_view name) const {
+    for (const Attribute& a : pending_) {
+      if (a.name == name) return a.argument;
+    }
+    return {};
+  }
+
+  // Reads and removes [[ … ]] at i.
+  std::vector<Attribute> take_attributes(size_t i) {
+    const size_t last = closing(i);
+    std::vector<Attribute> found;
+    for (size_t k = i + 2; k + 1 < last; ++k) {
+      Attribute a{at(k).text, ""};
+      if (is(k + 1, "::")) {
+        a.name = at(k + 2).text;
+        k += 2;
+      }
+      if (is(k + 1, "(")) {
+        const size_t close = closing(k + 1);
+        a.argument = join(k + 2, close);
+        k = close;
+      }
+      found.push_back(std::move(a));
+      while (k + 1 < last && !is(k + 1, ",")) ++k;
+      ++k;
+    }
+    erase(i, last + 1);
+    return found;
+  }
+
+  std::string join(size_t begin, size_t end) {
+    std::string text;
+    for (size_t k = begin; k < end; ++k) {
+      if (!text.empty()) text += ' ';
+      text += at(k).text;
+    }
+    return text;
+  }
+
+  // Space between stays, and with it the line numbers.
+  void erase(size_t begin, size_t end) {
+    for (size_t k = begin; k < end; ++k) at(k).text.clear();
+    code_.erase(code_.begin() + static_cast<ptrdiff_t>(begin),
+                code_.begin() + static_cast<ptrdiff_t>(end));
+  }
+
+  // The parameter list of a kernel opens at i.
+  size_t function(size_t i) {
+    // decltype(f<T>) f<T>; the list follows no name there.
+    if (i > 0 && (is(i - 1, "decltype") || is(i - 1, "__attribute__"))) {
+      return closing(i) + 1;
+    }
+    KernelText kernel;
+    kernel.function = scope() + name_before(i);
+    kernel.parameters = parameters(i);
+    finish(std::move(kernel));
+    return closing(i) + 1;
+  }
+
+  void finish(KernelText kernel) {
+    const std::string plain = kernel.function.substr(scope().size());
+    kernel.name = plain;
+    if (has_pending("host_name")) {
+      const std::string quoted = pending_argument("host_name");
+      kernel.name = quoted.substr(1, quoted.size() - 2);
+    }
+    if (has_pending("max_total_threads_per_threadgroup")) {
+      kernel.max_threads =
+          pending_argument("max_total_threads_per_threadgroup");
+    }
+    kernel.is_template = is_template_;
+    if (is_instantiation_) {
+      // Attributes such as the thread limit may stand on the template alone.
+      const auto base = by_function_.find(
+          kernel.function.substr(0, kernel.function.find('<')));
+      if (base != by_function_.end()) {
+        const KernelText& original = kernels_[base->second];
+        if (kernel.max_threads == "0") {
+          kernel.max_threads = original.max_threads;
+        }
+        if (kernel.parameters.empty()) kernel.parameters = original.parameters;
+      }
+    }
+    by_function_.emplace(kernel.function, kernels_.size());
+    kernels_.push_back(std::move(kernel));
+    pending_.clear();
+    is_template_ = is_instantiation_ = false;
+  }
+
+  std::string scope() const {
+    std::string text;
+    for (const auto& name : scopes_) {
+      if (name && !name->empty()) text += *name + "::";
+    }
+    return text;
+  }
+
+  // Function name, with template arguments, that ends before i.
+  std::string name_before(size_t i) {
+    size_t begin = i;
+    if (is(i - 1, ">")) {
+      int depth = 0;
+      do {
+        --begin;
+        if (is(begin, ">")) ++depth;
+        if (is(begin, "<")) --depth;
+      } while (depth > 0 && begin > 0);
+    }
+    std::string name;
+    for (size_t k = begin - 1; k < i; ++k) {
+      // Words of a type, as in f<unsigned int>, stay apart.
+      if (!name.empty() && at(k).kind == TokenKind::word &&
+          at(k - 1).kind == TokenKind::word) {
+        name += ' ';
+      }
+      name += at(k).text;
+    }
+    return name;
+  }
+
+  std::vector<ParameterText> parameters(size_t open) {
+    std::vector<ParameterText> list;
+    std::vector<std::string> taken;
+    size_t begin = open + 1;
+    int angles = 0;
+    std::vector<std::vector<Attribute>> attributes(1);
+    std::vector<std::string> texts;
+    for (size_t k = begin;; ++k) {
+      while (is_attribute(k)) {
+        for (Attribute& a : take_attributes(k)) {
+          attributes.back().push_back(std::move(a));
+        }
+      }
+      if (is(k, "<")) ++angles;
+      if (is(k, ">")) --angles;
+      const bool is_end = is(k, ")");
+      if (is_end || (is(k, ",") && angles == 0)) {
+        if (k > begin) texts.push_back(join(begin, k));
+        names_.push_back(k > begin ? declared_name(begin, k) : "");
+        if (is_end) break;
+        begin = k + 1;
+        attributes.emplace_back();
+      } else if (is(k, "(") || is(k, "[") || is(k, "{")) {
+        k = closing(k);
+      }
+    }
+    uint32_t next_buffer = 0;
+    uint32_t next_memory = 0;
+    const size_t first_name = names_.size() - attributes.size();
+    for (size_t p = 0; p < texts.size(); ++p) {
+      list.push_back({names_[first_name + p],
+                      source_of(attributes[p], texts[p], next_buffer,
+                                next_memory)});
+    }
+    return list;
+  }
+
+  // The last word before an array bound or the end.
+  std::string declared_name(size_t begin, size_t end) {
+    std::string name;
+    for (size_t k = begin; k < end && !is(k, "["); ++k) {
+      if (at(k).kind == TokenKind::word) name = at(k).text;
+    }
+    return name;
+  }
+
+  static std::string source_of(const std::vector<Attribute>& attributes,
+                               const std::string& text,
+                               uint32_t& next_buffer,
+                               uint32_t& next_memory) {
+    for (const Attribute& a : attributes) {
+      if (a.name == "buffer" || a.name == "threadgroup") {
+        const bool is_buffer = a.name == "buffer";
+        uint32_t& next = is_buffer ? next_buffer : next_memory;
+        if (a.argument.find_first_not_of("0123456789") == std::string::npos) {
+          next = static_cast<uint32_t>(std::stoul(a.argument)) + 1;
+        }
+        return (is_buffer ? "buffer<(" : "group_memory<(") + a.argument + ")>";
+      }
+      if (a.name != "maybe_unused") return a.name;
+    }
+    const bool is_pointer = text.find_first_of("*&") != text.npos ||
+                            text.find('[') != text.npos;
+    if (!is_pointer) return "parameter_without_attribute";
+    if (text.find("threadgroup") != text.npos) {
+      return "group_memory<" + std::to_string(next_memory++) + ">";
+    }
+    return "buffer<" + std::to_string(next_buffer++) + ">";
+  }
+
+  // threadgroup T name[N]; in a body becomes a reference into the arena.
+  size_t threadgroup_variable(size_t i) {
+    const bool starts = i > 0 && (is(i - 1, ";") || is(i - 1, "{") ||
+                                  is(i - 1, "}") || is(i - 1, "volatile"));
+    if (!starts || at_namespace_scope()) return i + 1;
+    size_t end = i + 1;
+    int angles = 0;
+    std::vector<size_t> commas;
+    for (; end < code_.size() && !is(end, ";"); ++end) {
+      if (is(end, "<")) ++angles;
+      if (is(end, ">")) --angles;
+      if (angles == 0 && is(end, ",")) commas.push_back(end);
+      if (is(end, "*") || is(end, "&") || is(end, "=") || is(end, "{")) {
+        if (angles == 0) return i + 1;
+      }
+      if (is(end, "(") || is(end, "[")) end = closing(end);
+    }
+    const size_t name = name_index(i + 1, commas.empty() ? end : commas[0]);
+    if (name <= i + 1) return i + 1;
+    const std::string type = join(i + 1, name);
+    std::string text;
+    commas.push_back(end);
+    for (size_t begin = name; size_t comma : commas) {
+      text += declaration(type, at(begin).text, join(begin + 1, comma));
+      begin = comma + 1;
+    }
+    text.pop_back();  // the semicolon at `end` stays
+    at(i).text = text;
+    erase(i + 1, end);
+    return i + 1;
+  }
+
+  // The declared name: the last word before the bounds.
+  size_t name_index(size_t begin, size_t end) {
+    size_t found = begin;
+    int angles = 0;
+    for (size_t k = begin; k < end && !is(k, "["); ++k) {
+      if (is(k, "<")) ++angles;
+      if (is(k, ">")) --angles;
+      if (angles == 0 && at(k).kind == TokenKind::word) found = k;
+    }
+    return found;
+  }
+
+  std::string declaration(const std::string& type,
+                          const std::string& name,
+                          const std::string& bounds) {
+    const std::string alias = "orchard_type_of_" + name;
+    return "typedef " + type + " " + alias + bounds + "; threadgroup " + alias +
+           "& " + name + " = *(threadgroup " + alias +
+           "*)orchard::sim::entry::local<" + alias + ">(" +
+           std::to_string(locals_++) + ");";
+  }
+
+  std::string table() const {
+    std::string out = "\n#line 1 \"simulator\"\n";
+    std::string rows;
+    size_t index = 0;
+    for (const KernelText& kernel : kernels_) {
+      if (kernel.is_template) continue;
+      const std::string id = std::to_string(index++);
+      out += "namespace orchard_entry_" + id +
+             " {\nusing namespace orchard::sim::entry;\ntypedef Signature<";
+      for (size_t p = 0; p < kernel.parameters.size(); ++p) {
+        out += (p ? ", " : "") + kernel.parameters[p].source;
+      }
+      out += "> S;\nextern \"C\" void orchard_thunk_" + id +
+             "(const orchard::sim::abi::Arguments* a, "
+             "const orchard::sim::abi::Thread* t) {\n  S::call(&::" +
+             kernel.function + ", a, t);\n}\n" +
+             "const char* const names[] = {";
+      for (const ParameterText& p : kernel.parameters) {
+        out += '"' + p.name + "\", ";
+      }
+      out += "\"\"};\n}\n";
+      rows += "  {\"" + kernel.name + "\", orchard_entry_" + id +
+              "::orchard_thunk_" + id + ", unsigned(" + kernel.max_threads +
+              "), " + std::to_string(kernel.parameters.size()) +
+              ", orchard_entry_" + id + "::S::table(&::" + kernel.function +
+              "), orchard_entry_" + id + "::names},\n";
+    }
+    return out +
+           "extern \"C\" const orchard::sim::abi::Kernel orchard_kernels[] = "
+           "{\n" +
+           rows + "  {}};\n";
+  }
+
+  std::vector<Token> tokens_;
+  std::vector<size_t> code_;
+  std::vector<std::optional<std::string>> scopes_;  // name of a namespace
+  std::optional<std::string> pending_scope_;
+  std::vector<Attribute> pending_;
+  std::vector<std::string> names_;
+  std::vector<KernelText> kernels_;
+  std::map<std::string, size_t> by_function_;
+  bool is_template_ = false;
+  bool is_instantiation_ = false;
+  int locals_ = 0;
+};
+
+}  // namespace
+
+std::string translate(std::string_view preprocessed) {
+  return Translator(preprocessed).run();
+}
+
+}  // namespace orchard::sim

@@ -1,0 +1,490 @@
+// csrc/device/sim/worker.cpp: schedules the lanes of one threadgroup; see
+// worker.h.
+//
+// A simdgroup runs far ahead, until it waits at a threadgroup barrier: that
+// shows a missing barrier more often than switching everywhere.  Now and then,
+// by the seed, another simdgroup gets its turn at a collective.
+#include "device/sim/worker.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "device/sim/fiber.h"
+#include "device/sim/poison.h"
+
+namespace orchard::sim {
+namespace {
+
+constexpr uint64_t kGuard = 65536;
+constexpr uint32_t kMaxGroupBytes = 32768;
+constexpr uint32_t kThreadgroupFlag = 2;  // mem_flags::mem_threadgroup
+// Below each stack; an overflow changes it.
+constexpr uint64_t kCanary = 0x0ddc0ffee0ddf00du;
+
+thread_local Worker* running = nullptr;
+
+Worker& of(abi::Context*) { return *running; }
+
+float exp10_of(float x) { return std::pow(10.0f, x); }
+
+const abi::Runtime kRuntime = {
+    [](abi::Context* c, abi::Op op, abi::u64 key, abi::u32 line,
+       abi::u32 flags) { return of(c).sync(op, key, line, flags); },
+    [](abi::Context* c, const char* what, abi::u32 line) {
+      of(c).fail(what, line);
+    },
+    [](abi::Context* c, abi::u32 id, abi::u64 bytes, abi::u64 alignment) {
+      return of(c).local(id, bytes, alignment);
+    },
+    [](abi::Context* c, const void* at, abi::u64 bytes, bool is_write,
+       bool is_vector, void* pc) {
+      of(c).access(at, bytes, is_write, is_vector, pc);
+    },
+    [](float x) { return std::exp(x); },
+    [](float x) { return std::exp2(x); },
+    exp10_of,
+    [](float x) { return std::log(x); },
+    [](float x) { return std::log2(x); },
+    [](float x) { return std::log10(x); },
+    [](float x, float y) { return std::pow(x, y); },
+    [](float x) { return std::sin(x); },
+    [](float x) { return std::cos(x); },
+    [](float x) { return std::tan(x); },
+    [](float x) { return std::asin(x); },
+    [](float x) { return std::acos(x); },
+    [](float x) { return std::atan(x); },
+    [](float x, float y) { return std::atan2(x, y); },
+    [](float x) { return std::sinh(x); },
+    [](float x) { return std::cosh(x); },
+    [](float x) { return std::tanh(x); },
+    [](float x, float y) { return std::fmod(x, y); },
+};
+
+void lane_entry() { running->run_lane(); }
+
+char* map(uint64_t bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<char*>(at);
+}
+
+const char* name_of(abi::Op op) {
+  constexpr const char* names[] = {
+      "matrix multiply",   "shuffle",          "reduction",
+      "vote",              "simdgroup_barrier", "threadgroup_barrier",
+      "matrix load or store"};
+  return names[static_cast<uint32_t>(op)];
+}
+
+}  // namespace
+
+Worker* Worker::current() { return running; }
+
+Worker::Worker() {
+  mapping_ = map(2 * abi::arena_bytes);
+  const auto address = reinterpret_cast<uintptr_t>(mapping_);
+  arena_ = mapping_ + (abi::arena_bytes - address % abi::arena_bytes);
+  group_mapping_ = map(kMaxGroupBytes + 2 * kGuard);
+  group_memory_ = group_mapping_ + kGuard;
+  mprotect(group_mapping_, kGuard, PROT_NONE);
+  mprotect(group_memory_ + kMaxGroupBytes, kGuard, PROT_NONE);
+  head_ = new (arena_) Head;
+  head_->runtime = kRuntime;
+  context_ = &head_->context;
+  *context_ = {};
+  context_->runtime = &head_->runtime;
+  context_->log = head_->log;
+}
+
+Worker::~Worker() {
+  munmap(mapping_, 2 * abi::arena_bytes);
+  munmap(group_mapping_, kMaxGroupBytes + 2 * kGuard);
+}
+
+// Stacks grow downward: thread t's
+// stack starts where thread t + 1's may end.
+char* Worker::stack_of(uint32_t thread) const {
+  return arena_ + abi::stacks_offset + (thread + 1) * abi::stack_stride;
+}
+
+void Worker::begin(const Job& job) {
+  static const uint8_t foreign[abi::lanes] = {
+      5,  4,  7,  6,  1,  0,  3,  2,  13, 12, 15, 14, 9,  8,  11, 10,
+      21, 20, 23, 22, 17, 16, 19, 18, 29, 28, 31, 30, 25, 24, 27, 26};
+  job_ = &job;
+  running = this;
+  const Options& options = *job.options;
+  context_->counters = {};
+  context_->is_eager = options.is_eager && !options.strict;
+  context_->matrix_order = static_cast<uint32_t>(options.matrix_order);
+  context_->lane_map = options.has_foreign_layout ? foreign : nullptr;
+  const device::Size3& size = job.launch->threads_per_threadgroup;
+  simdgroup_count_ = (job.threads + abi::lanes - 1) / abi::lanes;
+  if (simdgroups_.size() < simdgroup_count_) {
+    simdgroups_.resize(simdgroup_count_);
+  }
+  for (uint32_t t = 0; t < job.threads; ++t) {
+    abi::Thread& thread = head_->threads[t];
+    std::copy(size.begin(), size.end(), thread.threads);
+    std::copy(job.launch->threadgroups.begin(),
+              job.launch->threadgroups.end(), thread.groups);
+    thread.local[0] = t % size[0];
+    thread.local[1] = t / size[0] % size[1];
+    thread.local[2] = t / size[0] / size[1];
+    thread.local_index = t;
+    thread.simdgroup = t / abi::lanes;
+    thread.lane = t % abi::lanes;
+    thread.simdgroups = simdgroup_count_;
+    std::memcpy(stack_of(t) - abi::stack_stride, &kCanary, sizeof(kCanary));
+  }
+}
+
+void Worker::prepare_threads(uint32_t group_index) {
+  const device::Size3& groups = job_->launch->threadgroups;
+  const uint32_t x = group_index % groups[0];
+  const uint32_t y = group_index / groups[0] % groups[1];
+  const uint32_t z = group_index / groups[0] / groups[1];
+  for (uint32_t t = 0; t < job_->threads; ++t) {
+    abi::Thread& thread = head_->threads[t];
+    thread.group[0] = x;
+    thread.group[1] = y;
+    thread.group[2] = z;
+  }
+}
+
+void Worker::prepare_stacks() {
+  for (uint32_t i = 0; i < simdgroup_count_; ++i) {
+    Simdgroup& s = simdgroups_[i];
+    const uint32_t first = i * abi::lanes;
+    s.state = State::ready;
+    s.count = std::min(abi::lanes, job_->threads - first);
+    s.exited = 0;
+    s.generation = 0;
+    s.resume = random_.below(s.count);
+    s.step = s.count == abi::lanes ? random_.next() % abi::lanes | 1 : 1;
+    s.epoch = 1;
+    for (uint32_t lane = 0; lane < s.count; ++lane) {
+      s.stacks[lane] = prepare_fiber(stack_of(first + lane), lane_entry);
+    }
+  }
+}
+
+std::string Worker::execute(uint32_t group_index) {
+  random_ = Random(job_->options->seed * 0x9e3779b97f4a7c15u + group_index);
+  prepare_threads(group_index);
+  prepare_stacks();
+  head_->arguments = job_->arguments;
+  group_index_ = group_index;
+  group_epoch_ = 1;
+  if (job_->checker) {
+    job_->checker->begin_threadgroup(
+        reinterpret_cast<const std::byte*>(group_memory_));
+  }
+  group_bytes_ = 0;
+  waiting_ = 0;
+  std::fill(std::begin(locals_), std::end(locals_), UINT32_MAX);
+  error_.clear();
+  for (size_t slot = 0; slot < job_->dynamic_bytes.size(); ++slot) {
+    head_->arguments.group_memory[slot] = group_memory_ + group_bytes_;
+    group_bytes_ += job_->dynamic_bytes[slot];
+  }
+  poison(group_memory_, group_bytes_);
+  if (sigsetjmp(escape_, 1) == 0) {
+    is_running_ = true;
+    enter(random_.below(simdgroup_count_));
+    leave_to(&main_stack_);
+  }
+  is_running_ = false;
+  for (uint32_t t = 0; t < job_->threads && error_.empty(); ++t) {
+    uint64_t canary = 0;
+    std::memcpy(&canary, stack_of(t) - abi::stack_stride, sizeof(canary));
+    if (canary != kCanary) {
+      error_ = "kernel " + std::string(job_->kernel->name) +
+               ": a thread's private variables exceed 64 KiB";
+    }
+  }
+  return error_;
+}
+
+// Makes a simdgroup the running one; its lane `resume` comes next.
+void Worker::enter(uint32_t simdgroup) {
+  simdgroups_[current_].generation = context_->generation;
+  current_ = simdgroup;
+  Simdgroup& s = simdgroups_[simdgroup];
+  context_->generation = s.generation;
+  context_->slots = head_->slots[simdgroup];
+  context_->log_length = 0;
+  context_->arrived = 0;
+  context_->lane_count = s.count;
+  resume_lane(s.resume);
+}
+
+void Worker::resume_lane(uint32_t lane) {
+  context_->lane = lane;
+  context_->touched = 0;
+  context_->log_position = 0;
+  context_->lane_base = stack_of(current_ * abi::lanes + lane);
+}
+
+// Continues with the lane that the context names.
+void Worker::leave_to(void** from) {
+  orchard_fiber_switch(from,
+                       simdgroups_[current_].stacks[context_->lane]);
+}
+
+void Worker::next_lane(void** from) {
+  const Simdgroup& s = simdgroups_[current_];
+  resume_lane((context_->lane + s.step) % s.count);
+  leave_to(from);
+}
+
+void Worker::run_lane() {
+  const uint32_t thread = current_ * abi::lanes + context_->lane;
+  job_->kernel->thunk(&head_->arguments, &head_->threads[thread]);
+  lane_returned();
+}
+
+void Worker::lane_returned() {
+  Simdgroup& s = simdgroups_[current_];
+  if (context_->arrived != 0) {
+    fail("a lane returns while others of its simdgroup wait at the " +
+             std::string(name_of(s.op)) + " of line " + std::to_string(s.line),
+         context_->line);
+  }
+  if (context_->log_position != context_->log_length) {
+    fail("a lane returns before a matrix multiply that others reach",
+         context_->line);
+  }
+  void* gone = nullptr;
+  if (++s.exited < s.count) {
+    next_lane(&gone);
+  }
+  s.state = State::done;
+  uint32_t next = 0;
+  if (pick(next)) {
+    enter(next);
+    leave_to(&gone);
+  }
+  orchard_fiber_switch(&gone, main_stack_);
+  __builtin_unreachable();
+}
+
+void Worker::check_same(const Simdgroup& s,
+                        abi::Op op,
+                        uint64_t key,
+                        uint32_t line) {
+  if (s.op == op && s.line == line && s.key == key) return;
+  fail("lanes of a simdgroup diverge: one reaches the " +
+           std::string(name_of(op)) + " here while others wait at the " +
+           name_of(s.op) + " of line " + std::to_string(s.line),
+       line);
+}
+
+bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
+  Simdgroup& s = simdgroups_[current_];
+  context_->line = line;
+  if (context_->log_position != context_->log_length) {
+    fail("lanes of a simdgroup diverge: one reaches the " +
+             std::string(name_of(op)) +
+             " here, others a matrix multiply before it",
+         line);
+  }
+  if (s.exited != 0) {
+    fail("a " + std::string(name_of(op)) +
+             " is reached after other lanes of the simdgroup returned",
+         line);
+  }
+  if (context_->arrived == 0) {
+    s.op = op;
+    s.key = key;
+    s.line = line;
+  } else {
+    check_same(s, op, key, line);
+  }
+  if (++context_->arrived < s.count) {
+    next_lane(&s.stacks[context_->lane]);
+    return false;
+  }
+  complete(s, line, flags);
+  return true;
+}
+
+void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
+  count(s.op);
+  context_->arrived = 0;
+  context_->log_length = 0;
+  context_->log_position = 0;
+  context_->touched = 0;
+  context_->generation += 1;
+  if (s.count != abi::lanes && (s.op == abi::Op::matrix)) {
+    fail("a matrix multiply needs all 32 lanes; this simdgroup has " +
+             std::to_string(s.count),
+         line);
+  }
+  s.resume = context_->lane;
+  if (s.op == abi::Op::threadgroup_barrier) {
+    barrier(s, line, flags);
+    return;
+  }
+  if (s.op == abi::Op::simdgroup_barrier && (flags & kThreadgroupFlag) != 0) {
+    s.epoch += 1;
+  }
+  if (simdgroup_count_ > 1 && job_->options->seed != 0 &&
+             random_.below(64) == 0) {
+    uint32_t next = 0;
+    if (pick(next) && next != current_) {
+      enter(next);
+      leave_to(&s.stacks[s.resume]);
+    }
+  }
+}
+
+void Worker::count(abi::Op op) {
+  abi::Counters& c = context_->counters;
+  switch (op) {
+    case abi::Op::shuffle: c.shuffles += 1; break;
+    case abi::Op::reduce: c.reductions += 1; break;
+    case abi::Op::vote: c.votes += 1; break;
+    case abi::Op::simdgroup_barrier: c.simdgroup_barriers += 1; break;
+    case abi::Op::matrix:
+    case abi::Op::matrix_memory:
+    case abi::Op::threadgroup_barrier: break;
+  }
+}
+
+void Worker::barrier(Simdgroup& s, uint32_t line, uint32_t flags) {
+  if (waiting_ == 0) {
+    barrier_line_ = line;
+    barrier_flags_ = flags;
+  }
+  if (barrier_line_ != line) {
+    fail("simdgroups wait at different threadgroup barriers: here and at line " +
+             std::to_string(barrier_line_),
+         line);
+  }
+  s.state = State::at_barrier;
+  ++waiting_;
+  uint32_t next = 0;
+  pick(next);
+  if (next == current_) return;
+  enter(next);
+  leave_to(&s.stacks[s.resume]);
+}
+
+// A ready simdgroup by the seed; opens the barrier when all stand at it.
+bool Worker::pick(uint32_t& next) {
+  if (waiting_ == simdgroup_count_) release_barrier();
+  uint32_t ready = 0;
+  for (uint32_t i = 0; i < simdgroup_count_; ++i) {
+    ready += simdgroups_[i].state == State::ready;
+  }
+  if (ready == 0) {
+    if (waiting_ == 0) return false;
+    fail("a threadgroup barrier is not reached by all threads: " +
+             std::to_string(waiting_) + " of " +
+             std::to_string(simdgroup_count_) +
+             " simdgroups wait, the others have returned",
+         barrier_line_);
+  }
+  uint32_t skip = random_.below(ready);
+  for (uint32_t i = 0; i < simdgroup_count_; ++i) {
+    if (simdgroups_[i].state == State::ready && skip-- == 0) next = i;
+  }
+  return true;
+}
+
+void Worker::release_barrier() {
+  waiting_ = 0;
+  context_->counters.threadgroup_barriers += 1;
+  const bool is_fence = (barrier_flags_ & kThreadgroupFlag) != 0;
+  group_epoch_ += is_fence;
+  for (uint32_t i = 0; i < simdgroup_count_; ++i) {
+    simdgroups_[i].state = State::ready;
+    simdgroups_[i].epoch += is_fence;
+  }
+}
+
+void* Worker::local(uint32_t id, uint64_t bytes, uint64_t alignment) {
+  if (id >= abi::max_locals) fail("too many threadgroup variables", 0);
+  if (locals_[id] == UINT32_MAX) {
+    const uint64_t step = std::max<uint64_t>(alignment, 16);
+    const uint64_t at = (group_bytes_ + step - 1) / step * step;
+    if (at + bytes > kMaxGroupBytes) {
+      fail("threadgroup memory: " + std::to_string(at + bytes) +
+               " bytes needed, 32768 allowed",
+           context_->line);
+    }
+    locals_[id] = static_cast<uint32_t>(at);
+    group_bytes_ = static_cast<uint32_t>(at + bytes);
+    poison(group_memory_ + at, bytes);
+  }
+  return group_memory_ + locals_[id];
+}
+
+std::string Worker::describe_place(const std::string& line) const {
+  const abi::Thread& thread =
+      head_->threads[current_ * abi::lanes + context_->lane];
+  std::string text = "kernel " + std::string(job_->kernel->name);
+  if (!line.empty()) text += ", " + line;
+  text += ", threadgroup (" + std::to_string(thread.group[0]) + ", " +
+          std::to_string(thread.group[1]) + ", " +
+          std::to_string(thread.group[2]) + "), simdgroup " +
+          std::to_string(current_) + ", lane " +
+          std::to_string(context_->lane);
+  return text;
+}
+
+std::string Worker::file_and_line(const void* pc) const {
+  return job_->binary->line_of(pc);
+}
+
+void Worker::fail(const std::string& what, uint32_t line) {
+  fail(what, line != 0 ? "line " + std::to_string(line) : std::string());
+}
+
+// The strings of the lane's frames are lost: its stack is abandoned.
+void Worker::fail(const std::string& what, const std::string& line) {
+  error_ = describe_place(line) + ": " + what;
+  void* gone = nullptr;
+  orchard_fiber_switch(&gone, main_stack_);
+  __builtin_unreachable();
+}
+
+void Worker::access(const void* at,
+                    uint64_t bytes,
+                    bool is_write,
+                    bool is_vector,
+                    const void* pc) {
+  const auto* address = static_cast<const char*>(at);
+  if (address >= arena_ && address < arena_ + abi::arena_bytes) return;
+  if (job_->checker == nullptr) return;
+  Accessor who;
+  who.group = group_index_;
+  who.thread = current_ * abi::lanes + context_->lane;
+  who.simdgroup = current_;
+  who.group_epoch = group_epoch_;
+  who.simdgroup_epoch = simdgroups_[current_].epoch;
+  std::string problem = job_->checker->access(
+      who, static_cast<const std::byte*>(at), bytes, is_write, is_vector, pc,
+      group_bytes_, context_->counters);
+  if (problem.empty()) return;
+  if (const void* other = job_->checker->other_pc()) {
+    problem += " (the earlier access: " + file_and_line(other) + ")";
+  }
+  fail(problem, file_and_line(pc));
+}
+
+void Worker::fault(const void* address, const void* pc, bool is_alignment) {
+  is_running_ = false;
+  error_ = describe_place(file_and_line(pc)) + ": " +
+           (is_alignment ? "misaligned vector access"
+                         : describe_address(address, *job_));
+  siglongjmp(escape_, 1);
+}
+
+}  // namespace orchard::sim

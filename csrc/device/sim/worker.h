@@ -1,0 +1,145 @@
+// csrc/device/sim/worker.h: one host thread that executes threadgroups: its
+// arena of stacks, its scheduler of lanes and simdgroups.
+#pragma once
+
+#include <csetjmp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+#include "device/sim/checker.h"
+#include "device/sim/compile.h"
+#include "device/sim/msl/abi.h"
+#include "device/sim/sim.h"
+
+namespace orchard::sim {
+
+// One dispatch, shared by the workers that execute it.
+struct Job {
+  const Binary* binary = nullptr;
+  const abi::Kernel* kernel = nullptr;
+  Checker* checker = nullptr;  // in strict mode
+  abi::Arguments arguments{};
+  const device::Launch* launch = nullptr;
+  const Options* options = nullptr;
+  uint32_t threads = 0;
+  std::vector<uint32_t> dynamic_bytes;  // by threadgroup slot
+};
+
+// Small and fast; the schedule must not depend on the library's generators.
+class Random {
+ public:
+  explicit Random(uint64_t seed = 0) : state_(seed * 2 + 1) {}
+  uint32_t next() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state_ >> 33);
+  }
+  uint32_t below(uint32_t n) { return next() % n; }
+
+ private:
+  uint64_t state_;
+};
+
+class Worker {
+ public:
+  Worker();
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  void begin(const Job& job);
+  // Empty on success, else what went wrong.
+  std::string execute(uint32_t group_index);
+  const abi::Counters& counters() const { return head_->context.counters; }
+
+  // From kernels, through the runtime table.
+  bool sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags);
+  [[noreturn]] void fail(const std::string& what, uint32_t line);
+  [[noreturn]] void fail(const std::string& what, const std::string& line);
+  void* local(uint32_t id, uint64_t bytes, uint64_t alignment);
+  void run_lane();
+  void access(const void* at, uint64_t bytes, bool is_write, bool is_vector,
+              const void* pc);
+
+  // From the fault handler: ends the threadgroup.
+  [[noreturn]] void fault(const void* address, const void* pc,
+                          bool is_alignment);
+  bool is_running() const { return is_running_; }
+  static Worker* current();
+
+ private:
+  enum class State : uint8_t { ready, at_barrier, done };
+
+  struct Simdgroup {
+    State state = State::ready;
+    abi::Op op{};
+    uint64_t key = 0;
+    uint32_t line = 0;
+    uint32_t count = 0;
+    uint32_t exited = 0;
+    uint32_t resume = 0;  // lane to continue with
+    uint32_t step = 1;    // from a lane to the next one
+    uint32_t generation = 0;
+    void* stacks[abi::lanes] = {};
+    uint32_t epoch = 1;  // barriers that order its threadgroup memory
+  };
+
+  // First in the arena: strict mode lets kernels touch nothing else of ours.
+  struct Head {
+    abi::Context context;
+    abi::Runtime runtime;
+    abi::Arguments arguments;
+    abi::u64 slots[abi::max_threads / abi::lanes][2 * abi::lanes];
+    abi::LogEntry log[abi::log_capacity];
+    abi::Thread threads[abi::max_threads];
+  };
+  static_assert(sizeof(Head) <= abi::stacks_offset);
+
+  void prepare_threads(uint32_t group_index);
+  void prepare_stacks();
+  void enter(uint32_t simdgroup);
+  void leave_to(void** from);
+  void next_lane(void** from);
+  void resume_lane(uint32_t lane);
+  void complete(Simdgroup& s, uint32_t line, uint32_t flags);
+  void barrier(Simdgroup& s, uint32_t line, uint32_t flags);
+  bool pick(uint32_t& next);
+  void release_barrier();
+  void count(abi::Op op);
+  void check_same(const Simdgroup& s, abi::Op op, uint64_t key, uint32_t line);
+  [[noreturn]] void lane_returned();
+  std::string describe_place(const std::string& line) const;
+  std::string file_and_line(const void* pc) const;
+  char* stack_of(uint32_t thread) const;
+
+  char* mapping_ = nullptr;
+  char* arena_ = nullptr;
+  char* group_mapping_ = nullptr;
+  char* group_memory_ = nullptr;
+  Head* head_ = nullptr;
+  abi::Context* context_ = nullptr;  // head_->context
+  const Job* job_ = nullptr;
+  Random random_;
+  std::vector<Simdgroup> simdgroups_;
+  uint32_t simdgroup_count_ = 0;
+  uint32_t current_ = 0;
+  uint32_t waiting_ = 0;  // simdgroups at the barrier
+  uint32_t barrier_line_ = 0;
+  uint32_t barrier_flags_ = 0;
+  uint32_t group_epoch_ = 1;
+  uint32_t group_index_ = 0;
+  uint32_t group_bytes_ = 0;
+  uint32_t locals_[abi::max_locals] = {};
+  void* main_stack_ = nullptr;
+  std::string error_;
+  sigjmp_buf escape_;
+  volatile bool is_running_ = false;
+};
+
+// Makes memory faults inside kernels errors; cheap when already done.
+void install_fault_handler();
+// What lies near a faulting address, for the message.
+std::string describe_address(const void* address, const Job& job);
+
+}  // namespace orchard::sim

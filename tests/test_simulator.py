@@ -1,0 +1,300 @@
+"""The simulator alone: Metal kernels on NumPy arrays, and what it counts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchard_ops import sim
+
+KERNELS = Path(__file__).parent / "sim_kernels"
+
+
+def kernel(file, entry=None, **defines):
+    """Compile a kernel of ``tests/sim_kernels``."""
+    text = (KERNELS / f"{file}.metal").read_text(encoding="utf-8")
+    return sim.compile(text, entry or file, {k: str(v) for k, v in defines.items()})
+
+
+def as_bfloat(x):
+    """Round float32 to bfloat16, to nearest even, as uint16 bits."""
+    bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bfloat(bits):
+    """Widen bfloat16 bits to float32."""
+    return (np.asarray(bits, np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def test_saxpy():
+    """A plain kernel computes what its text says, in place."""
+    x = np.arange(256, dtype=np.float32)
+    y = np.ones(256, np.float32)
+    kernel("saxpy").dispatch([x, y, 2.5], 4, 64)
+    np.testing.assert_array_equal(2.5 * x + 1, y)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_lane_layout(strict):
+    """Each lane holds Apple's two elements of an 8x8 matrix."""
+    held = np.zeros((32, 2), np.float32)
+    matrix = np.arange(64, dtype=np.float32)
+    kernel("layout").dispatch([matrix, held], 1, 32, strict=strict)
+    lane = np.arange(32)
+    row = 4 * (lane >> 4 & 1) + 2 * (lane >> 2 & 1) + (lane >> 1 & 1)
+    column = 4 * (lane >> 3 & 1) + 2 * (lane & 1)
+    np.testing.assert_array_equal(
+        np.stack([8 * row + column, 8 * row + column + 1], 1), held
+    )
+
+
+TYPES = {"float": np.float32, "half": np.float16, "bfloat": np.uint16}
+
+
+def random_matrix(name, seed):
+    """A matrix as stored in MSL type ``name`` and as float64."""
+    values = np.random.default_rng(seed).standard_normal((8, 8)).astype(np.float32)
+    if name == "bfloat":
+        bits = as_bfloat(values)
+        return bits, from_bfloat(bits).astype(np.float64)
+    stored = values.astype(TYPES[name])
+    return stored, stored.astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        "float float float float",
+        "half half float float",
+        "bfloat bfloat float float",
+        "half half half half",
+        "bfloat bfloat bfloat bfloat",
+        "float half float float",
+        "half bfloat float float",
+    ],
+)
+def test_matrix_multiply(types):
+    """A multiply-accumulate of any operand types matches NumPy."""
+    names = types.split()
+    a, b, c = (random_matrix(name, i) for i, name in enumerate(names[:3]))
+    d = np.zeros((8, 8), TYPES[names[3]])
+    compiled = kernel("multiply", **dict(zip(("TA", "TB", "TC", "TD"), names)))
+    compiled.dispatch([a[0], b[0], c[0], d], 1, 32)
+    got = from_bfloat(d) if names[3] == "bfloat" else d
+    tolerance = {"float": 1e-6, "half": 2e-3, "bfloat": 1e-2}[names[3]]
+    np.testing.assert_allclose(
+        a[1] @ b[1] + c[1], got, rtol=tolerance, atol=2 * tolerance
+    )
+
+
+def test_transposed_load():
+    """simdgroup_load with transpose reads columns as rows."""
+    a, b = (random_matrix("float", i)[0] for i in range(2))
+    c, d = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.float32)
+    floats = {name: "float" for name in ("TA", "TB", "TC", "TD")}
+    kernel("multiply", TRANSPOSE="true", **floats).dispatch([a, b, c, d], 1, 32)
+    np.testing.assert_allclose(a @ b.T, d, rtol=1e-5, atol=1e-6)
+
+
+def test_foreign_layout():
+    """A foreign lane layout changes what lanes hold, not what multiplies give."""
+    options = sim.options()
+    matrix = np.arange(64, dtype=np.float32)
+    plain, foreign = np.zeros((2, 32, 2), np.float32)
+    kernel("layout").dispatch([matrix, plain], 1, 32)
+    options.has_foreign_layout = True
+    try:
+        kernel("layout").dispatch([matrix, foreign], 1, 32)
+    finally:
+        options.has_foreign_layout = False
+    assert not np.array_equal(plain, foreign)
+    assert sorted(plain.ravel()) == sorted(foreign.ravel())
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_order_of_summation(order):
+    """The order inside a multiply can be chosen; every order is a sum."""
+    options = sim.options()
+    a, b = (random_matrix("float", i)[0] for i in range(2))
+    c, d = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.float32)
+    floats = {name: "float" for name in ("TA", "TB", "TC", "TD")}
+    options.matrix_order = order
+    try:
+        kernel("multiply", **floats).dispatch([a, b, c, d], 1, 32)
+    finally:
+        options.matrix_order = 0
+    np.testing.assert_allclose(a @ b, d, rtol=1e-5, atol=1e-6)
+
+
+def test_simdgroup_functions():
+    """Shuffles, votes and reductions follow their definitions."""
+    x = np.arange(32, dtype=np.float32)
+    out = np.zeros((13, 32), np.float32)
+    kernel("simdgroup", "simdgroup_functions").dispatch([x, out], 1, 32)
+    lane = np.arange(32)
+    want = [
+        x[::-1],
+        x[lane ^ 5],
+        x[np.where(lane >= 3, lane - 3, lane)],
+        x[np.where(lane < 29, lane + 3, lane)],
+        np.full(32, 7),
+        np.full(32, x.sum()),
+        np.full(32, 31),
+        np.zeros(32),
+        np.cumsum(x),
+        np.cumsum(x) - x,
+        np.full(32, np.float32(0xFFFE0000)),
+        np.ones(32),
+        x.reshape(8, 4).sum(1).repeat(4),
+    ]
+    np.testing.assert_array_equal(np.stack(want), out)
+
+
+def edge_values():
+    """Values that are hard to round: ties, subnormals, limits, random."""
+    rng = np.random.default_rng(7)
+    special = [0.0, -0.0, 1.0, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8]
+    special += [65504.0, 65519.9, 65520.0, 6e-8, 5.96e-8, 3e-8, 1e-7, 3.3e38, -2.5e-5]
+    wide = rng.standard_normal(1000) * 10.0 ** rng.uniform(-6, 4, 1000)
+    return np.concatenate([special, wide]).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["half", "bfloat"])
+def test_rounding(name):
+    """half and bfloat round to nearest even at every conversion and operation."""
+    x = edge_values()
+    y = x[::-1].copy()
+    out = np.zeros((4, x.size), np.float32)
+    compiled = kernel("rounding", T=name)
+    compiled.dispatch([x, y, out, np.uint32(x.size)], x.size, 1)
+
+    def rounded(value):
+        with np.errstate(over="ignore", invalid="ignore"):
+            if name == "half":
+                return value.astype(np.float16).astype(np.float32)
+            return from_bfloat(as_bfloat(value))
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        a, b = rounded(x), rounded(y)
+        product = rounded(a * b)
+        want = np.stack([a, product, rounded(a + b), rounded(product + a)])
+    np.testing.assert_array_equal(want[~np.isnan(want)], out[~np.isnan(want)])
+
+
+def test_templates():
+    """Explicit instantiations are found under their host_name."""
+    x = np.arange(32, dtype=np.float16)
+    kernel("scale", "scale_half_3").dispatch([x], 1, 32)
+    np.testing.assert_array_equal(np.arange(32) * 3, x)
+    y = np.arange(32, dtype=np.float32)
+    kernel("scale", "scale_float_5").dispatch([y], 1, 32)
+    np.testing.assert_array_equal(np.arange(32) * 5, y)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_vectors(strict):
+    """Vector constructors, swizzles and functions follow MSL."""
+    x = np.array([[1, 2, 3, 4], [-1, 5, 0.25, 8]], np.float32)
+    out = np.zeros((10, 4), np.float32)
+    pairs = np.arange(8, dtype=np.float32)
+    kernel("vectors").dispatch([x, out, pairs], 1, 1, strict=strict)
+    a, b = x
+    mixed = np.array([1, -1, 5, 4], np.float32)
+    want = [
+        a[::-1],
+        [2, 4, 0.25, 8],
+        np.where(a < b, b, a),
+        mixed,
+        [np.float32(np.pi), 0, 2, 0],
+        [1, 2, 3, mixed @ b],
+        [4, 5, 6, 7],
+        [1.5, 2, 3.25, 3.25],
+        np.clip(b, -0.5, 0.5) + mixed * b + 1,
+        [7, 8, 31, 2],
+    ]
+    want[4] = [np.float32(np.pi), 0, 2, out[4, 3]]
+    np.testing.assert_array_equal(np.array(want, np.float32), out)
+
+
+def test_same_bits_for_all_seeds():
+    """The schedule does not show in the results of a correct kernel."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((8, 8)).astype(np.float32)
+    compiled = kernel("chain")
+    results = []
+    for seed in range(10):
+        out = np.zeros((3, 4, 2, 64), np.float32)
+        compiled.dispatch([a, out], 3, 128, seed=seed)
+        results.append(out.tobytes())
+    assert len(set(results)) == 1
+
+
+def test_eager_multiplies_change_nothing():
+    """Multiplies without lane switches give the bits of those with them."""
+    a = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    eager, patient, strict = np.zeros((3, 3, 4, 2, 64), np.float32)
+    compiled = kernel("chain")
+    compiled.dispatch([a, eager], 3, 128)
+    compiled.dispatch([a, strict], 3, 128, strict=True)
+    sim.options().is_eager = False
+    try:
+        compiled.dispatch([a, patient], 3, 128)
+    finally:
+        sim.options().is_eager = True
+    assert eager.tobytes() == patient.tobytes() == strict.tobytes()
+
+
+def test_counters():
+    """A known kernel is counted exactly, loads and stores included."""
+    x = np.ones((64, 4), np.float32)
+    y = np.zeros(64, np.float32)
+    counted = kernel("counted").dispatch([x, y, 0.0], 1, 64, strict=True)
+    want = {
+        "launches": 1,
+        "threadgroups": 1,
+        "threads": 64,
+        "matrix_multiplies": 4,
+        "shuffles": 2,
+        "reductions": 2,
+        "votes": 2,
+        "threadgroup_barriers": 1,
+        "simdgroup_barriers": 2,
+        "exponentials": 64,
+        "device_loads": 64,
+        "device_load_bytes": 1024,
+        "device_stores": 64,
+        "device_store_bytes": 256,
+        "constant_loads": 64,
+        "constant_load_bytes": 256,
+        "threadgroup_loads": 64,
+        "threadgroup_load_bytes": 256,
+        "threadgroup_stores": 64,
+        "threadgroup_store_bytes": 256,
+        "uninitialized_reads": 0,
+    }
+    assert want == {name: counted[name] for name in want}
+
+
+def test_cache_is_private(tmp_path, monkeypatch):
+    """Compiled kernels land in a folder that only the user can read."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("ORCHARD_CACHE_DIR", str(folder))
+    kernel("saxpy", UNIQUE=os.getpid())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert len(list(folder.glob("*.so"))) == 1
+    assert not list(folder.glob("build-*"))
+
+
+def test_kernel_info():
+    """A kernel tells its parameters' names, indices and spaces."""
+    parameters = kernel("saxpy").info["parameters"]
+    assert [(p["name"], p["index"], p["space"]) for p in parameters[:3]] == [
+        ("x", 0, "device"),
+        ("y", 1, "device"),
+        ("a", 2, "constant"),
+    ]
