@@ -37,6 +37,7 @@ DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
 FRAMEWORKS = ("Foundation", "Metal")
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>8}  "
+WITNESS = "2.4.1"  # Its libraries load on macOS 11: all they need is there.
 EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
 
 
@@ -116,7 +117,7 @@ def sources(*patterns: str) -> list[Path]:
 def text_digest() -> bytes:
     """Return a digest of every text that an object may depend on."""
     digest = hashlib.sha256()
-    for path in sources("csrc/**/*.h", "kernels/**/*", "tools/macos_sdk/**/*.h"):
+    for path in sources("csrc/*/*.h", "csrc/device/metal/*.h", "kernels/**/*"):
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.digest()
@@ -196,13 +197,13 @@ def witnesses(version: str, tree: Path) -> list[macho.MachO]:
 
 
 def owners_for(
-    target: str, torch: list[macho.MachO], oldest: list[macho.MachO]
+    target: str, torch: list[macho.MachO], old: list[macho.MachO]
 ) -> checks.Owners:
     """Return who exports what, where a PyTorch runs on a macOS."""
     owners = checks.Owners()
     for library in torch:
         owners.add_library(library)
-    for library in [*torch, *oldest]:
+    for library in [*torch, *old]:
         if checks.number(library.minimum_os) <= checks.number(target):
             owners.add_witness(library)
     owners.add_known(target)
@@ -334,7 +335,7 @@ def build_torch(
     python = MATRIX["torch"]["torch24"]["python"]
     tree = macos_torch.torch_tree(version, python)
     torch = witnesses(version, tree)
-    oldest = witnesses(OLDEST, macos_torch.torch_tree(OLDEST, python))
+    old = witnesses(WITNESS, macos_torch.torch_tree(WITNESS, python))
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
     builder = Builder(folder, toolchain, macos_torch.metal_cpp(python))
     lowest = MATRIX["macos"]["torch"][version]
@@ -342,7 +343,7 @@ def build_torch(
     device = builder.device_objects(lowest)
     rows = []
     for target in targets:
-        owners = owners_for(target, torch, oldest)
+        owners = owners_for(target, torch, old)
         write_stubs(owners, toolchain.stubs)
         place = folder / f"torch-{version}" / target
         library = builder.link(target, device, place / DEVICE)
@@ -370,9 +371,6 @@ def build_torch(
         )
         print(f"{wheel.name}: {count} symbols, {len(sent)} messages", flush=True)
     return rows
-
-
-OLDEST = next(iter(MATRIX["macos"]["torch"]))
 
 
 def wanted(options: argparse.Namespace) -> dict[str, list[str]]:

@@ -1,0 +1,67 @@
+// tests/metal_runtime/metal.h: Metal's classes over the simulator, the faults
+// that tests inject into them, and what they saw.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+
+namespace standin {
+
+struct Faults {
+  bool has_device = true;
+  bool is_compiling = true;       // else newLibraryWithSource fails
+  bool has_function = true;
+  bool is_making_pipelines = true;
+  bool is_allocating = true;      // else newBufferWithLength gives nil
+  bool is_running = true;         // else command buffers end in error
+  int macos = 15;
+  int family = 7;                 // newest Apple family it supports
+  uint32_t max_threads = 0;       // of a compiled pipeline; 0: as compiled
+};
+Faults& faults();
+
+// Puts faults() in force: methods that an older macOS lacks disappear.
+void apply_faults();
+
+// What the last compilation was given.
+struct Compilation {
+  std::string source;
+  uint32_t language_version = 0;
+  int64_t math_mode = -1;       // -1: never set
+  int64_t math_functions = -1;
+  int is_fast_math = -1;
+};
+Compilation last_compilation();
+int64_t compilations();
+
+// Every message that an encoder got, in order: "setBuffer 0 +16".
+std::vector<std::string> encoded();
+void clear_encoded();
+
+// A buffer of the simulated GPU, one reference, the caller's.
+void* new_buffer(uint64_t length_bytes, orchard::device::StorageMode mode);
+// Copies in and out whatever the mode.
+void write_buffer(void* buffer, const void* data, uint64_t length_bytes);
+void read_buffer(void* buffer, void* data, uint64_t length_bytes);
+
+// A stream as PyTorch keeps one: one open command buffer and encoder, given
+// out again and again until it is committed.
+class Stream {
+ public:
+  Stream();
+  ~Stream();
+  void* command_buffer();
+  void* compute_encoder();
+  // Ends the encoder, commits, waits.
+  void synchronize();
+
+ private:
+  void* queue_ = nullptr;
+  void* buffer_ = nullptr;
+  void* encoder_ = nullptr;
+};
+
+}  // namespace standin

@@ -1,0 +1,43 @@
+"""The Metal device's own C++ code, run off a Mac over a stand-in for Apple's."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "metal_runtime"
+TESTS = re.findall(r"^    TEST\((\w+)\),$", (HERE / "test_metal.cpp").read_text(), re.M)
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="the stand-in's assembly is for Linux; a Mac has the real thing",
+)
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """Build the program, once for all processes of a test run."""
+    sys.path.insert(0, str(HERE))
+    import build
+
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return build.build(Path(base) / "orchard-ops-dev" / "metal_runtime")
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_metal_device(program: Path, name: str) -> None:
+    """Each test of test_metal.cpp passes in a process of its own."""
+    done = subprocess.run([program, name], text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_program_knows_its_tests(program: Path) -> None:
+    """The list of tests here is the program's own."""
+    listed = subprocess.run([program], text=True, capture_output=True, check=True)
+    assert listed.stdout.split() == TESTS
