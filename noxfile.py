@@ -19,7 +19,8 @@ nox.needs_version = ">=2024.10.9"
 
 ROOT = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-MATRIX = nox.project.load_toml(ROOT / "versions.toml")["torch"]
+VERSIONS = nox.project.load_toml(ROOT / "versions.toml")
+MATRIX = VERSIONS["torch"]
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 BUILD_TOOLS = [*PROJECT["build-system"]["requires"], "cmake>=3.24", "ninja>=1.10"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
@@ -128,6 +129,13 @@ def demo(session: nox.Session) -> None:
     """Train a small GPT through the Metal kernels, beside PyTorch on the CPU."""
     install_package(session, DEMO_TORCH, "demo")
     session.run("orchard-ops", "train", *session.posargs, env=kernel_cache())
+
+
+@nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH))
+def wheels_macos(session: nox.Session) -> None:
+    """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
+    session.install(f"ziglang=={VERSIONS['package']['ziglang']}")
+    session.run("python", "tools/macos_wheels.py", *session.posargs)
 
 
 @nox.session(python=interpreter(NEWEST_TORCH))

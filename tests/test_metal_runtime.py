@@ -33,7 +33,13 @@ def program() -> Path:
 @pytest.mark.parametrize("name", TESTS)
 def test_metal_device(program: Path, name: str) -> None:
     """Each test of test_metal.cpp passes in a process of its own."""
-    done = subprocess.run([program, name], text=True, capture_output=True, timeout=300)
+    done = subprocess.run(
+        [program, name],
+        env={"ORCHARD_SIM_CXX": f"{sys.executable} -m ziglang c++", **os.environ},
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -49,8 +49,31 @@ SINCE = {
     },
     FOUNDATION: {},
 }
-# Messages newer than the oldest macOS we run on; pipeline.cpp asks the system
-# before it sends them.
+# Every class and selector that we use, with the macOS that brought it: one that
+# is not here fails until someone has looked it up.
+MESSAGES = {
+    "10.0": """
+        NSAutoreleasePool NSProcessInfo NSString UTF8String alloc contents drain init
+        length localizedDescription methodSignatureForSelector: processInfo release
+        respondsToSelector: retain stringWithCString:encoding:
+        """,
+    "10.10": "isOperatingSystemAtLeastVersion:",
+    "10.11": """
+        MTLCompileOptions addCompletedHandler: commandBuffer commit
+        computeCommandEncoder device dispatchThreadgroups:threadsPerThreadgroup:
+        endEncoding error maxThreadsPerThreadgroup maxTotalThreadsPerThreadgroup name
+        newBufferWithLength:options: newCommandQueue
+        newComputePipelineStateWithFunction:error: newFunctionWithName:
+        newLibraryWithSource:options:error: setBuffer:offset:atIndex:
+        setBytes:length:atIndex: setComputePipelineState: setFastMathEnabled:
+        setLanguageVersion: setThreadgroupMemoryLength:atIndex: status storageMode
+        waitUntilCompleted
+        """,
+    "10.13": "maxThreadgroupMemoryLength registryID",
+    "10.15": "supportsFamily:",
+    "15.0": "setMathFloatingPointFunctions: setMathMode:",
+}
+# pipeline.cpp asks the system before it sends these.
 GUARDED = {"setMathMode:", "setMathFloatingPointFunctions:"}
 # A private copy of the C++ runtime would export these, and PyTorch's exceptions
 # would not unwind through it.
@@ -132,10 +155,19 @@ def messages(objects: list[MachO]) -> set[str]:
     return {match[1] for match in names if match}
 
 
-def unknown_messages(used: set[str], tables: dict[str, str]) -> list[str]:
-    """Return a sentence for each accessor that metal-cpp does not define."""
-    missing = sorted(used - set(tables))
-    return [f"{name} is in none of metal-cpp's tables" for name in missing]
+def unfit_messages(used: set[str], tables: dict[str, str], target: str) -> list[str]:
+    """Return a sentence for each accessor that may not reach its object."""
+    since = {name: v for v, names in MESSAGES.items() for name in names.split()}
+    problems = []
+    for accessor in sorted(used):
+        name = tables.get(accessor)
+        if name is None:
+            problems.append(f"{accessor} is in none of metal-cpp's tables")
+        elif name not in since:
+            problems.append(f"{name} is new: add it to MESSAGES in macos_checks.py")
+        elif number(since[name]) > number(target) and name not in GUARDED:
+            problems.append(f"{name} needs macOS {since[name]} and is not guarded")
+    return problems
 
 
 def misbuilt(binary: MachO, target: str, image: bytes, folders: list[str]) -> list[str]:

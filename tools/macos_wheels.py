@@ -94,7 +94,9 @@ class Toolchain:
 def zig_version() -> str:
     """Return the version of the ziglang that runs."""
     command = [sys.executable, "-m", "ziglang", "version"]
-    return subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
+    return subprocess.run(
+        command, check=True, text=True, capture_output=True
+    ).stdout.strip()
 
 
 def zig_target(target: str) -> str:
@@ -190,7 +192,7 @@ class Builder:
         return out
 
 
-def witnesses(version: str, tree: Path) -> list[macho.MachO]:
+def libraries(tree: Path) -> list[macho.MachO]:
     """Return a PyTorch's libraries."""
     folder = tree / "torch" / "lib"
     return [macho.read(folder / f"lib{name}.dylib") for name in ("c10", "torch_cpu")]
@@ -243,7 +245,7 @@ def check(
         count += len(binary.imports)
     senders = [o for o in objects if not o.name.startswith("implementation-")]
     used = checks.messages([macho.read(path) for path in senders])
-    problems += checks.unknown_messages(used, builder.tables)
+    problems += checks.unfit_messages(used, builder.tables, target)
     if problems:
         raise Failure("\n".join(problems))
     return count, sorted(builder.tables[name] for name in used)
@@ -334,8 +336,8 @@ def build_torch(
     """Build the wheels of one PyTorch; return a row of the table for each."""
     python = MATRIX["torch"]["torch24"]["python"]
     tree = macos_torch.torch_tree(version, python)
-    torch = witnesses(version, tree)
-    old = witnesses(WITNESS, macos_torch.torch_tree(WITNESS, python))
+    torch = libraries(tree)
+    old = libraries(macos_torch.torch_tree(WITNESS, python))
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
     builder = Builder(folder, toolchain, macos_torch.metal_cpp(python))
     lowest = MATRIX["macos"]["torch"][version]

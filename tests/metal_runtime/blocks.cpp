@@ -40,8 +40,8 @@ struct alignas(16) Count {
 };
 
 void* counted(size_t bytes) {
-  auto* memory = static_cast<char*>(std::aligned_alloc(
-      16, (sizeof(Count) + bytes + 15) / 16 * 16));
+  auto* memory = static_cast<char*>(
+      std::aligned_alloc(16, (sizeof(Count) + bytes + 15) / 16 * 16));
   new (memory) Count;
   return memory + sizeof(Count);
 }
@@ -114,8 +114,7 @@ void _Block_release(const void* argument) {
 void _Block_object_assign(void* to, const void* object, int flags) {
   auto** const place = static_cast<const void**>(to);
   if ((flags & kMask) == kIsVariable) {
-    *place = copy_variable(
-        static_cast<Variable*>(const_cast<void*>(object)));
+    *place = copy_variable(static_cast<Variable*>(const_cast<void*>(object)));
     return;
   }
   *place = _Block_copy(object);

@@ -202,9 +202,7 @@ uint64_t buffer_mode(Buffer* self, SEL) {
 uint64_t buffer_length(Buffer* self, SEL) {
   return sim::length_bytes(self->memory);
 }
-void* buffer_contents(Buffer* self, SEL) {
-  return sim::contents(self->memory);
-}
+void* buffer_contents(Buffer* self, SEL) { return sim::contents(self->memory); }
 Object* buffer_device(Buffer*, SEL) { return the_device(); }
 
 // MTLCommandQueue, MTLCommandBuffer.
@@ -276,27 +274,30 @@ void set_pipeline(Encoder* self, SEL, Pipeline* pipeline) {
 }
 void bind(Encoder* self, orchard::device::Argument argument) {
   auto& bound = self->next.arguments;
-  std::erase_if(bound, [&](const auto& old) {
-    return old.index == argument.index;
-  });
+  std::erase_if(bound,
+                [&](const auto& old) { return old.index == argument.index; });
   bound.push_back(argument);
 }
 void set_buffer(
     Encoder* self, SEL, Buffer* buffer, uint64_t offset, uint64_t index) {
   note("setBuffer " + std::to_string(index) + " +" + std::to_string(offset));
   use(self, buffer);
-  bind(self,
-       {static_cast<uint32_t>(index), orchard::device::Access::read_write,
-        sim::view(buffer->memory, offset,
-                  sim::length_bytes(buffer->memory) - offset),
-        {}});
+  bind(self, {static_cast<uint32_t>(index),
+              orchard::device::Access::read_write,
+              sim::view(buffer->memory, offset,
+                        sim::length_bytes(buffer->memory) - offset),
+              {}});
 }
-void set_bytes(
-    Encoder* self, SEL, const std::byte* data, uint64_t length,
-    uint64_t index) {
+void set_bytes(Encoder* self,
+               SEL,
+               const std::byte* data,
+               uint64_t length,
+               uint64_t index) {
   note("setBytes " + std::to_string(index) + " " + std::to_string(length));
   auto& kept = self->commands->bytes.emplace_back(data, data + length);
-  bind(self, {static_cast<uint32_t>(index), orchard::device::Access::read, {},
+  bind(self, {static_cast<uint32_t>(index),
+              orchard::device::Access::read,
+              {},
               std::span<const std::byte>(kept)});
 }
 void set_threadgroup(Encoder* self, SEL, uint64_t length, uint64_t) {
@@ -357,8 +358,8 @@ void install_device() {
   method("MTLDevice", "maxThreadgroupMemoryLength", threadgroup_memory);
   method("MTLDevice", "maxThreadsPerThreadgroup", threads_per_threadgroup);
   method("MTLDevice", "newLibraryWithSource:options:error:", new_library);
-  method("MTLDevice", "newComputePipelineStateWithFunction:error:",
-         new_pipeline);
+  method("MTLDevice",
+         "newComputePipelineStateWithFunction:error:", new_pipeline);
   method("MTLDevice", "newBufferWithLength:options:", new_buffer_message);
   method("MTLDevice", "newCommandQueue", new_queue);
 }
@@ -402,8 +403,8 @@ void apply_faults() {
   remove_method("MTLCompileOptions", "setMathFloatingPointFunctions:");
   if (faults().macos < 15) return;
   method("MTLCompileOptions", "setMathMode:", set_math_mode);
-  method("MTLCompileOptions", "setMathFloatingPointFunctions:",
-         set_math_functions);
+  method("MTLCompileOptions",
+         "setMathFloatingPointFunctions:", set_math_functions);
 }
 
 Compilation last_compilation() {

@@ -12,14 +12,14 @@ namespace standin {
 
 struct Faults {
   bool has_device = true;
-  bool is_compiling = true;       // else newLibraryWithSource fails
+  bool is_compiling = true;  // else newLibraryWithSource fails
   bool has_function = true;
   bool is_making_pipelines = true;
-  bool is_allocating = true;      // else newBufferWithLength gives nil
-  bool is_running = true;         // else command buffers end in error
+  bool is_allocating = true;  // else newBufferWithLength gives nil
+  bool is_running = true;     // else command buffers end in error
   int macos = 15;
-  int family = 7;                 // newest Apple family it supports
-  uint32_t max_threads = 0;       // of a compiled pipeline; 0: as compiled
+  int family = 7;            // newest Apple family it supports
+  uint32_t max_threads = 0;  // of a compiled pipeline; 0: as compiled
 };
 Faults& faults();
 
@@ -30,7 +30,7 @@ void apply_faults();
 struct Compilation {
   std::string source;
   uint32_t language_version = 0;
-  int64_t math_mode = -1;       // -1: never set
+  int64_t math_mode = -1;  // -1: never set
   int64_t math_functions = -1;
   int is_fast_math = -1;
 };

@@ -224,7 +224,7 @@ void refuses_macos_12() {
 }
 
 // A step of making a pipeline fails, says why, and is tried again.
-void recovers(bool standin::Faults::*fault, const std::string& words) {
+void recovers(bool standin::Faults::* fault, const std::string& words) {
   standin::faults().*fault = false;
   expect_in(error_of(ErrorKind::compile, [] { gpu().pipeline(kProbe); }),
             words);
@@ -255,8 +255,7 @@ void reports_a_gpu_error_once() {
   standin::faults().is_running = false;
   source().stream.synchronize();
   standin::faults().is_running = true;
-  expect_in(error_of(ErrorKind::device,
-                     [] { metal::throw_gpu_error(gpu()); }),
+  expect_in(error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); }),
             "GPU Timeout");
   metal::throw_gpu_error(gpu());
   attention.submit();
