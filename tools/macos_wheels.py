@@ -210,7 +210,7 @@ def owners_for(
             owners.add_witness(library)
     owners.add_known(target)
     if sys.platform != "darwin":
-        import ziglang
+        import ziglang  # type: ignore[import-untyped]
 
         folder = Path(ziglang.__file__).parent / "lib" / "libc" / "darwin"
         names = checks.tbd_symbols((folder / "libSystem.tbd").read_text())

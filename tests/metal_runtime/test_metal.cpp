@@ -374,6 +374,12 @@ void neither_leaks_nor_releases_too_much() {
     const int64_t old = was == before.end() ? 0 : was->second;
     expect(count <= old, kind + " leaks: " + std::to_string(count - old));
   }
+  // What compiling and encoding need for a moment, at the first call too.
+  for (const char* kind : {"MTLCompileOptions", "MTLLibrary", "MTLFunction",
+                           "MTLCommandBuffer", "MTLComputeCommandEncoder",
+                           "NSString", "NSError", "NSAutoreleasePool"}) {
+    expect(now.live.count(kind) == 0, std::string(kind) + " leaks");
+  }
   expect(now.over_releases == 0, "released too often");
   expect(now.messages_to_dead == 0, "message to a dead object");
   expect(now.autoreleased_without_pool == 0, "autoreleased without a pool");
