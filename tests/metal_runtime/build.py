@@ -18,10 +18,20 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SOURCES = (
     *("csrc/device/*.cpp", "csrc/device/sim/*.cpp", "csrc/device/metal/*.cpp"),
-    *("csrc/attention/*.cpp", "tests/metal_runtime/*.cpp", "tests/metal_runtime/*.S"),
+    *(
+        "csrc/attention/*.cpp",
+        "csrc/torch/mps_stream.cpp",
+        "tests/metal_runtime/*.cpp",
+        "tests/metal_runtime/*.S",
+    ),
 )
 TEXTS = ("kernels/**/*.metal", "kernels/**/*.h", "csrc/device/sim/msl/*")
-HEADERS = ("csrc/attention/*.h", "csrc/device/**/*.h", "tests/metal_runtime/**/*.h")
+HEADERS = (
+    "csrc/attention/*.h",
+    "csrc/torch/mps_stream.h",
+    "csrc/device/**/*.h",
+    "tests/metal_runtime/**/*.h",
+)
 
 
 def files(*patterns: str) -> list[Path]:
@@ -56,6 +66,8 @@ def compile_flags(headers: Path) -> list[str]:
         *(f"-I{ROOT}", f"-I{ROOT / 'csrc'}", f"-I{HERE}"),
         *(f"-isystem{HERE / 'include'}", f"-isystem{ROOT / 'tools' / 'macos_sdk'}"),
         f"-isystem{headers}",
+        # mps_stream.cpp declares the stream itself before 2.7.
+        *("-DORCHARD_TORCH_MAJOR=2", "-DORCHARD_TORCH_MINOR=4"),
     ]
 
 

@@ -14,7 +14,9 @@
 #include "device/metal/metal.h"
 #include "device/sim/sim.h"
 #include "metal.h"
+#include "mps.h"
 #include "runtime.h"
+#include "torch/mps_stream.h"
 
 namespace {
 
@@ -385,6 +387,45 @@ void neither_leaks_nor_releases_too_much() {
   expect(now.autoreleased_without_pool == 0, "autoreleased without a pool");
 }
 
+// PyTorch's stream instead of the test's own.
+void lends_pytorchs_encoder_on_its_queue() {
+  device::Device& device = metal::system_device(torch_ops::mps_stream());
+  device::Launch launch;
+  launch.pipeline = device.pipeline(kProbe);
+  launch.threads_per_threadgroup = {32, 1, 1};
+  void* matches = standin::new_buffer(128, StorageMode::private_);
+  launch.arguments = {{0, device::Access::write, {matches, 0, 128}, {}}};
+  device.submit({&launch, 1});
+  torch_ops::synchronize_mps();
+  std::array<uint32_t, 32> lanes{};
+  standin::read_buffer(matches, lanes.data(), sizeof(lanes));
+  for (const uint32_t lane : lanes) expect(lane == 1, "kernel did not run");
+  expect(standin::calls_off_queue() == 0, "stream used off its queue");
+}
+
+void carries_exceptions_out_of_the_queue() {
+  const auto fail = [](const metal::OpenEncoder&) {
+    expect(standin::is_on_queue(), "not on the queue");
+    throw Error(ErrorKind::device, "from inside");
+  };
+  expect_in(
+      error_of(ErrorKind::device, [&] { torch_ops::mps_stream().run(fail); }),
+      "from inside");
+  expect(!standin::is_on_queue(), "still on the queue");
+}
+
+void synchronizing_reports_a_gpu_error() {
+  lends_pytorchs_encoder_on_its_queue();
+  device::Device& device = metal::system_device(torch_ops::mps_stream());
+  device::Launch launch;
+  launch.pipeline = device.pipeline(kProbe);
+  launch.threads_per_threadgroup = {32, 1, 1};
+  device.submit({&launch, 1});
+  standin::faults().is_running = false;
+  expect_in(error_of(ErrorKind::device, torch_ops::synchronize_mps),
+            "GPU Timeout");
+}
+
 #define TEST(name) {#name, name}
 const std::pair<const char*, void (*)()> kTests[] = {
     TEST(reads_the_limits_of_the_device),
@@ -413,6 +454,9 @@ const std::pair<const char*, void (*)()> kTests[] = {
     TEST(finds_the_device_of_a_buffer),
     TEST(compiles_once_for_many_threads),
     TEST(neither_leaks_nor_releases_too_much),
+    TEST(lends_pytorchs_encoder_on_its_queue),
+    TEST(carries_exceptions_out_of_the_queue),
+    TEST(synchronizing_reports_a_gpu_error),
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
 // tests/metal_runtime/include/dispatch/dispatch.h: the names that metal-cpp
-// and torch_ops use; dispatch.cpp has the one function that runs.
+// and torch_ops use; mps.cpp has the one function.
 #pragma once
 
 typedef struct dispatch_queue_s* dispatch_queue_t;
@@ -8,4 +8,4 @@ typedef void (*dispatch_function_t)(void*);
 
 extern "C" void dispatch_sync_f(dispatch_queue_t queue,
                                 void* context,
-                                dispatch_function_t work);
+                                dispatch_function_t work) noexcept;
