@@ -415,13 +415,12 @@ TORCH_LIBRARY(orchard_ops, m) {
       "backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, "
       "Tensor lse, float scale, int causal, "
       "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)");
+  // These only report: one function for every key.
   m.def(
       "supports(Tensor q, Tensor k, Tensor v, float scale, int causal) -> str",
-      torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, supports));
+      supports);
   m.def("describe_storage(Tensor tensor) -> (str, int, int, str)",
-        torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd,
-                        describe_storage));
-  // No tensor argument tells a key: catch-all.
+        describe_storage);
   m.def("call_counts() -> (int, int, int, int)", call_counts);
   m.def("reset_call_counts() -> ()", reset_counts);
 }
