@@ -171,8 +171,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
     int column = column0 + 8 * c + 2 * at.pair;
     Keys::store_columns(dk + column * p.dk.row, p.dk.row, p.len_kv - column,
                         base, at, p.scale, columns.dk + c * (SLICE / 8));
-    Values::store_columns(dv + column * p.dv.row, p.dv.row,
-                          p.len_kv - column, base_v, at, 1.0f,
-                          columns.dv + c * (SLICE_V / 8));
+    Values::store_columns(dv + column * p.dv.row, p.dv.row, p.len_kv - column,
+                          base_v, at, 1.0f, columns.dv + c * (SLICE_V / 8));
   }
 }

@@ -92,8 +92,8 @@ inline void contract(thread const Operand* rows,
     for (int c = 0; c < TILE_COLS; ++c) {
       int column = column0 + 8 * c + 2 * at.pair;
       Operand keys[SLICE / 8];
-      Keys::load_columns(k + column * p.k.row, p.k.row, p.len_kv - column,
-                         base, at, keys);
+      Keys::load_columns(k + column * p.k.row, p.k.row, p.len_kv - column, base,
+                         at, keys);
       contract<SLICE / 8>(rows.q, keys, c, s);
       Operand values[SLICE_V / 8];
       Values::load_columns(v + column * p.v.row, p.v.row, p.len_kv - column,
@@ -125,8 +125,7 @@ inline void contract(thread const Operand* rows,
     if (row < p.len_q) {
       device ELEM* to =
           dq + batch * p.dq.batch + head * p.dq.head + row * p.dq.row;
-      Gradients::store_rows(to, base, at, p.scale,
-                            gradient + t * (SLICE / 8));
+      Gradients::store_rows(to, base, at, p.scale, gradient + t * (SLICE / 8));
     }
   }
 }

@@ -18,8 +18,8 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
   int head = int(group.y);
   int batch = int(group.z);
   out += batch * p.out.batch + head * p.out.head + row * p.out.row;
-  grad_out += batch * p.grad_out.batch + head * p.grad_out.head +
-              row * p.grad_out.row;
+  grad_out +=
+      batch * p.grad_out.batch + head * p.grad_out.head + row * p.grad_out.row;
   float delta = 0.0f;
   for (int d = int(lane) * VEC; d < HEAD_DIM_V; d += 32 * VEC) {
     ELEM x[VEC];

@@ -33,12 +33,14 @@ inline void score(thread ForwardState& state,
     Keys::load_columns(k + column * p.k.row, p.k.row, p.len_kv - column, base,
                        at, keys);
 #pragma clang loop unroll(full)
-    for (int t = 0; t < TILE_ROWS; ++t) s[t * TILE_COLS + c] = zero_accumulator();
+    for (int t = 0; t < TILE_ROWS; ++t)
+      s[t * TILE_COLS + c] = zero_accumulator();
 #pragma clang loop unroll(full)
     for (int f = 0; f < SLICE / 8; ++f) {
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
-        multiply_add(s[t * TILE_COLS + c], state.q[t * (SLICE / 8) + f], keys[f]);
+        multiply_add(s[t * TILE_COLS + c], state.q[t * (SLICE / 8) + f],
+                     keys[f]);
       }
     }
   }

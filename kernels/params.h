@@ -16,9 +16,9 @@ typedef int32_t orchard_i32;
 #define SLOT_K 1
 #define SLOT_V 2
 #define SLOT_OUT 3
-#define SLOT_LSE 4       // float [batch, heads_q, len_q], natural log
+#define SLOT_LSE 4  // float [batch, heads_q, len_q], natural log
 #define SLOT_GRAD_OUT 5
-#define SLOT_STATS 6     // float2 [batch, heads_q, len_q]: lse*log2e, delta
+#define SLOT_STATS 6  // float2 [batch, heads_q, len_q]: lse*log2e, delta
 #define SLOT_DQ 7
 #define SLOT_DK 8
 #define SLOT_DV 9
@@ -42,7 +42,7 @@ struct AttentionParams {
   Strides dv;
   orchard_i32 heads_q;
   orchard_i32 heads_kv;
-  orchard_i32 group;         // heads_q / heads_kv
+  orchard_i32 group;  // heads_q / heads_kv
   orchard_i32 len_q;
   orchard_i32 len_kv;
   // Row r sees columns r + offset - window_left .. r + offset + window_right;
@@ -50,8 +50,8 @@ struct AttentionParams {
   orchard_i32 offset;
   orchard_i32 window_left;
   orchard_i32 window_right;
-  float scale;               // of q.k, as the user gave it
-  float scale_log2e;         // scale * log2(e): scores live in base 2
+  float scale;        // of q.k, as the user gave it
+  float scale_log2e;  // scale * log2(e): scores live in base 2
 };
 
 #ifndef __METAL_VERSION__

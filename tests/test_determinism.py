@@ -14,6 +14,8 @@ CASES = [
     Case("deterministic-f32", heads_q=4, heads_kv=2, len_q=45, len_kv=70,
          causal="bottom-right"),
     Case("deterministic-f16", torch.float16, len_q=70, len_kv=70, causal="top-left"),
+    # Simdgroups that share a tile add their parts through threadgroup memory.
+    Case("deterministic-split", head_dim=128, len_q=20, len_kv=33),
 ]  # fmt: skip
 SCHEDULES = 10
 

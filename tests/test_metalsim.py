@@ -6,6 +6,7 @@ import copy
 import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -117,7 +118,10 @@ handle = torch.zeros(4, device="metalsim").untyped_storage().data_ptr()
 def run_python(text: str) -> subprocess.CompletedProcess[str]:
     """Run a text in a Python of its own."""
     command = [sys.executable, "-c", text]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # Not from the source folder, which would hide the installed package.
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
 
 
 @pytest.mark.parametrize("storage_mode", ["private"], indirect=True)

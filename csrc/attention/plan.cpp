@@ -219,7 +219,9 @@ void add_launch(Device& device,
   launch.pipeline = fitting_pipeline(device, s);
   launch.arguments = std::move(arguments);
   launch.arguments.push_back(
-      {SLOT_PARAMS, Access::read, {},
+      {SLOT_PARAMS,
+       Access::read,
+       {},
        std::as_bytes(std::span<const AttentionParams>(&plan.params, 1))});
   const int64_t heads =
       kernel == Kernel::backward_dkdv ? problem.heads_kv : problem.heads_q;
@@ -247,8 +249,7 @@ void plan_forward(Device& device,
   plan.params = parameters(problem, tensors);
   add_launch(device, problem, tensors, Kernel::forward,
              {reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
-              reads(SLOT_V, tensors.v.view),
-              writes(SLOT_OUT, tensors.out.view),
+              reads(SLOT_V, tensors.v.view), writes(SLOT_OUT, tensors.out.view),
               writes(SLOT_LSE, tensors.lse)},
              plan);
 }

@@ -91,9 +91,9 @@ void check_shapes(const char* operation,
     refuse(operation, "q and k must have the same head_dim, got ", q[3],
            " and ", k[3]);
   }
-  for (const auto& [name, dim] : {std::pair<const char*, const Int&>{
-                                      "head_dim of q and k", q[3]},
-                                  {"head_dim of v", v[3]}}) {
+  for (const auto& [name, dim] :
+       {std::pair<const char*, const Int&>{"head_dim of q and k", q[3]},
+        {"head_dim of v", v[3]}}) {
     if (dim < 1 || dim > kMaxHeadDim) {
       refuse(operation, name, " must be 1 to ", kMaxHeadDim, ", got ", dim);
     }

@@ -9,7 +9,12 @@
 
 namespace orchard::attention {
 
-enum class Kernel : uint8_t { forward, backward_prepare, backward_dkdv, backward_dq };
+enum class Kernel : uint8_t {
+  forward,
+  backward_prepare,
+  backward_dkdv,
+  backward_dq
+};
 
 struct Tile {
   int max_head_dim;  // the row serves head sizes up to this

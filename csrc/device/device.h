@@ -15,11 +15,16 @@
 
 namespace orchard {
 
-enum class ErrorKind : uint8_t { invalid_problem, unsupported, device, compile };
+enum class ErrorKind : uint8_t {
+  invalid_problem,
+  unsupported,
+  device,
+  compile
+};
 
 // The one exception type of the C++ side.  Its text starts with the name of
-// the Python class that it becomes, "[InvalidProblemError] ...", since only text
-// crosses PyTorch's dispatcher (orchard_ops/_errors.py reads it).
+// the Python class that it becomes, "[InvalidProblemError] ...", since only
+// text crosses PyTorch's dispatcher (orchard_ops/_errors.py reads it).
 class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message)
@@ -47,7 +52,12 @@ class Error : public std::runtime_error {
 namespace device {
 
 // Values are MTLStorageMode's.
-enum class StorageMode : uint8_t { shared = 0, managed = 1, private_ = 2, memoryless = 3 };
+enum class StorageMode : uint8_t {
+  shared = 0,
+  managed = 1,
+  private_ = 2,
+  memoryless = 3
+};
 
 // A part of a device buffer.  `handle` is an MTLBuffer or a sim::Buffer.
 struct BufferView {
@@ -87,7 +97,7 @@ enum class Access : uint8_t { read, write, read_write };
 struct Argument {
   uint32_t index = 0;
   Access access = Access::read;
-  BufferView view{};              // used when bytes is empty
+  BufferView view{};                   // used when bytes is empty
   std::span<const std::byte> bytes{};  // at most 4,096
 };
 
@@ -107,7 +117,8 @@ class Device {
   virtual std::string name() const = 0;
   virtual const Limits& limits() const = 0;
   // Compiles, or returns the cached pipeline; safe under threads.
-  virtual std::shared_ptr<const Pipeline> pipeline(const PipelineRequest& request) = 0;
+  virtual std::shared_ptr<const Pipeline> pipeline(
+      const PipelineRequest& request) = 0;
   // Encodes the launches in order; each sees the writes of those before it.
   virtual void submit(std::span<const Launch> launches) = 0;
 };

@@ -61,8 +61,8 @@ class Assembler {
   }
 
   void mark(size_t line, std::string_view name) {
-    out_ += "#line " + std::to_string(line) + " \"" + std::string(name) +
-            "\"\n";
+    out_ +=
+        "#line " + std::to_string(line) + " \"" + std::string(name) + "\"\n";
   }
 
   std::string out_;

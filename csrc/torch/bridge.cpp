@@ -34,8 +34,8 @@ uint64_t extent_bytes(const at::Tensor& tensor) {
 device::BufferView simulated_view(const char* operation,
                                   const at::Tensor& tensor) {
   const void* handle = tensor.storage().data();
-  const uint64_t offset = static_cast<uint64_t>(tensor.storage_offset() *
-                                                tensor.element_size());
+  const uint64_t offset =
+      static_cast<uint64_t>(tensor.storage_offset() * tensor.element_size());
   if (!sim::is_buffer(handle)) {
     throw Error(ErrorKind::device,
                 std::string("[") + operation +
@@ -44,8 +44,8 @@ device::BufferView simulated_view(const char* operation,
                     "wrapped by another library): make it with "
                     "tensor.to('metalsim')");
   }
-  return sim::view(static_cast<sim::Buffer*>(const_cast<void*>(handle)),
-                   offset, extent_bytes(tensor));
+  return sim::view(static_cast<sim::Buffer*>(const_cast<void*>(handle)), offset,
+                   extent_bytes(tensor));
 }
 #endif
 

@@ -42,16 +42,16 @@ void warn_once(const std::string& path, const std::string& reason) {
 
 // A descriptor to append to, or -1 after a warning.
 int open_log(const std::string& path) {
-  const int file = ::open(path.c_str(),
-                          O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW |
-                              O_CLOEXEC | O_NONBLOCK,
-                          S_IRUSR | S_IWUSR);
+  const int file = ::open(
+      path.c_str(),
+      O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK,
+      S_IRUSR | S_IWUSR);
   if (file < 0) {
-    warn_once(path, errno == ELOOP ? "it is a symbolic link"
-                                   : std::strerror(errno));
+    warn_once(path,
+              errno == ELOOP ? "it is a symbolic link" : std::strerror(errno));
     return -1;
   }
-  struct stat status {};
+  struct stat status{};
   const char* reason = nullptr;
   if (::fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) {
     reason = "it is not a regular file";
@@ -101,14 +101,13 @@ void log_call(const char* direction,
     return;
   }
   std::ostringstream line;
-  line << "[flashattn.mm] " << direction << " call=" << call
-       << " q=(" << problem.batch << ", " << problem.heads_q << ", "
-       << problem.len_q << ", " << problem.head_dim << ") k=("
-       << problem.batch << ", " << problem.heads_kv << ", " << problem.len_kv
-       << ", " << problem.head_dim << ") v=(" << problem.batch << ", "
-       << problem.heads_kv << ", " << problem.len_kv << ", "
-       << problem.head_dim_v << ") dtype=" << dtype_name(problem.dtype)
-       << " kernels=";
+  line << "[flashattn.mm] " << direction << " call=" << call << " q=("
+       << problem.batch << ", " << problem.heads_q << ", " << problem.len_q
+       << ", " << problem.head_dim << ") k=(" << problem.batch << ", "
+       << problem.heads_kv << ", " << problem.len_kv << ", " << problem.head_dim
+       << ") v=(" << problem.batch << ", " << problem.heads_kv << ", "
+       << problem.len_kv << ", " << problem.head_dim_v
+       << ") dtype=" << dtype_name(problem.dtype) << " kernels=";
   for (size_t i = 0; i < plan.names.size(); ++i) {
     line << (i == 0 ? "" : ",") << plan.names[i];
   }
@@ -127,8 +126,8 @@ void log_tensors(const char* direction,
     for (const device::Argument& argument : plan.launches[i].arguments) {
       if (!argument.bytes.empty()) continue;
       lines << direction << " call=" << call << " kernel=" << plan.names[i]
-            << " slot=" << argument.index << " mode="
-            << storage_mode_name(argument.view.mode)
+            << " slot=" << argument.index
+            << " mode=" << storage_mode_name(argument.view.mode)
             << " bytes=" << argument.view.length_bytes
             << " offset=" << argument.view.offset_bytes << '\n';
     }

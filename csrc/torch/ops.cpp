@@ -56,8 +56,8 @@ void check_tensors(const char* operation,
                    const Tensor& q,
                    const Tensor& k,
                    const Tensor& v) {
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{
-                                         "q", q}, {"k", k}, {"v", v}}) {
+  for (const auto& [name, tensor] :
+       {std::pair<const char*, const Tensor&>{"q", q}, {"k", k}, {"v", v}}) {
     if (tensor.dim() != 4) {
       attention::refuse(operation, name,
                         " must have 4 dimensions [batch, heads, length, "
@@ -88,8 +88,8 @@ Problem checked_problem(const char* operation,
   const Shapes<int64_t> shapes{sizes_of(q), sizes_of(k), sizes_of(v)};
   attention::check_shapes(operation, shapes, scale, causal);
   const DType dtype = dtype_of(operation, q);
-  const std::string reason = attention::unsupported_reason(
-      dtype, device_of(operation, q).limits());
+  const std::string reason =
+      attention::unsupported_reason(dtype, device_of(operation, q).limits());
   if (!reason.empty()) {
     throw Error(ErrorKind::unsupported,
                 std::string("[") + operation + "] " + reason);
@@ -97,9 +97,7 @@ Problem checked_problem(const char* operation,
   return attention::make_problem(shapes, dtype, scale, causal);
 }
 
-void check_grad_out(const Tensor& grad_out,
-                    const Tensor& q,
-                    const Tensor& v) {
+void check_grad_out(const Tensor& grad_out, const Tensor& q, const Tensor& v) {
   bool is_right = grad_out.dim() == 4 &&
                   grad_out.scalar_type() == q.scalar_type() &&
                   grad_out.device() == q.device();
@@ -110,8 +108,8 @@ void check_grad_out(const Tensor& grad_out,
   if (is_right) return;
   attention::refuse(
       kBackward, "grad_out must be ", c10::toString(q.scalar_type()), " on ",
-      q.device().str(), " of shape (", q.sym_size(0), ", ", q.sym_size(1),
-      ", ", q.sym_size(2), ", ", v.sym_size(3), "), got ",
+      q.device().str(), " of shape (", q.sym_size(0), ", ", q.sym_size(1), ", ",
+      q.sym_size(2), ", ", v.sym_size(3), "), got ",
       c10::toString(grad_out.scalar_type()), " on ", grad_out.device().str(),
       " of shape ", grad_out.sym_sizes());
 }
@@ -161,9 +159,9 @@ std::tuple<Tensor, Tensor> forward_meta(const Tensor& q,
   attention::check_shapes(
       kForward, Shapes<c10::SymInt>{sym_sizes(q), sym_sizes(k), sym_sizes(v)},
       scale, causal);
-  return {at::empty_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2),
-                            v.sym_size(3)},
-                           q.options()),
+  return {at::empty_symint(
+              {q.sym_size(0), q.sym_size(1), q.sym_size(2), v.sym_size(3)},
+              q.options()),
           at::empty_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2)},
                            q.options().dtype(at::kFloat))};
 }
@@ -258,10 +256,9 @@ std::tuple<Tensor, Tensor> call_forward(const Tensor& q,
                                         const Tensor& v,
                                         double scale,
                                         int64_t causal) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("orchard_ops::forward", "")
-          .typed<decltype(forward)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("orchard_ops::forward", "")
+                             .typed<decltype(forward)>();
   return op.call(q, k, v, scale, causal);
 }
 
@@ -274,10 +271,9 @@ Gradients call_backward(const Tensor& grad_out,
                         double scale,
                         int64_t causal,
                         std::array<bool, 3> output_mask) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("orchard_ops::backward", "")
-          .typed<decltype(backward)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("orchard_ops::backward", "")
+                             .typed<decltype(backward)>();
   return op.call(grad_out, q, k, v, out, lse, scale, causal, output_mask);
 }
 
@@ -297,9 +293,13 @@ struct BackwardFunction : torch::autograd::Function<BackwardFunction> {
                                int64_t causal,
                                std::array<bool, 3> output_mask) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [dq, dk, dv] = call_backward(grad_out, q, k, v, out, lse, scale,
-                                      causal, output_mask);
-    return {dq, dk, dv};
+    const auto [dq, dk, dv] =
+        call_backward(grad_out, q, k, v, out, lse, scale, causal, output_mask);
+    variable_list wanted;  // a custom function cannot return undefined ones
+    for (const Tensor& gradient : {dq, dk, dv}) {
+      if (gradient.defined()) wanted.push_back(gradient);
+    }
+    return wanted;
   }
 
   static variable_list backward(AutogradContext* /*context*/,
@@ -336,10 +336,10 @@ struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
       output_mask[i] = context->needs_input_grad(i);
     }
     if (!grads[0].defined()) return variable_list(5);
-    auto [dq, dk, dv] = call_backward(
-        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4],
-        context->saved_data["scale"].toDouble(),
-        context->saved_data["causal"].toInt(), output_mask);
+    auto [dq, dk, dv] =
+        call_backward(grads[0], saved[0], saved[1], saved[2], saved[3],
+                      saved[4], context->saved_data["scale"].toDouble(),
+                      context->saved_data["causal"].toInt(), output_mask);
     return {dq, dk, dv, Tensor(), Tensor()};
   }
 };
@@ -362,9 +362,26 @@ Gradients backward_autograd(const Tensor& grad_out,
                             double scale,
                             int64_t causal,
                             std::array<bool, 3> output_mask) {
-  auto outputs = BackwardFunction::apply(grad_out, q, k, v, out, lse, scale,
-                                         causal, output_mask);
-  return {outputs[0], outputs[1], outputs[2]};
+  const bool is_recorded =
+      at::GradMode::is_enabled() &&
+      (grad_out.requires_grad() || q.requires_grad() || k.requires_grad() ||
+       v.requires_grad() || out.requires_grad());
+  if (!is_recorded) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_backward(grad_out, q, k, v, out, lse, scale, causal,
+                         output_mask);
+  }
+  const auto outputs = BackwardFunction::apply(grad_out, q, k, v, out, lse,
+                                               scale, causal, output_mask);
+  auto next = outputs.begin();
+  Gradients gradients;
+  auto& [dq, dk, dv] = gradients;
+  if (output_mask[0]) dq = *next++;
+  if (output_mask[1] || output_mask[2]) {
+    dk = *next++;
+    dv = *next++;
+  }
+  return gradients;
 }
 
 std::string supports(const Tensor& q,
@@ -408,12 +425,12 @@ TORCH_LIBRARY(orchard_ops, m) {
       "backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, "
       "Tensor lse, float scale, int causal, "
       "bool[3] output_mask=[True, True, True]) -> (Tensor, Tensor, Tensor)");
-  m.def("supports(Tensor q, Tensor k, Tensor v, float scale, int causal) -> str",
-        torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, supports));
+  // These only report: one function for every key.
+  m.def(
+      "supports(Tensor q, Tensor k, Tensor v, float scale, int causal) -> str",
+      supports);
   m.def("describe_storage(Tensor tensor) -> (str, int, int, str)",
-        torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd,
-                        describe_storage));
-  // No tensor argument tells a key: catch-all.
+        describe_storage);
   m.def("call_counts() -> (int, int, int, int)", call_counts);
   m.def("reset_call_counts() -> ()", reset_counts);
   m.def("synchronize() -> ()", synchronize);

@@ -25,7 +25,8 @@ inline void sum_slices(thread Accumulator* fragments,
   // Every slice's partial sums must be there before any is read.
   threadgroup_barrier(mem_flags::mem_threadgroup);
   threadgroup const float* tile =
-      exchange + ((simdgroup / SPLIT) * SPLIT * SCORE_FRAGMENTS * 32 + lane) * 2;
+      exchange +
+      ((simdgroup / SPLIT) * SPLIT * SCORE_FRAGMENTS * 32 + lane) * 2;
 #pragma clang loop unroll(full)
   for (int f = 0; f < SCORE_FRAGMENTS; ++f) {
     float first = 0.0f;

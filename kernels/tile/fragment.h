@@ -15,10 +15,10 @@ typedef simdgroup_matrix<float, 8, 8> Accumulator;
 
 // Largest w <= MAX_W with unit * w <= left, halving.
 constexpr int chunk_w(int left, int unit) {
-  return left >= unit * MAX_W             ? MAX_W
-         : left >= unit * (MAX_W / 2)     ? MAX_W / 2
+  return left >= unit * MAX_W                         ? MAX_W
+         : left >= unit * (MAX_W / 2)                 ? MAX_W / 2
          : (MAX_W >= 4 && left >= unit * (MAX_W / 4)) ? MAX_W / 4
-                                          : 1;
+                                                      : 1;
 }
 
 inline void set_pair(thread Operand& fragment, ELEM first, ELEM second) {
@@ -52,8 +52,8 @@ struct Contract {
                                thread Operand* to) {
     ELEM x[2 * w];
     load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair, is_valid, x);
-    load_row<w, DIM, ragged>(
-        row, base + D0 + 2 * w * at.pair + w, is_valid, x + w);
+    load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair + w, is_valid,
+                             x + w);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) set_pair(to[D0 / 8 + j], x[j], x[w + j]);
     Next::load_rows(row, is_valid, base, at, to);
@@ -69,8 +69,8 @@ struct Contract {
                                   thread Operand* to) {
     ELEM x[2 * w];
     load_row<w, DIM, ragged>(row, base + D0 + w * at.row, rows_left > 0, x);
-    load_row<w, DIM, ragged>(
-        row + row_stride, base + D0 + w * at.row, rows_left > 1, x + w);
+    load_row<w, DIM, ragged>(row + row_stride, base + D0 + w * at.row,
+                             rows_left > 1, x + w);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) set_pair(to[D0 / 8 + j], x[j], x[w + j]);
     Next::load_columns(row, row_stride, rows_left, base, at, to);
@@ -94,8 +94,8 @@ struct Contract {
       store_row<w, DIM, ragged>(row, base + D0 + w * at.row, x);
     }
     if (rows_left > 1) {
-      store_row<w, DIM, ragged>(
-          row + row_stride, base + D0 + w * at.row, x + w);
+      store_row<w, DIM, ragged>(row + row_stride, base + D0 + w * at.row,
+                                x + w);
     }
     Next::store_columns(row, row_stride, rows_left, base, at, factor, from);
   }
@@ -114,9 +114,11 @@ struct Contract<DIM, LENGTH, LENGTH> {
 // The same walk where d runs along the output's columns.
 template <int DIM, int LENGTH, int D0>
 struct Spread {
-  enum { w = 2 * chunk_w(LENGTH - D0, 8) > MAX_W ? MAX_W
-                                               : 2 * chunk_w(LENGTH - D0, 8),
-         ragged = SPLIT * LENGTH != DIM };
+  enum {
+    w = 2 * chunk_w(LENGTH - D0, 8) > MAX_W ? MAX_W
+                                            : 2 * chunk_w(LENGTH - D0, 8),
+    ragged = SPLIT * LENGTH != DIM
+  };
   typedef Spread<DIM, LENGTH, D0 + 4 * w> Next;
 
   // acc[...] += a * x, where `row` is row at.row of the 8-row fragment of x.

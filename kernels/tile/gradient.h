@@ -28,8 +28,8 @@ inline void differentiate(constant AttentionParams& p,
 #pragma clang loop unroll(full)
       for (int e = 0; e < 2; ++e) {
         int f = t * TILE_COLS + c;
-        float weight = fast::exp2(
-            s[f].thread_elements()[e] * p.scale_log2e - stats[t].x);
+        float weight =
+            fast::exp2(s[f].thread_elements()[e] * p.scale_log2e - stats[t].x);
         float gradient = weight * (dp[f].thread_elements()[e] - stats[t].y);
         if (IS_EDGE) {
           bool is_kept = is_visible(p, row0 + 8 * t + at.row,
@@ -46,5 +46,6 @@ inline void differentiate(constant AttentionParams& p,
 
 // An accumulator rounded to the element type, to be an operand.
 inline void round_to_operand(thread Operand& to, thread Accumulator& from) {
-  set_pair(to, ELEM(from.thread_elements()[0]), ELEM(from.thread_elements()[1]));
+  set_pair(to, ELEM(from.thread_elements()[0]),
+           ELEM(from.thread_elements()[1]));
 }

@@ -11,7 +11,8 @@ struct Lane {
 // Apple's layout: row = 4 b4 + 2 b2 + b1, column = 4 b3 + 2 b0 (lane bits).
 inline Lane lane_position(uint lane) {
   Lane at;
-  at.row = int(((lane >> 4) & 1) * 4 + ((lane >> 2) & 1) * 2 + ((lane >> 1) & 1));
+  at.row =
+      int(((lane >> 4) & 1) * 4 + ((lane >> 2) & 1) * 2 + ((lane >> 1) & 1));
   at.pair = int(((lane >> 3) & 1) * 2 + (lane & 1));
   return at;
 }

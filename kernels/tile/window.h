@@ -40,8 +40,7 @@ inline bool is_interior(constant AttentionParams& p,
                         int column_last) {
   bool is_whole = column_last < p.len_kv;
 #if HAS_WINDOW
-  is_whole = is_whole &&
-             column_first >= row_last + p.offset - p.window_left &&
+  is_whole = is_whole && column_first >= row_last + p.offset - p.window_left &&
              column_last <= row_first + p.offset + p.window_right;
 #endif
   return is_whole;

@@ -67,8 +67,8 @@ kernel void masked_uninitialized(device float* y [[buffer(0)]],
   threadgroup float tile[64];
   if (i < 32) tile[i] = 1.0f;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  float v = tile[i];
-  y[i] = i < 32 ? v : 0.0f;
+  uint mask = i < 32 ? ~0u : 0u;
+  y[i] = as_type<float>(as_type<uint>(tile[i]) & mask);
 }
 
 kernel void misaligned_vector(device const float* x [[buffer(0)]],

@@ -20,11 +20,11 @@ kernel void vectors(device const float4* x [[buffer(0)]],
   out[2] = select(a, b, a < b);
   a.yz = b.xy;
   out[3] = a;
-  out[4] = float4(as_type<float>(0x40490fdbu), as_type<float2>(ulong(1) << 62));
+  out[4] = float4(as_type<float>(0x40490fdbu), 0, as_type<float2>(1ul << 62));
   out[5] = float4(kOffset, dot(a, b));
   out[6] = float4(float3(pairs[1].position), pairs[1].weight);
   half4 h = half4(1.5h, 2, half2(3.25h));
   out[7] = float4(h);
-  out[8] = clamp(b, -0.5, 0.5) + fma(a, b, 1.0);
+  out[8] = clamp(x[1], -0.5, 0.5) + fma(a, x[1], 1.0);
   out[9] = float4(max(3, 7), popcount(255u), clz(1u), mulhi(0x80000000u, 4u));
 }

@@ -1,7 +1,7 @@
 // csrc/device/sim/buffer.cpp: simulated device memory.
 //
-// A buffer's bytes end where a page ends (up to 64 bytes), and a guard page
-// follows: reading past the end faults.  What is left of the first page is
+// A buffer's bytes end where a page ends (up to 64 bytes), and guard pages
+// follow: reading past the end faults.  What is left of the first page is
 // poison and is checked after each launch.
 #include "device/sim/buffer.h"
 
@@ -30,7 +30,9 @@ struct Buffer {
   bool is_mapped = true;
 
   std::byte* pages() const { return mapping + guard(); }
-  static uint64_t guard() {
+  // Address space is free: strides past the end should meet it too.
+  static uint64_t guard() { return 16 * page(); }
+  static uint64_t page() {
     static const auto size = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
     return size;
   }
@@ -112,11 +114,10 @@ void close(Buffer* buffer) {
 }  // namespace
 
 Buffer* allocate(uint64_t length_bytes, device::StorageMode mode) {
-  const uint64_t page = Buffer::guard();
+  const uint64_t page = Buffer::page();
   if (length_bytes > (uint64_t{1} << 46)) {
     throw Error(ErrorKind::device, "simulator: cannot allocate " +
-                                       std::to_string(length_bytes) +
-                                       " bytes");
+                                       std::to_string(length_bytes) + " bytes");
   }
   // At least one redzone byte on each side unless the size fits a page.
   const uint64_t page_bytes =
@@ -208,7 +209,7 @@ bool has_whole_redzones(const Buffer* buffer) {
   const std::byte* end = first + buffer->length;
   const std::byte* last = buffer->pages() + buffer->page_bytes;
   const std::byte* begin =
-      std::max<const std::byte*>(buffer->pages(), first - Buffer::guard());
+      std::max<const std::byte*>(buffer->pages(), first - Buffer::page());
   // The pattern has a period of two bytes and begins at a page.
   const auto odd = static_cast<uint64_t>(end - buffer->pages()) % 2;
   const bool is_tail_whole =
@@ -221,7 +222,7 @@ bool has_whole_redzones(const Buffer* buffer) {
 void repair_redzones(Buffer* buffer) {
   std::byte* first = buffer->first();
   const auto before = static_cast<uint64_t>(first - buffer->pages());
-  poison(buffer->pages(), std::min(before, Buffer::guard()));
+  poison(buffer->pages(), std::min(before, Buffer::page()));
   const uint64_t odd = (before + buffer->length) % 2;
   std::byte* end = first + buffer->length + odd;
   std::byte* last = buffer->pages() + buffer->page_bytes;

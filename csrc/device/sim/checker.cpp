@@ -93,8 +93,9 @@ std::string Checker::device_access(const Accessor& who,
     if (view.holds(at, bytes) && (!found || view.is_writable)) found = &view;
   }
   if (found == nullptr) return outside(at, bytes, is_write);
-  count(counters, found->is_constant ? abi::Space::constant : abi::Space::device,
-        bytes, is_write);
+  count(counters,
+        found->is_constant ? abi::Space::constant : abi::Space::device, bytes,
+        is_write);
   if (!is_write) return {};
   const auto offset = static_cast<uint64_t>(at - found->begin);
   const std::string place = "byte " + std::to_string(offset) + " of '" +
@@ -119,15 +120,14 @@ std::string Checker::device_access(const Accessor& who,
 std::string Checker::outside(const std::byte* at,
                              uint64_t bytes,
                              bool is_write) const {
-  const std::string what =
-      std::string("out of bounds: ") + (is_write ? "write" : "read") + " of " +
-      plural(bytes);
+  const std::string what = std::string("out of bounds: ") +
+                           (is_write ? "write" : "read") + " of " +
+                           plural(bytes);
   const BoundView* near = nullptr;
   int64_t distance = int64_t{1} << 20;
   for (const BoundView& view : views_) {
     const int64_t before = view.begin - at;
-    const int64_t after =
-        at - view.begin - static_cast<int64_t>(view.length);
+    const int64_t after = at - view.begin - static_cast<int64_t>(view.length);
     const int64_t d = before > 0 ? before : after + 1;
     if (d < distance) {
       distance = d;
@@ -150,9 +150,8 @@ const void* Checker::conflict(const Cell& cell,
   };
   if (cell.writer != 0 && cell.writer != me) {
     const bool is_open =
-        is_far(cell.writer)
-            ? cell.write_group_epoch == who.group_epoch
-            : cell.write_simdgroup_epoch == who.simdgroup_epoch;
+        is_far(cell.writer) ? cell.write_group_epoch == who.group_epoch
+                            : cell.write_simdgroup_epoch == who.simdgroup_epoch;
     if (is_open) return cell.write_pc;
   }
   if (!is_write || cell.reader == 0) return nullptr;

@@ -29,8 +29,8 @@ struct BoundView {
 
 // Who makes an access, and when.
 struct Accessor {
-  uint32_t group = 0;    // index of the threadgroup
-  uint32_t thread = 0;   // in the threadgroup
+  uint32_t group = 0;   // index of the threadgroup
+  uint32_t thread = 0;  // in the threadgroup
   uint32_t simdgroup = 0;
   uint32_t group_epoch = 0;      // barriers of the threadgroup so far
   uint32_t simdgroup_epoch = 0;  // of this simdgroup, both kinds
@@ -38,7 +38,8 @@ struct Accessor {
 
 class Checker {
  public:
-  void begin(std::vector<BoundView> views, const void* code_begin,
+  void begin(std::vector<BoundView> views,
+             const void* code_begin,
              const void* code_end);
   void begin_threadgroup(const std::byte* memory);
 
@@ -71,22 +72,30 @@ class Checker {
     const void* write_pc = nullptr;
     const void* read_pc = nullptr;
   };
-  struct Owner {  // of one byte of device memory
+  struct Owner {         // of one byte of device memory
     uint32_t group = 0;  // + 1
     const void* pc = nullptr;
   };
 
-  std::string group_access(const Accessor& who, uint64_t offset,
-                           uint64_t bytes, bool is_write, const void* pc,
+  std::string group_access(const Accessor& who,
+                           uint64_t offset,
+                           uint64_t bytes,
+                           bool is_write,
+                           const void* pc,
                            abi::Counters& counters);
-  std::string device_access(const Accessor& who, const std::byte* at,
-                            uint64_t bytes, bool is_write, const void* pc,
+  std::string device_access(const Accessor& who,
+                            const std::byte* at,
+                            uint64_t bytes,
+                            bool is_write,
+                            const void* pc,
                             abi::Counters& counters);
-  std::string outside(const std::byte* at, uint64_t bytes,
-                      bool is_write) const;
-  const void* conflict(const Cell& cell, const Accessor& who,
+  std::string outside(const std::byte* at, uint64_t bytes, bool is_write) const;
+  const void* conflict(const Cell& cell,
+                       const Accessor& who,
                        bool is_write) const;
-  static void note(Cell& cell, const Accessor& who, bool is_write,
+  static void note(Cell& cell,
+                   const Accessor& who,
+                   bool is_write,
                    const void* pc);
 
   std::vector<BoundView> views_;

@@ -28,15 +28,24 @@ namespace {
 
 using Words = std::vector<std::string>;
 
+// Without a second target clang 19 crashes in this mode.
+#if defined(__aarch64__)
+constexpr const char* kAuxTriple = "aarch64-unknown-linux-gnu";
+constexpr const char* kNative = "-mcpu=native";
+#else
+constexpr const char* kAuxTriple = "x86_64-pc-linux-gnu";
+constexpr const char* kNative = "-march=native";
+#endif
+
 constexpr std::string_view kHeaderRoot = "csrc/device/sim/msl/";
 // Headers of Metal's that kernels may include; all stand in prelude.h.
 constexpr const char* kMetalHeaders[] = {
-    "metal_stdlib",    "metal_simdgroup",  "metal_simdgroup_matrix",
-    "metal_math",      "metal_common",     "metal_integer",
-    "metal_compute",   "metal_atomic",     "metal_relational",
-    "metal_geometric", "metal_types",      "metal_limits",
+    "metal_stdlib",    "metal_simdgroup",   "metal_simdgroup_matrix",
+    "metal_math",      "metal_common",      "metal_integer",
+    "metal_compute",   "metal_atomic",      "metal_relational",
+    "metal_geometric", "metal_types",       "metal_limits",
     "metal_numeric",   "metal_type_traits", "metal_pack",
-    "metal_config",    "metal_quadgroup",  "metal_extended_vector",
+    "metal_config",    "metal_quadgroup",   "metal_extended_vector",
 };
 
 // Words of a command; quotes keep spaces, as in a shell.
@@ -70,7 +79,8 @@ std::string find_in_path(const std::string& name) {
 Words compiler() {
   if (!options().compiler.empty()) return split(options().compiler);
   if (const char* text = std::getenv("ORCHARD_SIM_CXX")) return split(text);
-  for (const char* name : {"clang++", "clang++-20", "clang++-19", "clang++-18"}) {
+  for (const char* name :
+       {"clang++", "clang++-20", "clang++-19", "clang++-18"}) {
     if (std::string found = find_in_path(name); !found.empty()) return {found};
   }
   if (std::string zig = find_in_path("zig"); !zig.empty()) return {zig, "c++"};
@@ -95,21 +105,37 @@ Words linker(const Words& cxx) {
 }
 
 Words flags(bool is_strict) {
-  Words words = {"-std=c++20", "-march=native", "-fPIC", "-nostdinc", "-w",
-                 "-fno-sanitize=undefined", "-ffp-contract=off",
-                 "-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti",
-                 "-fno-stack-protector", "-fno-threadsafe-statics",
-                 "-ftrivial-auto-var-init=pattern", "-ferror-limit=20", "-gdwarf-4", "-gline-tables-only",
-                 "-Xclang", "-fsycl-is-device", "-Xclang", "-aux-triple",
-                 "-Xclang", "x86_64-pc-linux-gnu", "-Xclang",
-                 "-ffloat16-excess-precision=none", "-Xclang",
+  Words words = {"-std=c++20",
+                 kNative,
+                 "-fPIC",
+                 "-nostdinc",
+                 "-w",
+                 "-fno-sanitize=undefined",
+                 "-ffp-contract=off",
+                 "-fno-strict-aliasing",
+                 "-fno-exceptions",
+                 "-fno-rtti",
+                 "-fno-stack-protector",
+                 "-fno-threadsafe-statics",
+                 "-ftrivial-auto-var-init=pattern",
+                 "-ferror-limit=20",
+                 "-gdwarf-4",
+                 "-gline-tables-only",
+                 "-Xclang",
+                 "-fsycl-is-device",
+                 "-Xclang",
+                 "-aux-triple",
+                 "-Xclang",
+                 kAuxTriple,
+                 "-Xclang",
+                 "-ffloat16-excess-precision=none",
+                 "-Xclang",
                  "-fbfloat16-excess-precision=none"};
   if (is_strict) {
     words.insert(words.end(), {"-O1", "-fno-vectorize", "-fno-slp-vectorize",
-                               "-DMSL_STRICT=1", "-Xclang",
-                               "-fsanitize=thread", "-mllvm",
-                               "-tsan-instrument-func-entry-exit=0", "-mllvm",
-                               "-tsan-instrument-atomics=0", "-mllvm",
+                               "-DMSL_STRICT=1", "-Xclang", "-fsanitize=thread",
+                               "-mllvm", "-tsan-instrument-func-entry-exit=0",
+                               "-mllvm", "-tsan-instrument-atomics=0", "-mllvm",
                                "-tsan-instrument-read-before-write=1"});
   } else {
     words.push_back("-O2");
@@ -128,8 +154,8 @@ std::string identity(const Words& cxx) {
   std::string text = joined(cxx);
   struct stat info{};
   if (stat(cxx[0].c_str(), &info) == 0) {
-    text += std::to_string(info.st_size) + ':' +
-            std::to_string(info.st_mtime) + ' ';
+    text += std::to_string(info.st_size) + ':' + std::to_string(info.st_mtime) +
+            ' ';
   }
   std::istringstream cpu(read_file("/proc/cpuinfo"));
   for (std::string line; std::getline(cpu, line);) {
@@ -142,21 +168,24 @@ std::string identity(const Words& cxx) {
   return text;
 }
 
-std::string all_headers() {
-  std::string text;
-  for (const device::EmbeddedText& entry : device::embedded_texts()) {
-    if (entry.path.starts_with(kHeaderRoot)) {
-      text += entry.path;
-      text += entry.text;
+const std::string& all_headers() {
+  static const std::string text = [] {
+    std::string text;
+    for (const device::EmbeddedText& entry : device::embedded_texts()) {
+      if (entry.path.starts_with(kHeaderRoot)) {
+        text += entry.path;
+        text += entry.text;
+      }
     }
-  }
+    return text;
+  }();
   return text;
 }
 
 // Folder with the headers and empty stand-ins for Metal's; made once.
 std::string header_folder() {
-  const std::string folder = cache_folder() + "/headers-" +
-                             digest(all_headers()).substr(0, 16);
+  const std::string folder =
+      cache_folder() + "/headers-" + digest(all_headers()).substr(0, 16);
   if (exists(folder + "/metal_stdlib")) return folder;
   ScratchFolder scratch;
   const std::string fresh = scratch.path() + "/headers";
@@ -190,16 +219,16 @@ void build(const std::string& source,
   const std::string& at = scratch.path();
   const std::string headers = header_folder();
   write_file(at + "/kernel.metal", source);
-  run_step(cxx,
-           {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers,
-            "-include", headers + "/macros.h", at + "/kernel.metal", "-o",
-            at + "/kernel.ii"},
-           at);
-  write_file(at + "/kernel.cpp",
-             "#include \"prelude.h\"\n" + translate(read_file(at + "/kernel.ii")));
+  run_step(
+      cxx,
+      {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers, "-include",
+       headers + "/macros.h", at + "/kernel.metal", "-o", at + "/kernel.ii"},
+      at);
+  write_file(at + "/kernel.cpp", "#include \"prelude.h\"\n" +
+                                     translate(read_file(at + "/kernel.ii")));
   Words compile = flags(is_strict);
-  compile.insert(compile.end(), {"-I" + headers, "-c", at + "/kernel.cpp",
-                                 "-o", at + "/kernel.o"});
+  compile.insert(compile.end(), {"-I" + headers, "-c", at + "/kernel.cpp", "-o",
+                                 at + "/kernel.o"});
   run_step(cxx, compile, at);
   run_step(linker(cxx), {at + "/kernel.o", "-o", at + "/kernel.so"}, at);
   std::filesystem::rename(at + "/kernel.so", target);
@@ -241,8 +270,8 @@ std::shared_ptr<const Binary> load(const std::string& path) {
   const char* problem = library ? nullptr : dlerror();
   auto binary = std::make_shared<Binary>();
   if (library != nullptr) {
-    binary->kernels = static_cast<const abi::Kernel*>(
-        dlsym(library, "orchard_kernels"));
+    binary->kernels =
+        static_cast<const abi::Kernel*>(dlsym(library, "orchard_kernels"));
   }
   if (binary->kernels == nullptr) {
     throw Error(ErrorKind::compile, "simulator: cannot load " + path + ": " +

@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <thread>
@@ -29,9 +31,12 @@ class SimPipeline : public device::Pipeline {
     kernel(options().strict);
   }
 
+  // Strict binaries are compiled when first asked for.
   const Binary& binary(bool is_strict) const {
-    // Loaded binaries are kept for good.
-    return *compile_text(source_, is_strict);
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<const Binary>& slot = binaries_[is_strict ? 1 : 0];
+    if (slot == nullptr) slot = compile_text(source_, is_strict);
+    return *slot;
   }
   const abi::Kernel& kernel(bool is_strict) const {
     return binary(is_strict).find(entry_);
@@ -44,6 +49,8 @@ class SimPipeline : public device::Pipeline {
  private:
   std::string source_;
   std::string entry_;
+  mutable std::mutex mutex_;
+  mutable std::array<std::shared_ptr<const Binary>, 2> binaries_;
 };
 
 uint64_t product(const device::Size3& size) {
@@ -51,8 +58,8 @@ uint64_t product(const device::Size3& size) {
 }
 
 std::string text_of(const device::Size3& size) {
-  return "(" + std::to_string(size[0]) + ", " + std::to_string(size[1]) +
-         ", " + std::to_string(size[2]) + ")";
+  return "(" + std::to_string(size[0]) + ", " + std::to_string(size[1]) + ", " +
+         std::to_string(size[2]) + ")";
 }
 
 // Constant arguments lie at the end of a page too.
@@ -104,9 +111,8 @@ class Binding {
       repair_redzones(buffer);
       return "kernel " + std::string(kernel_.name) +
              ": out of bounds: bytes just outside the buffer of " +
-             std::to_string(length_bytes(buffer)) +
-             " bytes bound at index " + std::to_string(index) +
-             " were written";
+             std::to_string(length_bytes(buffer)) + " bytes bound at index " +
+             std::to_string(index) + " were written";
     }
     return {};
   }
@@ -115,10 +121,9 @@ class Binding {
   void check_size(const device::Launch& launch) {
     const std::string name = "kernel " + std::string(kernel_.name) + ": ";
     const uint64_t threads = product(launch.threads_per_threadgroup);
-    const uint64_t most =
-        kernel_.max_threads != 0
-            ? std::min(kernel_.max_threads, abi::max_threads)
-            : abi::max_threads;
+    const uint64_t most = kernel_.max_threads != 0
+                              ? std::min(kernel_.max_threads, abi::max_threads)
+                              : abi::max_threads;
     if (threads == 0 || threads > most) {
       refuse(name + std::to_string(threads) + " threads per threadgroup " +
              text_of(launch.threads_per_threadgroup) + ", allowed 1 to " +
@@ -184,9 +189,10 @@ class Binding {
       BoundView view;
       view.index = row.index;
       view.name = kernel_.parameter_names[p];
-      view.begin = static_cast<const std::byte*>(
-          job_.arguments.buffers[row.index]);
-      view.is_constant = row.space == static_cast<uint32_t>(abi::Space::constant);
+      view.begin =
+          static_cast<const std::byte*>(job_.arguments.buffers[row.index]);
+      view.is_constant =
+          row.space == static_cast<uint32_t>(abi::Space::constant);
       view.element_bytes = row.element_bytes;
       for (const device::Argument& a : job_.launch->arguments) {
         if (a.index != row.index) continue;
@@ -213,6 +219,18 @@ class Binding {
     const void* address = job_.arguments.buffers[row.index];
     if (address == nullptr) {
       refuse(at + "nothing is bound at index " + std::to_string(row.index));
+    }
+    const bool is_constant =
+        row.space == static_cast<uint32_t>(abi::Space::constant);
+    for (const device::Argument& argument : job_.launch->arguments) {
+      // The strictest of Apple's GPU families.
+      if (is_constant && argument.index == row.index &&
+          argument.view.offset_bytes % 32 != 0) {
+        refuse(at +
+               "the offset of a buffer in the constant space must be a "
+               "multiple of 32, not " +
+               std::to_string(argument.view.offset_bytes));
+      }
     }
     if (reinterpret_cast<uintptr_t>(address) % std::min(row.alignment, 16u)) {
       refuse(at + "the bound offset is not a multiple of " +
@@ -331,8 +349,22 @@ class SimDevice : public device::Device {
 
   std::shared_ptr<const device::Pipeline> pipeline(
       const device::PipelineRequest& request) override {
-    return std::make_shared<SimPipeline>(device::kernel_source(request),
-                                         request.entry);
+    std::string key =
+        std::string(request.file) + '\0' + std::string(request.entry);
+    for (const auto& [name, value] : request.defines) {
+      key += '\0' + name + '=' + value;
+    }
+    key += '\0' + options().compiler;
+    {
+      const std::lock_guard lock(pipeline_mutex_);
+      const auto found = pipelines_.find(key);
+      if (found != pipelines_.end()) return found->second;
+    }
+    // Compiled outside the lock; the text's cache joins equal requests.
+    auto made = std::make_shared<SimPipeline>(device::kernel_source(request),
+                                              request.entry);
+    const std::lock_guard lock(pipeline_mutex_);
+    return pipelines_.emplace(std::move(key), std::move(made)).first->second;
   }
 
   void submit(std::span<const device::Launch> launches) override {
@@ -364,6 +396,8 @@ class SimDevice : public device::Device {
 
  private:
   mutable device::Limits limits_;
+  std::mutex pipeline_mutex_;
+  std::map<std::string, std::shared_ptr<const device::Pipeline>> pipelines_;
   std::mutex mutex_;  // one launch at a time
   std::vector<std::unique_ptr<Worker>> workers_;
   std::mutex counter_mutex_;

@@ -111,7 +111,7 @@ std::string describe_address(const void* address, const Job& job) {
   Buffer* near = find_near(address);
   if (near == nullptr) {
     return address == nullptr ? "access through a null pointer"
-                              : "access outside every buffer";
+                              : "out of bounds: access outside every buffer";
   }
   const auto offset = static_cast<const std::byte*>(address) - bytes(near);
   std::string text = "out of bounds: access at byte " + std::to_string(offset) +

@@ -8,7 +8,8 @@
 #endif
 
 #if defined(__x86_64__)
-asm(".text\n.p2align 4\n.globl " SYMBOL "\n" SYMBOL ":\n"
+asm(".text\n.p2align 4\n.globl " SYMBOL "\n" SYMBOL
+    ":\n"
     "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n"
     "  pushq %r13\n  pushq %r14\n  pushq %r15\n"
     "  movq %rsp, (%rdi)\n  movq %rsi, %rsp\n"
@@ -16,7 +17,8 @@ asm(".text\n.p2align 4\n.globl " SYMBOL "\n" SYMBOL ":\n"
     "  popq %r12\n  popq %rbx\n  popq %rbp\n"
     "  retq\n");
 #elif defined(__aarch64__)
-asm(".text\n.p2align 4\n.globl " SYMBOL "\n" SYMBOL ":\n"
+asm(".text\n.p2align 4\n.globl " SYMBOL "\n" SYMBOL
+    ":\n"
     "  sub sp, sp, #160\n"
     "  stp x19, x20, [sp, #0]\n  stp x21, x22, [sp, #16]\n"
     "  stp x23, x24, [sp, #32]\n  stp x25, x26, [sp, #48]\n"

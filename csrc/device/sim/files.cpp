@@ -42,8 +42,8 @@ std::vector<std::string> child_environment(const std::string& cache) {
   std::vector<std::string> list;
   bool has_global = false;
   for (char** entry = environ; *entry != nullptr; ++entry) {
-    has_global = has_global ||
-                 std::strncmp(*entry, "ZIG_GLOBAL_CACHE_DIR=", 21) == 0;
+    has_global =
+        has_global || std::strncmp(*entry, "ZIG_GLOBAL_CACHE_DIR=", 21) == 0;
     list.emplace_back(*entry);
   }
   if (!has_global) {
@@ -110,9 +110,7 @@ void write_file(const std::string& path, std::string_view text) {
   }
 }
 
-bool exists(const std::string& path) {
-  return access(path.c_str(), R_OK) == 0;
-}
+bool exists(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
 
 Outcome run_program(const std::vector<std::string>& command,
                     const std::string& folder) {

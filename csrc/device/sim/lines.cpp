@@ -172,13 +172,27 @@ void LineTable::read_unit(const std::string& data, uint64_t& at) {
         in.go(next);
         break;
       }
-      case 1: emit(line); break;
-      case 2: advance(in.unsigned_number()); break;
-      case 3: line += static_cast<uint64_t>(in.signed_number()); break;
-      case 4: file = in.unsigned_number(); break;
-      case 5: in.unsigned_number(); break;
-      case 8: advance(uint64_t(255 - h.opcode_base) / h.line_range); break;
-      case 9: address += in.fixed<uint16_t>(); break;
+      case 1:
+        emit(line);
+        break;
+      case 2:
+        advance(in.unsigned_number());
+        break;
+      case 3:
+        line += static_cast<uint64_t>(in.signed_number());
+        break;
+      case 4:
+        file = in.unsigned_number();
+        break;
+      case 5:
+        in.unsigned_number();
+        break;
+      case 8:
+        advance(uint64_t(255 - h.opcode_base) / h.line_range);
+        break;
+      case 9:
+        address += in.fixed<uint16_t>();
+        break;
       default:
         if (opcode <= h.lengths.size() && opcode > 9) {
           for (int i = 0; i < h.lengths[opcode - 1u]; ++i) {

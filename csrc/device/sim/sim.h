@@ -52,15 +52,15 @@ device::Device& simulator();
 enum class MatrixOrder : uint32_t { ascending, descending, pairwise };
 
 struct Options {
-  uint64_t seed = 0;             // of the schedule
-  bool strict = false;           // every access checked; slow
-  uint32_t worker_threads = 0;   // 0: one per CPU core
-  bool is_eager = true;          // matrix multiplies without lane switches
+  uint64_t seed = 0;                // of the schedule
+  bool strict = false;              // every access checked; slow
+  uint32_t worker_threads = 0;      // 0: one per CPU core
+  bool is_eager = true;             // matrix multiplies without lane switches
   bool has_foreign_layout = false;  // lanes of a matrix permuted
   MatrixOrder matrix_order = MatrixOrder::ascending;
   device::StorageMode default_storage_mode = device::StorageMode::private_;
   device::Family family = device::Family::a;
-  std::string compiler;          // empty: ORCHARD_SIM_CXX, else found
+  std::string compiler;  // empty: ORCHARD_SIM_CXX, else found
 };
 
 Options& options();

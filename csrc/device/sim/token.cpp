@@ -14,8 +14,8 @@ size_t end_of_number(std::string_view text, size_t at) {
   const bool is_hex = text.substr(at).starts_with("0x");
   while (at < text.size()) {
     const char c = text[at];
-    const bool is_exponent = is_hex ? (c == 'p' || c == 'P')
-                                    : (c == 'e' || c == 'E');
+    const bool is_exponent =
+        is_hex ? (c == 'p' || c == 'P') : (c == 'e' || c == 'E');
     if (is_exponent && at + 1 < text.size() &&
         (text[at + 1] == '-' || text[at + 1] == '+')) {
       at += 2;

@@ -103,6 +103,9 @@ class Translator {
       pending_.push_back({"kernel", ""});
       return i + 1;
     }
+    if (is_space(i) && i > 0 && (is(i - 1, "(") || is(i - 1, ","))) {
+      array_parameter(i);
+    }
     if (is(i, "threadgroup")) return threadgroup_variable(i);
     if (is(i, ";")) {
       if (is_instantiation_ && has_pending("kernel")) {
@@ -146,7 +149,7 @@ class Translator {
   size_t skip_angles(size_t i) {
     int depth = 0;
     for (; i < code_.size(); ++i) {
-      if (is(i, "(")) i = closing(i) ;
+      if (is(i, "(")) i = closing(i);
       if (is(i, "<")) ++depth;
       if (is(i, ">") && --depth == 0) return i + 1;
     }
@@ -319,9 +322,9 @@ class Translator {
     uint32_t next_memory = 0;
     const size_t first_name = names_.size() - attributes.size();
     for (size_t p = 0; p < texts.size(); ++p) {
-      list.push_back({names_[first_name + p],
-                      source_of(attributes[p], texts[p], next_buffer,
-                                next_memory)});
+      list.push_back(
+          {names_[first_name + p],
+           source_of(attributes[p], texts[p], next_buffer, next_memory)});
     }
     return list;
   }
@@ -350,13 +353,40 @@ class Translator {
       }
       if (a.name != "maybe_unused") return a.name;
     }
-    const bool is_pointer = text.find_first_of("*&") != text.npos ||
-                            text.find('[') != text.npos;
+    const bool is_pointer =
+        text.find_first_of("*&") != text.npos || text.find('[') != text.npos;
     if (!is_pointer) return "parameter_without_attribute";
     if (text.find("threadgroup") != text.npos) {
       return "group_memory<" + std::to_string(next_memory++) + ">";
     }
     return "buffer<" + std::to_string(next_buffer++) + ">";
+  }
+
+  bool is_space(size_t i) {
+    return is(i, "threadgroup") || is(i, "device") || is(i, "constant") ||
+           is(i, "const");
+  }
+
+  // An array parameter in an address space is a pointer: T name[N][M] becomes
+  // T (*name)[M].
+  void array_parameter(size_t i) {
+    bool has_space = false;
+    int angles = 0;
+    for (size_t k = i; k < code_.size(); ++k) {
+      has_space = has_space || (is_space(k) && !is(k, "const"));
+      if (is(k, "<")) ++angles;
+      if (is(k, ">")) --angles;
+      const bool is_end = is(k, ",") || is(k, ")") || is(k, ";");
+      if ((is_end && angles == 0) || is(k, "(") || is(k, "{") || is(k, "=")) {
+        return;
+      }
+      if (!is(k, "[") || is_attribute(k)) continue;
+      if (!has_space || at(k - 1).kind != TokenKind::word) return;
+      const size_t close = closing(k);
+      at(k - 1).text = "(*" + at(k - 1).text + ")";
+      erase(k, close + 1);
+      return;
+    }
   }
 
   // threadgroup T name[N]; in a body becomes a reference into the arena.

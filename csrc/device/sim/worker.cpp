@@ -27,23 +27,26 @@ constexpr uint64_t kCanary = 0x0ddc0ffee0ddf00du;
 
 thread_local Worker* running = nullptr;
 
-Worker& of(abi::Context*) { return *running; }
-
 float exp10_of(float x) { return std::pow(10.0f, x); }
 
 const abi::Runtime kRuntime = {
-    [](abi::Context* c, abi::Op op, abi::u64 key, abi::u32 line,
-       abi::u32 flags) { return of(c).sync(op, key, line, flags); },
+    [](abi::Context* c,
+       abi::Op op,
+       abi::u64 key,
+       abi::u32 line,
+       abi::u32 flags) { return Worker::of(c).sync(op, key, line, flags); },
     [](abi::Context* c, const char* what, abi::u32 line) {
-      of(c).fail(what, line);
+      Worker::of(c).fail(what, line);
     },
     [](abi::Context* c, abi::u32 id, abi::u64 bytes, abi::u64 alignment) {
-      return of(c).local(id, bytes, alignment);
+      return Worker::of(c).local(id, bytes, alignment);
     },
-    [](abi::Context* c, const void* at, abi::u64 bytes, bool is_write,
-       bool is_vector, void* pc) {
-      of(c).access(at, bytes, is_write, is_vector, pc);
-    },
+    [](abi::Context* c,
+       const void* at,
+       abi::u64 bytes,
+       bool is_write,
+       bool is_vector,
+       void* pc) { Worker::of(c).access(at, bytes, is_write, is_vector, pc); },
     [](float x) { return std::exp(x); },
     [](float x) { return std::exp2(x); },
     exp10_of,
@@ -74,14 +77,32 @@ char* map(uint64_t bytes) {
 }
 
 const char* name_of(abi::Op op) {
-  constexpr const char* names[] = {
-      "matrix multiply",   "shuffle",          "reduction",
-      "vote",              "simdgroup_barrier", "threadgroup_barrier",
-      "matrix load or store"};
+  constexpr const char* names[] = {"matrix multiply",     "shuffle",
+                                   "reduction",           "vote",
+                                   "simdgroup_barrier",   "threadgroup_barrier",
+                                   "matrix load or store"};
   return names[static_cast<uint32_t>(op)];
 }
 
 }  // namespace
+
+void Worker::resume_lane(uint32_t lane) {
+  context_->lane = lane;
+  context_->touched = 0;
+  context_->log_position = 0;
+  context_->lane_base = stack_of(current_ * abi::lanes + lane);
+}
+
+// Continues with the lane that the context names.
+void Worker::leave_to(void** from) {
+  orchard_fiber_switch(from, simdgroups_[current_].stacks[context_->lane]);
+}
+
+void Worker::next_lane(void** from) {
+  const Simdgroup& s = simdgroups_[current_];
+  resume_lane((context_->lane + s.step) % s.count);
+  leave_to(from);
+}
 
 Worker* Worker::current() { return running; }
 
@@ -95,6 +116,7 @@ Worker::Worker() {
   mprotect(group_memory_ + kMaxGroupBytes, kGuard, PROT_NONE);
   head_ = new (arena_) Head;
   head_->runtime = kRuntime;
+  head_->worker = this;
   context_ = &head_->context;
   *context_ = {};
   context_->runtime = &head_->runtime;
@@ -131,8 +153,8 @@ void Worker::begin(const Job& job) {
   for (uint32_t t = 0; t < job.threads; ++t) {
     abi::Thread& thread = head_->threads[t];
     std::copy(size.begin(), size.end(), thread.threads);
-    std::copy(job.launch->threadgroups.begin(),
-              job.launch->threadgroups.end(), thread.groups);
+    std::copy(job.launch->threadgroups.begin(), job.launch->threadgroups.end(),
+              thread.groups);
     thread.local[0] = t % size[0];
     thread.local[1] = t / size[0] % size[1];
     thread.local[2] = t / size[0] / size[1];
@@ -224,25 +246,6 @@ void Worker::enter(uint32_t simdgroup) {
   resume_lane(s.resume);
 }
 
-void Worker::resume_lane(uint32_t lane) {
-  context_->lane = lane;
-  context_->touched = 0;
-  context_->log_position = 0;
-  context_->lane_base = stack_of(current_ * abi::lanes + lane);
-}
-
-// Continues with the lane that the context names.
-void Worker::leave_to(void** from) {
-  orchard_fiber_switch(from,
-                       simdgroups_[current_].stacks[context_->lane]);
-}
-
-void Worker::next_lane(void** from) {
-  const Simdgroup& s = simdgroups_[current_];
-  resume_lane((context_->lane + s.step) % s.count);
-  leave_to(from);
-}
-
 void Worker::run_lane() {
   const uint32_t thread = current_ * abi::lanes + context_->lane;
   job_->kernel->thunk(&head_->arguments, &head_->threads[thread]);
@@ -274,11 +277,7 @@ void Worker::lane_returned() {
   __builtin_unreachable();
 }
 
-void Worker::check_same(const Simdgroup& s,
-                        abi::Op op,
-                        uint64_t key,
-                        uint32_t line) {
-  if (s.op == op && s.line == line && s.key == key) return;
+void Worker::diverge(const Simdgroup& s, abi::Op op, uint32_t line) {
   fail("lanes of a simdgroup diverge: one reaches the " +
            std::string(name_of(op)) + " here while others wait at the " +
            name_of(s.op) + " of line " + std::to_string(s.line),
@@ -288,13 +287,13 @@ void Worker::check_same(const Simdgroup& s,
 bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
   Simdgroup& s = simdgroups_[current_];
   context_->line = line;
-  if (context_->log_position != context_->log_length) {
+  if (context_->log_position != context_->log_length) [[unlikely]] {
     fail("lanes of a simdgroup diverge: one reaches the " +
              std::string(name_of(op)) +
              " here, others a matrix multiply before it",
          line);
   }
-  if (s.exited != 0) {
+  if (s.exited != 0) [[unlikely]] {
     fail("a " + std::string(name_of(op)) +
              " is reached after other lanes of the simdgroup returned",
          line);
@@ -303,8 +302,8 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
     s.op = op;
     s.key = key;
     s.line = line;
-  } else {
-    check_same(s, op, key, line);
+  } else if (s.op != op || s.line != line || s.key != key) [[unlikely]] {
+    diverge(s, op, line);
   }
   if (++context_->arrived < s.count) {
     next_lane(&s.stacks[context_->lane]);
@@ -335,7 +334,7 @@ void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
     s.epoch += 1;
   }
   if (simdgroup_count_ > 1 && job_->options->seed != 0 &&
-             random_.below(64) == 0) {
+      random_.below(64) == 0) {
     uint32_t next = 0;
     if (pick(next) && next != current_) {
       enter(next);
@@ -347,13 +346,22 @@ void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
 void Worker::count(abi::Op op) {
   abi::Counters& c = context_->counters;
   switch (op) {
-    case abi::Op::shuffle: c.shuffles += 1; break;
-    case abi::Op::reduce: c.reductions += 1; break;
-    case abi::Op::vote: c.votes += 1; break;
-    case abi::Op::simdgroup_barrier: c.simdgroup_barriers += 1; break;
+    case abi::Op::shuffle:
+      c.shuffles += 1;
+      break;
+    case abi::Op::reduce:
+      c.reductions += 1;
+      break;
+    case abi::Op::vote:
+      c.votes += 1;
+      break;
+    case abi::Op::simdgroup_barrier:
+      c.simdgroup_barriers += 1;
+      break;
     case abi::Op::matrix:
     case abi::Op::matrix_memory:
-    case abi::Op::threadgroup_barrier: break;
+    case abi::Op::threadgroup_barrier:
+      break;
   }
 }
 
@@ -363,9 +371,10 @@ void Worker::barrier(Simdgroup& s, uint32_t line, uint32_t flags) {
     barrier_flags_ = flags;
   }
   if (barrier_line_ != line) {
-    fail("simdgroups wait at different threadgroup barriers: here and at line " +
-             std::to_string(barrier_line_),
-         line);
+    fail(
+        "simdgroups wait at different threadgroup barriers: here and at line " +
+            std::to_string(barrier_line_),
+        line);
   }
   s.state = State::at_barrier;
   ++waiting_;
@@ -434,8 +443,7 @@ std::string Worker::describe_place(const std::string& line) const {
   text += ", threadgroup (" + std::to_string(thread.group[0]) + ", " +
           std::to_string(thread.group[1]) + ", " +
           std::to_string(thread.group[2]) + "), simdgroup " +
-          std::to_string(current_) + ", lane " +
-          std::to_string(context_->lane);
+          std::to_string(current_) + ", lane " + std::to_string(context_->lane);
   return text;
 }
 

@@ -42,6 +42,18 @@ class Random {
 };
 
 class Worker {
+  // First in the arena: strict mode lets kernels touch nothing else of ours.
+  struct Head {
+    abi::Context context;
+    abi::Runtime runtime;
+    abi::Arguments arguments;
+    abi::u64 slots[abi::max_threads / abi::lanes][2 * abi::lanes];
+    abi::LogEntry log[abi::log_capacity];
+    abi::Thread threads[abi::max_threads];
+    Worker* worker;
+  };
+  static_assert(sizeof(Head) <= abi::stacks_offset);
+
  public:
   Worker();
   ~Worker();
@@ -59,14 +71,23 @@ class Worker {
   [[noreturn]] void fail(const std::string& what, const std::string& line);
   void* local(uint32_t id, uint64_t bytes, uint64_t alignment);
   void run_lane();
-  void access(const void* at, uint64_t bytes, bool is_write, bool is_vector,
+  void access(const void* at,
+              uint64_t bytes,
+              bool is_write,
+              bool is_vector,
               const void* pc);
 
   // From the fault handler: ends the threadgroup.
-  [[noreturn]] void fault(const void* address, const void* pc,
+  [[noreturn]] void fault(const void* address,
+                          const void* pc,
                           bool is_alignment);
   bool is_running() const { return is_running_; }
   static Worker* current();
+
+  // The worker in whose arena a context lies.
+  static Worker& of(abi::Context* context) {
+    return *reinterpret_cast<Head*>(context)->worker;
+  }
 
  private:
   enum class State : uint8_t { ready, at_barrier, done };
@@ -85,29 +106,18 @@ class Worker {
     uint32_t epoch = 1;  // barriers that order its threadgroup memory
   };
 
-  // First in the arena: strict mode lets kernels touch nothing else of ours.
-  struct Head {
-    abi::Context context;
-    abi::Runtime runtime;
-    abi::Arguments arguments;
-    abi::u64 slots[abi::max_threads / abi::lanes][2 * abi::lanes];
-    abi::LogEntry log[abi::log_capacity];
-    abi::Thread threads[abi::max_threads];
-  };
-  static_assert(sizeof(Head) <= abi::stacks_offset);
-
   void prepare_threads(uint32_t group_index);
   void prepare_stacks();
   void enter(uint32_t simdgroup);
-  void leave_to(void** from);
-  void next_lane(void** from);
-  void resume_lane(uint32_t lane);
+  inline void leave_to(void** from);
+  inline void next_lane(void** from);
+  inline void resume_lane(uint32_t lane);
   void complete(Simdgroup& s, uint32_t line, uint32_t flags);
   void barrier(Simdgroup& s, uint32_t line, uint32_t flags);
   bool pick(uint32_t& next);
   void release_barrier();
   void count(abi::Op op);
-  void check_same(const Simdgroup& s, abi::Op op, uint64_t key, uint32_t line);
+  [[noreturn]] void diverge(const Simdgroup& s, abi::Op op, uint32_t line);
   [[noreturn]] void lane_returned();
   std::string describe_place(const std::string& line) const;
   std::string file_and_line(const void* pc) const;

@@ -68,8 +68,12 @@ struct Runtime {
   void (*fail)(Context*, const char* what, u32 line);
   void* (*local)(Context*, u32 id, u64 bytes, u64 alignment);
   // Strict mode: before each access.  Vectors must be aligned to their size.
-  void (*access)(Context*, const void* at, u64 bytes, bool is_write,
-                 bool is_vector, void* pc);
+  void (*access)(Context*,
+                 const void* at,
+                 u64 bytes,
+                 bool is_write,
+                 bool is_vector,
+                 void* pc);
   float (*exp)(float);
   float (*exp2)(float);
   float (*exp10)(float);
@@ -92,20 +96,20 @@ struct Runtime {
 
 // Of the lane that runs; swapped by the runtime at each switch.
 struct Context {
-  u32 touched;      // this lane handled matrix elements since the last sync
+  u32 touched;       // this lane handled matrix elements since the last sync
   u32 log_position;  // multiplies of the log that this lane has passed
   u32 log_length;
-  u32 arrived;      // lanes that wait at the simdgroup's current sync
+  u32 arrived;  // lanes that wait at the simdgroup's current sync
   char* lane_base;
   LogEntry* log;
-  u64* slots;       // 32 values of a collective, by lane
+  u64* slots;  // 32 values of a collective, by lane
   const Runtime* runtime;
   u32 lane;
-  u32 lane_count;   // of this simdgroup
+  u32 lane_count;  // of this simdgroup
   u32 is_eager;
-  u32 matrix_order;  // 0 ascending, 1 descending, 2 pairwise
-  u32 generation;    // parity of slots
-  u32 line;          // of the last collective, for error messages
+  u32 matrix_order;    // 0 ascending, 1 descending, 2 pairwise
+  u32 generation;      // parity of slots
+  u32 line;            // of the last collective, for error messages
   const u8* lane_map;  // permutation of a foreign layout, or null
   Counters counters;
 };
@@ -127,7 +131,7 @@ struct Thread {
 };
 
 struct Parameter {
-  u32 kind;   // 0 buffer, 1 threadgroup memory, 2 attribute
+  u32 kind;  // 0 buffer, 1 threadgroup memory, 2 attribute
   u32 index;
   u32 space;
   u32 is_const;

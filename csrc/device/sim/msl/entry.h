@@ -109,8 +109,8 @@ struct group_memory {
       expression;                                                          \
     }                                                                      \
   };
-#define MSL_PRODUCT(name, expression)                \
-  MSL_ATTRIBUTE(name, abi::u32 v[3];                 \
+#define MSL_PRODUCT(name, expression)                            \
+  MSL_ATTRIBUTE(name, abi::u32 v[3];                             \
                 for (int i = 0; i < 3; ++i) v[i] = (expression); \
                 return triple<P>(v))
 MSL_PRODUCT(thread_position_in_grid, t->group[i] * t->threads[i] + t->local[i])
@@ -136,7 +136,8 @@ MSL_ATTRIBUTE(thread_index_in_quadgroup, return P(t->local_index % 4))
 template <class... S>
 struct Signature {
   template <class... P>
-  static MSL_INLINE void call(void (*kernel)(P...), const abi::Arguments* a,
+  static MSL_INLINE void call(void (*kernel)(P...),
+                              const abi::Arguments* a,
                               const abi::Thread* t) {
     static_assert(sizeof...(S) == sizeof...(P), "kernel parameters");
     kernel(S::template get<P>(a, t)...);

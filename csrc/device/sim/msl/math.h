@@ -4,64 +4,72 @@
 
 namespace metal {
 
-
 #define MSL_INTEGERS(F) \
   F(char) F(uchar) F(short) F(ushort) F(int) F(uint) F(long) F(ulong)
 
 // By component of vectors.
-#define MSL_LIFT1(name)                                        \
-  template <class T, uint N>                                   \
-  MSL_INLINE auto name(const vec<T, N>& a) {                   \
-    vec<decltype(name(a.x)), N> r;                             \
-    for (uint i = 0; i < N; ++i) r.data[i] = name(a.data[i]);  \
-    return r;                                                  \
+#define MSL_LIFT1(name)                                       \
+  template <class T, uint N>                                  \
+  MSL_INLINE auto name(vec<T, N> a) {                         \
+    vec<decltype(name(a.x)), N> r;                            \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(a.data[i]); \
+    return r;                                                 \
   }
-#define MSL_LIFT2(name)                                                     \
-  template <class T, uint N>                                                \
-  MSL_INLINE vec<T, N> name(const vec<T, N>& a, const vec<T, N>& b) {       \
-    vec<T, N> r;                                                            \
-    for (uint i = 0; i < N; ++i) r.data[i] = name(a.data[i], b.data[i]);    \
-    return r;                                                               \
-  }                                                                         \
+#define MSL_LIFT2(name)                                                        \
+  template <class T, uint N>                                                   \
+  MSL_INLINE vec<T, N> name(vec<T, N> a, vec<T, N> b) {                        \
+    vec<T, N> r;                                                               \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(a.data[i], b.data[i]);       \
+    return r;                                                                  \
+  }                                                                            \
   template <class T, uint N, class S, class = enable_if_t<is_arithmetic_v<S>>> \
-  MSL_INLINE vec<T, N> name(const vec<T, N>& a, S b) {                      \
-    return name(a, vec<T, N>(T(b)));                                        \
-  }                                                                         \
+  MSL_INLINE vec<T, N> name(vec<T, N> a, S b) {                                \
+    return name(a, vec<T, N>(T(b)));                                           \
+  }                                                                            \
   template <class T, uint N, class S, class = enable_if_t<is_arithmetic_v<S>>> \
-  MSL_INLINE vec<T, N> name(S a, const vec<T, N>& b) {                      \
-    return name(vec<T, N>(T(a)), b);                                        \
+  MSL_INLINE vec<T, N> name(S a, vec<T, N> b) {                                \
+    return name(vec<T, N>(T(a)), b);                                           \
   }
-#define MSL_LIFT3(name)                                                      \
-  template <class T, uint N>                                                 \
-  MSL_INLINE vec<T, N> name(const vec<T, N>& a, const vec<T, N>& b,          \
-                            const vec<T, N>& c) {                            \
-    vec<T, N> r;                                                             \
-    for (uint i = 0; i < N; ++i) {                                           \
-      r.data[i] = name(a.data[i], b.data[i], c.data[i]);                     \
-    }                                                                        \
-    return r;                                                                \
-  }                                                                          \
+// Scalars among vectors apply to each component.
+#define MSL_MIXED(name, parameters, ...)                                       \
   template <class T, uint N, class S, class = enable_if_t<is_arithmetic_v<S>>> \
-  MSL_INLINE vec<T, N> name(const vec<T, N>& a, S b, S c) {                  \
-    return name(a, vec<T, N>(T(b)), vec<T, N>(T(c)));                        \
+  MSL_INLINE vec<T, N> name parameters {                                       \
+    return name(__VA_ARGS__);                                                  \
   }
+#define MSL_LIFT3(name)                                                   \
+  template <class T, uint N>                                              \
+  MSL_INLINE vec<T, N> name(vec<T, N> a, vec<T, N> b, vec<T, N> c) {      \
+    vec<T, N> r;                                                          \
+    for (uint i = 0; i < N; ++i) {                                        \
+      r.data[i] = name(a.data[i], b.data[i], c.data[i]);                  \
+    }                                                                     \
+    return r;                                                             \
+  }                                                                       \
+  MSL_MIXED(name, (vec<T, N> a, S b, S c), a, vec<T, N>(T(b)),            \
+            vec<T, N>(T(c)))                                              \
+  MSL_MIXED(name, (vec<T, N> a, vec<T, N> b, S c), a, b, vec<T, N>(T(c))) \
+  MSL_MIXED(name, (vec<T, N> a, S b, vec<T, N> c), a, vec<T, N>(T(b)), c) \
+  MSL_MIXED(name, (S a, vec<T, N> b, vec<T, N> c), vec<T, N>(T(a)), b, c) \
+  MSL_MIXED(name, (S a, S b, vec<T, N> c), vec<T, N>(T(a)), vec<T, N>(T(b)), c)
 
 // In float; half results are rounded, bfloat ones stay float as in MSL.
-#define MSL_FLOAT1(name, expression)                             \
-  MSL_INLINE float name(float x) { return expression; }          \
-  MSL_INLINE half name(half h) { return half(name(float(h))); }  \
-  MSL_INLINE float name(bfloat b) { return name(float(b)); }     \
-  template <class T, class = enable_if_t<is_integral_v<T>>>      \
-  MSL_INLINE float name(T i) { return name(float(i)); }          \
+#define MSL_FLOAT1(name, expression)                            \
+  MSL_INLINE float name(float x) { return expression; }         \
+  MSL_INLINE half name(half h) { return half(name(float(h))); } \
+  MSL_INLINE float name(bfloat b) { return name(float(b)); }    \
+  template <class T, class = enable_if_t<is_integral_v<T>>>     \
+  MSL_INLINE float name(T i) {                                  \
+    return name(float(i));                                      \
+  }                                                             \
   MSL_LIFT1(name)
-#define MSL_FLOAT2(name, expression)                                      \
-  MSL_INLINE float name(float x, float y) { return expression; }          \
-  MSL_INLINE half name(half x, half y) {                                  \
-    return half(name(float(x), float(y)));                                \
-  }                                                                       \
-  MSL_INLINE float name(bfloat x, bfloat y) {                             \
-    return name(float(x), float(y));                                      \
-  }                                                                       \
+#define MSL_FLOAT2(name, expression)                             \
+  MSL_INLINE float name(float x, float y) { return expression; } \
+  MSL_INLINE half name(half x, half y) {                         \
+    return half(name(float(x), float(y)));                       \
+  }                                                              \
+  MSL_INLINE float name(bfloat x, bfloat y) {                    \
+    return name(float(x), float(y));                             \
+  }                                                              \
   MSL_LIFT2(name)
 
 namespace detail {
@@ -74,29 +82,29 @@ MSL_INLINE abi::Context* counted() {
 #define MSL_RUN(name) abi::context()->runtime->name
 #define MSL_RUN_COUNTED(name) detail::counted()->runtime->name
 
-#define MSL_FLOAT_FUNCTIONS                                        \
-  MSL_FLOAT1(exp, MSL_RUN_COUNTED(exp)(x))                         \
-  MSL_FLOAT1(exp2, MSL_RUN_COUNTED(exp2)(x))                       \
-  MSL_FLOAT1(exp10, MSL_RUN_COUNTED(exp10)(x))                     \
-  MSL_FLOAT1(log, MSL_RUN_COUNTED(log)(x))                         \
-  MSL_FLOAT1(log2, MSL_RUN_COUNTED(log2)(x))                       \
-  MSL_FLOAT1(log10, MSL_RUN_COUNTED(log10)(x))                     \
-  MSL_FLOAT1(tanh, MSL_RUN_COUNTED(tanh)(x))                       \
-  MSL_FLOAT1(sin, MSL_RUN(sin)(x))                                 \
-  MSL_FLOAT1(cos, MSL_RUN(cos)(x))                                 \
-  MSL_FLOAT1(tan, MSL_RUN(tan)(x))                                 \
-  MSL_FLOAT1(asin, MSL_RUN(asin)(x))                               \
-  MSL_FLOAT1(acos, MSL_RUN(acos)(x))                               \
-  MSL_FLOAT1(atan, MSL_RUN(atan)(x))                               \
-  MSL_FLOAT1(sinh, MSL_RUN(sinh)(x))                               \
-  MSL_FLOAT1(cosh, MSL_RUN(cosh)(x))                               \
-  MSL_FLOAT1(sqrt, __builtin_sqrtf(x))                             \
-  MSL_FLOAT1(rsqrt, 1.0f / __builtin_sqrtf(x))                     \
-  MSL_FLOAT1(recip, 1.0f / x)                                      \
-  MSL_FLOAT2(pow, MSL_RUN_COUNTED(pow)(x, y))                      \
-  MSL_FLOAT2(powr, MSL_RUN_COUNTED(pow)(x, y))                     \
-  MSL_FLOAT2(atan2, MSL_RUN(atan2)(x, y))                          \
-  MSL_FLOAT2(fmod, MSL_RUN(fmod)(x, y))                            \
+#define MSL_FLOAT_FUNCTIONS                    \
+  MSL_FLOAT1(exp, MSL_RUN_COUNTED(exp)(x))     \
+  MSL_FLOAT1(exp2, MSL_RUN_COUNTED(exp2)(x))   \
+  MSL_FLOAT1(exp10, MSL_RUN_COUNTED(exp10)(x)) \
+  MSL_FLOAT1(log, MSL_RUN_COUNTED(log)(x))     \
+  MSL_FLOAT1(log2, MSL_RUN_COUNTED(log2)(x))   \
+  MSL_FLOAT1(log10, MSL_RUN_COUNTED(log10)(x)) \
+  MSL_FLOAT1(tanh, MSL_RUN_COUNTED(tanh)(x))   \
+  MSL_FLOAT1(sin, MSL_RUN(sin)(x))             \
+  MSL_FLOAT1(cos, MSL_RUN(cos)(x))             \
+  MSL_FLOAT1(tan, MSL_RUN(tan)(x))             \
+  MSL_FLOAT1(asin, MSL_RUN(asin)(x))           \
+  MSL_FLOAT1(acos, MSL_RUN(acos)(x))           \
+  MSL_FLOAT1(atan, MSL_RUN(atan)(x))           \
+  MSL_FLOAT1(sinh, MSL_RUN(sinh)(x))           \
+  MSL_FLOAT1(cosh, MSL_RUN(cosh)(x))           \
+  MSL_FLOAT1(sqrt, __builtin_sqrtf(x))         \
+  MSL_FLOAT1(rsqrt, 1.0f / __builtin_sqrtf(x)) \
+  MSL_FLOAT1(recip, 1.0f / x)                  \
+  MSL_FLOAT2(pow, MSL_RUN_COUNTED(pow)(x, y))  \
+  MSL_FLOAT2(powr, MSL_RUN_COUNTED(pow)(x, y)) \
+  MSL_FLOAT2(atan2, MSL_RUN(atan2)(x, y))      \
+  MSL_FLOAT2(fmod, MSL_RUN(fmod)(x, y))        \
   MSL_FLOAT2(divide, x / y)
 
 MSL_FLOAT_FUNCTIONS
@@ -127,64 +135,60 @@ MSL_INLINE float abs(bfloat x) { return __builtin_fabsf(float(x)); }
 MSL_LIFT1(abs)
 
 // NaN loses, as in MSL's fmin and fmax.
-MSL_INLINE float max(float a, float b) {
-  return b != b ? a : (a > b ? a : b);
-}
-MSL_INLINE float min(float a, float b) {
-  return b != b ? a : (a < b ? a : b);
-}
+MSL_INLINE float max(float a, float b) { return b != b ? a : (a > b ? a : b); }
+MSL_INLINE float min(float a, float b) { return b != b ? a : (a < b ? a : b); }
 MSL_INLINE half max(half a, half b) { return half(max(float(a), float(b))); }
 MSL_INLINE half min(half a, half b) { return half(min(float(a), float(b))); }
 MSL_INLINE float max(bfloat a, bfloat b) { return max(float(a), float(b)); }
 MSL_INLINE float min(bfloat a, bfloat b) { return min(float(a), float(b)); }
 
-#define MSL_INTEGER(T)                                                     \
-  MSL_INLINE T max(T a, T b) { return a > b ? a : b; }                     \
-  MSL_INLINE T min(T a, T b) { return a < b ? a : b; }                     \
-  MSL_INLINE T abs(T a) { return a < T(0) ? T(-a) : a; }                   \
-  MSL_INLINE T clamp(T x, T low, T high) {                                 \
-    return x < low ? low : x > high ? high : x;                            \
-  }                                                                        \
-  MSL_INLINE T popcount(T x) {                                             \
+#define MSL_INTEGER(T)                                                         \
+  MSL_INLINE T max(T a, T b) { return a > b ? a : b; }                         \
+  MSL_INLINE T min(T a, T b) { return a < b ? a : b; }                         \
+  MSL_INLINE T abs(T a) { return a < T(0) ? T(-a) : a; }                       \
+  MSL_INLINE T clamp(T x, T low, T high) {                                     \
+    return x < low ? low : x > high ? high : x;                                \
+  }                                                                            \
+  MSL_INLINE T popcount(T x) {                                                 \
     return T(__builtin_popcountll(ulong(x) & (~0ul >> (64 - 8 * sizeof(T))))); \
-  }                                                                        \
-  MSL_INLINE T clz(T x) {                                                  \
-    ulong u = ulong(x) & (~0ul >> (64 - 8 * sizeof(T)));                   \
-    return u ? T(__builtin_clzll(u) - (64 - 8 * int(sizeof(T))))           \
-             : T(8 * sizeof(T));                                           \
-  }                                                                        \
-  MSL_INLINE T ctz(T x) {                                                  \
-    return x ? T(__builtin_ctzll(ulong(x))) : T(8 * sizeof(T));            \
-  }                                                                        \
-  MSL_INLINE T reverse_bits(T x) {                                         \
-    T r = 0;                                                               \
-    for (uint i = 0; i < 8 * sizeof(T); ++i) r |= T((x >> i) & 1)          \
-                                                  << (8 * sizeof(T) - 1 - i); \
-    return r;                                                              \
-  }                                                                        \
-  MSL_INLINE T extract_bits(T x, uint offset, uint bits) {                 \
-    if (bits == 0) return 0;                                               \
-    constexpr uint width = 8 * sizeof(T);                                  \
-    return T(T(x << (width - offset - bits)) >> (width - bits));           \
-  }                                                                        \
-  MSL_INLINE T insert_bits(T base, T in, uint offset, uint bits) {         \
-    if (bits == 0) return base;                                            \
-    ulong mask = (~0ul >> (64 - bits)) << offset;                          \
-    return T((ulong(base) & ~mask) | ((ulong(in) << offset) & mask));      \
-  }                                                                        \
-  MSL_INLINE T rotate(T x, T by) {                                         \
-    constexpr uint width = 8 * sizeof(T);                                  \
-    ulong u = ulong(x) & (~0ul >> (64 - width));                           \
-    uint n = uint(by) % width;                                             \
-    return T(n ? (u << n) | (u >> (width - n)) : u);                       \
-  }                                                                        \
-  MSL_INLINE T mulhi(T a, T b) {                                           \
-    return T((__int128(a) * __int128(b)) >> (8 * sizeof(T)));              \
-  }                                                                        \
-  MSL_INLINE T mul24(T a, T b) { return T(a * b); }                        \
-  MSL_INLINE T mad24(T a, T b, T c) { return T(a * b + c); }               \
-  MSL_INLINE T mad(T a, T b, T c) { return T(a * b + c); }                 \
-  MSL_INLINE T madhi(T a, T b, T c) { return T(mulhi(a, b) + c); }         \
+  }                                                                            \
+  MSL_INLINE T clz(T x) {                                                      \
+    ulong u = ulong(x) & (~0ul >> (64 - 8 * sizeof(T)));                       \
+    return u ? T(__builtin_clzll(u) - (64 - 8 * int(sizeof(T))))               \
+             : T(8 * sizeof(T));                                               \
+  }                                                                            \
+  MSL_INLINE T ctz(T x) {                                                      \
+    return x ? T(__builtin_ctzll(ulong(x))) : T(8 * sizeof(T));                \
+  }                                                                            \
+  MSL_INLINE T reverse_bits(T x) {                                             \
+    T r = 0;                                                                   \
+    for (uint i = 0; i < 8 * sizeof(T); ++i)                                   \
+      r |= T((x >> i) & 1) << (8 * sizeof(T) - 1 - i);                         \
+    return r;                                                                  \
+  }                                                                            \
+  MSL_INLINE T extract_bits(T x, uint offset, uint bits) {                     \
+    if (bits == 0) return 0;                                                   \
+    constexpr uint width = 8 * sizeof(T);                                      \
+    return T(T(x << (width - offset - bits)) >> (width - bits));               \
+  }                                                                            \
+  MSL_INLINE T insert_bits(T base, T in, uint offset, uint bits) {             \
+    if (bits == 0) return base;                                                \
+    ulong mask = (~0ul >> (64 - bits)) << offset;                              \
+    return T((ulong(base) & ~mask) | ((ulong(in) << offset) & mask));          \
+  }                                                                            \
+  MSL_INLINE T rotate(T x, T by) {                                             \
+    constexpr uint width = 8 * sizeof(T);                                      \
+    ulong u = ulong(x) & (~0ul >> (64 - width));                               \
+    uint n = uint(by) % width;                                                 \
+    return T(n ? (u << n) | (u >> (width - n)) : u);                           \
+  }                                                                            \
+  MSL_INLINE T mulhi(T a, T b) {                                               \
+    return T((__int128(a) * __int128(b)) >> (8 * sizeof(T)));                  \
+  }                                                                            \
+  MSL_INLINE T mul24(T a, T b) { return T(a * b); }                            \
+  MSL_INLINE T mad24(T a, T b, T c) { return T(a * b + c); }                   \
+  MSL_INLINE T mad(T a, T b, T c) { return T(a * b + c); }                     \
+  MSL_INLINE T madhi(T a, T b, T c) { return T(mulhi(a, b) + c); }             \
   MSL_INLINE T absdiff(T a, T b) { return a > b ? T(a - b) : T(b - a); }
 MSL_INTEGERS(MSL_INTEGER)
 #undef MSL_INTEGER
@@ -239,17 +243,16 @@ MSL_INLINE enable_if_t<is_arithmetic_v<T>, T> select(T a, T b, bool c) {
   return c ? b : a;
 }
 template <class T, uint N>
-MSL_INLINE vec<T, N> select(const vec<T, N>& a, const vec<T, N>& b,
-                            const vec<bool, N>& c) {
+MSL_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<bool, N> c) {
   vec<T, N> r;
   for (uint i = 0; i < N; ++i) r.data[i] = c.data[i] ? b.data[i] : a.data[i];
   return r;
 }
 
-#define MSL_TEST(name, expression)                              \
-  MSL_INLINE bool name(float x) { return expression; }          \
-  MSL_INLINE bool name(half x) { return name(float(x)); }       \
-  MSL_INLINE bool name(bfloat x) { return name(float(x)); }     \
+#define MSL_TEST(name, expression)                          \
+  MSL_INLINE bool name(float x) { return expression; }      \
+  MSL_INLINE bool name(half x) { return name(float(x)); }   \
+  MSL_INLINE bool name(bfloat x) { return name(float(x)); } \
   MSL_LIFT1(name)
 MSL_TEST(isnan, x != x)
 MSL_TEST(isinf, __builtin_fabsf(x) == __builtin_inff())
@@ -259,13 +262,13 @@ MSL_TEST(signbit, __builtin_signbit(x))
 #undef MSL_TEST
 
 template <uint N>
-MSL_INLINE bool all(const vec<bool, N>& v) {
+MSL_INLINE bool all(vec<bool, N> v) {
   bool r = true;
   for (uint i = 0; i < N; ++i) r = r && v.data[i];
   return r;
 }
 template <uint N>
-MSL_INLINE bool any(const vec<bool, N>& v) {
+MSL_INLINE bool any(vec<bool, N> v) {
   bool r = false;
   for (uint i = 0; i < N; ++i) r = r || v.data[i];
   return r;
@@ -274,29 +277,29 @@ MSL_INLINE bool all(bool v) { return v; }
 MSL_INLINE bool any(bool v) { return v; }
 
 template <class T, uint N>
-MSL_INLINE T dot(const vec<T, N>& a, const vec<T, N>& b) {
+MSL_INLINE T dot(vec<T, N> a, vec<T, N> b) {
   T sum = T(a.data[0] * b.data[0]);
   for (uint i = 1; i < N; ++i) sum = T(sum + a.data[i] * b.data[i]);
   return sum;
 }
 template <class T, uint N>
-MSL_INLINE T length_squared(const vec<T, N>& a) {
+MSL_INLINE T length_squared(vec<T, N> a) {
   return dot(a, a);
 }
 template <class T, uint N>
-MSL_INLINE T length(const vec<T, N>& a) {
+MSL_INLINE T length(vec<T, N> a) {
   return T(sqrt(dot(a, a)));
 }
 template <class T, uint N>
-MSL_INLINE T distance(const vec<T, N>& a, const vec<T, N>& b) {
+MSL_INLINE T distance(vec<T, N> a, vec<T, N> b) {
   return length(a - b);
 }
 template <class T, uint N>
-MSL_INLINE vec<T, N> normalize(const vec<T, N>& a) {
+MSL_INLINE vec<T, N> normalize(vec<T, N> a) {
   return a * T(rsqrt(dot(a, a)));
 }
 template <class T>
-MSL_INLINE vec<T, 3> cross(const vec<T, 3>& a, const vec<T, 3>& b) {
+MSL_INLINE vec<T, 3> cross(vec<T, 3> a, vec<T, 3> b) {
   return vec<T, 3>(T(a.y * b.z - a.z * b.y), T(a.z * b.x - a.x * b.z),
                    T(a.x * b.y - a.y * b.x));
 }
@@ -333,15 +336,30 @@ struct numeric_limits;
     static constexpr T infinity() { return T(INF); }           \
     static constexpr T quiet_NaN() { return T(QNAN); }         \
   };
-MSL_LIMITS(float, -3.402823466e+38f, 3.402823466e+38f, 1.175494351e-38f,
-           1.192092896e-07f, __builtin_inff(), __builtin_nanf(""))
-MSL_LIMITS(half, -65504.0f, 65504.0f, 6.103515625e-05f, 9.765625e-04f,
-           __builtin_inff(), __builtin_nanf(""))
-MSL_LIMITS(bfloat, -3.38953139e38f, 3.38953139e38f, 1.175494351e-38f,
-           0.0078125f, __builtin_inff(), __builtin_nanf(""))
-#define MSL_INTEGER_LIMITS(T)                                              \
-  MSL_LIMITS(T, (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)),       \
-             (T(-1) < T(0) ? ~(T(1) << (8 * sizeof(T) - 1)) : ~T(0)),      \
+MSL_LIMITS(float,
+           -3.402823466e+38f,
+           3.402823466e+38f,
+           1.175494351e-38f,
+           1.192092896e-07f,
+           __builtin_inff(),
+           __builtin_nanf(""))
+MSL_LIMITS(half,
+           -65504.0f,
+           65504.0f,
+           6.103515625e-05f,
+           9.765625e-04f,
+           __builtin_inff(),
+           __builtin_nanf(""))
+MSL_LIMITS(bfloat,
+           -3.38953139e38f,
+           3.38953139e38f,
+           1.175494351e-38f,
+           0.0078125f,
+           __builtin_inff(),
+           __builtin_nanf(""))
+#define MSL_INTEGER_LIMITS(T)                                         \
+  MSL_LIMITS(T, (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)),  \
+             (T(-1) < T(0) ? ~(T(1) << (8 * sizeof(T) - 1)) : ~T(0)), \
              (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)), 0, 0, 0)
 MSL_INTEGERS(MSL_INTEGER_LIMITS)
 }  // namespace metal

@@ -100,7 +100,8 @@ MSL_INLINE constexpr long offset(uint row, uint pair) {
 // A row, gathered from the four lanes that hold it; `m` is lane 0's matrix.
 MSL_INLINE row8 gather(const char* m, uint row, float) {
   ulong4v v = {word<ulong>(m + offset(row, 0)), word<ulong>(m + offset(row, 1)),
-               word<ulong>(m + offset(row, 2)), word<ulong>(m + offset(row, 3))};
+               word<ulong>(m + offset(row, 2)),
+               word<ulong>(m + offset(row, 3))};
   return (row8)v;
 }
 MSL_INLINE uint4v gather_halves(const char* m, uint row) {
@@ -125,7 +126,9 @@ MSL_INLINE void scatter(char* m, uint row, row8 v) {
 }
 
 template <class D, class A, class B, class C>
-MSL_INLINE void multiply_all(char* d, const char* a, const char* b,
+MSL_INLINE void multiply_all(char* d,
+                             const char* a,
+                             const char* b,
                              const char* c) {
   float left[8][8];
   row8 acc[8];
@@ -151,9 +154,8 @@ MSL_INLINE void multiply_all(char* d, const char* a, const char* b,
 
 // One element at a time: other orders of summation, permuted lanes.
 template <class D, class A, class B, class C>
-__attribute__((noinline)) void multiply_slowly(abi::Context* x, char* d,
-                                               const char* a, const char* b,
-                                               const char* c) {
+__attribute__((noinline)) void multiply_slowly(
+    abi::Context* x, char* d, const char* a, const char* b, const char* c) {
   float in[3][8][8] = {};
   D out[8][8];
   auto seat = [&](uint lane) { return x->lane_map ? x->lane_map[lane] : lane; };
@@ -172,7 +174,8 @@ __attribute__((noinline)) void multiply_slowly(abi::Context* x, char* d,
       if (x->matrix_order == 2) {
         float p[8];
         for (uint k = 0; k < 8; ++k) p[k] = in[0][r][k] * in[1][k][col];
-        sum += ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
+        sum +=
+            ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
       } else {
         for (uint i = 0; i < 8; ++i) {
           uint k = x->matrix_order == 1 ? 7 - i : i;
@@ -190,9 +193,13 @@ __attribute__((noinline)) void multiply_slowly(abi::Context* x, char* d,
 }
 
 template <class D, class A, class B, class C>
-__attribute__((noinline, no_sanitize("thread"))) void multiply(
-    abi::Context* x, D* d, const A* a, const B* b, const C* c, abi::u64 key,
-    uint line) {
+__attribute__((noinline, no_sanitize("thread"))) void multiply(abi::Context* x,
+                                                               D* d,
+                                                               const A* a,
+                                                               const B* b,
+                                                               const C* c,
+                                                               abi::u64 key,
+                                                               uint line) {
   bool is_clean = x->is_eager && !x->touched && x->arrived == 0 &&
                   x->log_length < abi::log_capacity;
   if (is_clean) {
@@ -216,21 +223,25 @@ __attribute__((noinline, no_sanitize("thread"))) void multiply(
 }
 
 template <class D, class A, class B, class C>
-MSL_INLINE void reach_multiply(D* d, const A* a, const B* b, const C* c,
-                               uint line) {
+MSL_INLINE void reach_multiply(
+    D* d, const A* a, const B* b, const C* c, uint line) {
   // Other lanes write *d and read the operands while this one is elsewhere.
   asm volatile("" : : "r"(d), "r"(a), "r"(b), "r"(c) : "memory");
   abi::Context* x = abi::context();
   abi::u64 key = (abi::u64(line) << 32) | abi::u32((char*)d - x->lane_base);
   if (x->log_position < x->log_length) {
-    if (__builtin_expect(
-            x->log[x->log_position++].key == key && !x->touched, 1)) {
+    if (__builtin_expect(x->log[x->log_position++].key == key && !x->touched,
+                         1)) {
       return;
     }
-    x->runtime->fail(x, x->touched
-        ? "lanes handle elements of a matrix at different places before one "
-          "multiply; set Options::is_eager to false for such a kernel"
-        : "lanes of a simdgroup reach different matrix multiplies", line);
+    x->runtime->fail(
+        x,
+        x->touched
+            ? "lanes handle elements of a matrix at different places before "
+              "one "
+              "multiply; set Options::is_eager to false for such a kernel"
+            : "lanes of a simdgroup reach different matrix multiplies",
+        line);
   }
   multiply(x, d, a, b, c, key, line);
 }
@@ -239,8 +250,10 @@ MSL_INLINE void reach_multiply(D* d, const A* a, const B* b, const C* c,
 // d = a * b + c
 template <class D, class A, class B, class C>
 MSL_INLINE void simdgroup_multiply_accumulate(
-    simdgroup_matrix<D, 8, 8>& d, const simdgroup_matrix<A, 8, 8>& a,
-    const simdgroup_matrix<B, 8, 8>& b, const simdgroup_matrix<C, 8, 8>& c,
+    simdgroup_matrix<D, 8, 8>& d,
+    const simdgroup_matrix<A, 8, 8>& a,
+    const simdgroup_matrix<B, 8, 8>& b,
+    const simdgroup_matrix<C, 8, 8>& c,
     MSL_SITE) {
   detail::reach_multiply((D*)&d.elements, (const A*)&a.elements,
                          (const B*)&b.elements, (const C*)&c.elements, line);
@@ -269,7 +282,9 @@ MSL_INLINE void reach_memory(uint line) {
   x->line = line;
 }
 // Index of this lane's element e.
-MSL_INLINE long index(uint e, ulong elements_per_row, ulong2 origin,
+MSL_INLINE long index(uint e,
+                      ulong elements_per_row,
+                      ulong2 origin,
                       bool is_transposed) {
   ulong row = row_of(seat());
   ulong column = column_of(seat()) + e;
@@ -279,27 +294,29 @@ MSL_INLINE long index(uint e, ulong elements_per_row, ulong2 origin,
 }
 }  // namespace detail
 
-#define MSL_MATRIX_MEMORY(SPACE)                                             \
-  template <class T, class U>                                                \
-  MSL_INLINE void simdgroup_load(                                            \
-      simdgroup_matrix<T, 8, 8>& d, const SPACE U* from,                     \
-      ulong elements_per_row = 8, ulong2 origin = ulong2(0ul),               \
-      bool transpose = false, MSL_SITE) {                                    \
-    static_assert(is_same_v<T, U>, "simdgroup_load: element types differ");  \
-    detail::reach_memory(line);                                              \
-    T a = from[detail::index(0, elements_per_row, origin, transpose)];       \
-    T b = from[detail::index(1, elements_per_row, origin, transpose)];       \
-    d.elements = vec<T, 2>(a, b);                                            \
+#define MSL_MATRIX_MEMORY(SPACE)                                            \
+  template <class T, class U>                                               \
+  MSL_INLINE void simdgroup_load(                                           \
+      simdgroup_matrix<T, 8, 8>& d, const SPACE U* from,                    \
+      ulong elements_per_row = 8, ulong2 origin = ulong2(0ul),              \
+      bool transpose = false, MSL_SITE) {                                   \
+    static_assert(is_same_v<T, U>, "simdgroup_load: element types differ"); \
+    detail::reach_memory(line);                                             \
+    T a = from[detail::index(0, elements_per_row, origin, transpose)];      \
+    T b = from[detail::index(1, elements_per_row, origin, transpose)];      \
+    d.elements = vec<T, 2>(a, b);                                           \
   }
-#define MSL_MATRIX_STORE(SPACE)                                              \
-  template <class T>                                                         \
-  MSL_INLINE void simdgroup_store(                                           \
-      const simdgroup_matrix<T, 8, 8>& s, SPACE T* to,                       \
-      ulong elements_per_row = 8, ulong2 origin = ulong2(0ul),               \
-      bool transpose = false, MSL_SITE) {                                    \
-    detail::reach_memory(line);                                              \
-    to[detail::index(0, elements_per_row, origin, transpose)] = s.elements.data[0]; \
-    to[detail::index(1, elements_per_row, origin, transpose)] = s.elements.data[1]; \
+#define MSL_MATRIX_STORE(SPACE)                                            \
+  template <class T>                                                       \
+  MSL_INLINE void simdgroup_store(const simdgroup_matrix<T, 8, 8>& s,      \
+                                  SPACE T* to, ulong elements_per_row = 8, \
+                                  ulong2 origin = ulong2(0ul),             \
+                                  bool transpose = false, MSL_SITE) {      \
+    detail::reach_memory(line);                                            \
+    to[detail::index(0, elements_per_row, origin, transpose)] =            \
+        s.elements.data[0];                                                \
+    to[detail::index(1, elements_per_row, origin, transpose)] =            \
+        s.elements.data[1];                                                \
   }
 MSL_MATRIX_MEMORY(device)
 MSL_MATRIX_MEMORY(threadgroup)

@@ -69,37 +69,38 @@ MSL_INLINE void simdgroup_barrier(mem_flags flags, MSL_SITE) {
 }
 
 // A lane that is not there reads its own value back.
-#define MSL_SHUFFLE(name, argument, source)                                \
-  template <class T>                                                       \
-  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(T value,            \
-                                                       ushort argument,    \
-                                                       MSL_SITE) {         \
-    abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);      \
-    uint lane = detail::lane();                                            \
-    uint from = (source);                                                  \
-    return from < detail::lane_count() ? detail::slot<T>(slots, from)      \
-                                       : value;                            \
-  }                                                                        \
-  template <class T, uint N>                                               \
-  MSL_INLINE vec<T, N> name(const vec<T, N>& value, ushort argument,       \
-                            MSL_SITE) {                                    \
-    vec<T, N> r;                                                           \
-    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], argument, line); \
-    return r;                                                              \
+#define MSL_SHUFFLE(name, argument, source)                                    \
+  template <class T>                                                           \
+  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(                        \
+      T value, ushort argument, MSL_SITE) {                                    \
+    abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);          \
+    uint lane = detail::lane();                                                \
+    uint from = (source);                                                      \
+    return from < detail::lane_count() ? detail::slot<T>(slots, from) : value; \
+  }                                                                            \
+  template <class T, uint N>                                                   \
+  MSL_INLINE vec<T, N> name(vec<T, N> value, ushort argument, MSL_SITE) {      \
+    vec<T, N> r;                                                               \
+    for (uint i = 0; i < N; ++i)                                               \
+      r.data[i] = name(value.data[i], argument, line);                         \
+    return r;                                                                  \
   }
 MSL_SHUFFLE(simd_shuffle, index, (index + 0u * lane))
 MSL_SHUFFLE(simd_shuffle_xor, mask, (lane ^ mask))
 MSL_SHUFFLE(simd_shuffle_up, delta, (lane >= delta ? lane - delta : lane))
-MSL_SHUFFLE(simd_shuffle_down, delta,
+MSL_SHUFFLE(simd_shuffle_down,
+            delta,
             (lane + delta < abi::lanes ? lane + delta : lane))
 MSL_SHUFFLE(simd_shuffle_rotate_up, delta, ((lane - delta) % abi::lanes))
 MSL_SHUFFLE(simd_shuffle_rotate_down, delta, ((lane + delta) % abi::lanes))
 MSL_SHUFFLE(simd_broadcast, index, (index + 0u * lane))
 MSL_SHUFFLE(quad_shuffle, index, ((lane & ~3u) + index))
 MSL_SHUFFLE(quad_shuffle_xor, mask, (lane ^ (mask & 3u)))
-MSL_SHUFFLE(quad_shuffle_up, delta,
+MSL_SHUFFLE(quad_shuffle_up,
+            delta,
             ((lane & 3u) >= delta ? lane - delta : lane))
-MSL_SHUFFLE(quad_shuffle_down, delta,
+MSL_SHUFFLE(quad_shuffle_down,
+            delta,
             ((lane & 3u) + delta < 4u ? lane + delta : lane))
 MSL_SHUFFLE(quad_broadcast, index, ((lane & ~3u) + index))
 #undef MSL_SHUFFLE
@@ -109,8 +110,8 @@ MSL_INLINE T simd_broadcast_first(T value, MSL_SITE) {
   return simd_broadcast(value, 0, line);
 }
 template <class T>
-MSL_INLINE T simd_shuffle_and_fill_down(T value, T fill, ushort delta,
-                                        MSL_SITE) {
+MSL_INLINE T
+simd_shuffle_and_fill_down(T value, T fill, ushort delta, MSL_SITE) {
   abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);
   T other = detail::slot<T>(slots, (detail::lane() + delta) % abi::lanes);
   (void)fill;
@@ -151,22 +152,22 @@ MSL_INLINE simd_vote simd_active_threads_mask(MSL_SITE) {
 }
 MSL_INLINE bool simd_is_first() { return detail::lane() == 0; }
 
-#define MSL_REDUCE(name, expression)                                       \
-  template <class T>                                                       \
+#define MSL_REDUCE(name, expression)                                        \
+  template <class T>                                                        \
   MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(T value, MSL_SITE) { \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);       \
-    T a = detail::slot<T>(slots, 0);                                       \
-    for (uint i = 1; i < detail::lane_count(); ++i) {                      \
-      T b = detail::slot<T>(slots, i);                                     \
-      a = T(expression);                                                   \
-    }                                                                      \
-    return a;                                                              \
-  }                                                                        \
-  template <class T, uint N>                                               \
-  MSL_INLINE vec<T, N> name(const vec<T, N>& value, MSL_SITE) {            \
-    vec<T, N> r;                                                           \
-    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], line);    \
-    return r;                                                              \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);        \
+    T a = detail::slot<T>(slots, 0);                                        \
+    for (uint i = 1; i < detail::lane_count(); ++i) {                       \
+      T b = detail::slot<T>(slots, i);                                      \
+      a = T(expression);                                                    \
+    }                                                                       \
+    return a;                                                               \
+  }                                                                         \
+  template <class T, uint N>                                                \
+  MSL_INLINE vec<T, N> name(vec<T, N> value, MSL_SITE) {                    \
+    vec<T, N> r;                                                            \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], line);     \
+    return r;                                                               \
   }
 MSL_REDUCE(simd_sum, a + b)
 MSL_REDUCE(simd_product, a* b)
@@ -177,17 +178,17 @@ MSL_REDUCE(simd_or, a | b)
 MSL_REDUCE(simd_xor, a ^ b)
 #undef MSL_REDUCE
 
-#define MSL_QUAD(name, expression)                                     \
-  template <class T>                                                   \
-  MSL_INLINE T name(T value, MSL_SITE) {                               \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);   \
-    uint first = detail::lane() & ~3u;                                 \
-    T a = detail::slot<T>(slots, first);                               \
-    for (uint i = 1; i < 4; ++i) {                                     \
-      T b = detail::slot<T>(slots, first + i);                         \
-      a = T(expression);                                               \
-    }                                                                  \
-    return a;                                                          \
+#define MSL_QUAD(name, expression)                                   \
+  template <class T>                                                 \
+  MSL_INLINE T name(T value, MSL_SITE) {                             \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line); \
+    uint first = detail::lane() & ~3u;                               \
+    T a = detail::slot<T>(slots, first);                             \
+    for (uint i = 1; i < 4; ++i) {                                   \
+      T b = detail::slot<T>(slots, first + i);                       \
+      a = T(expression);                                             \
+    }                                                                \
+    return a;                                                        \
   }
 MSL_QUAD(quad_sum, a + b)
 MSL_QUAD(quad_product, a* b)
@@ -195,16 +196,16 @@ MSL_QUAD(quad_max, max(a, b))
 MSL_QUAD(quad_min, min(a, b))
 #undef MSL_QUAD
 
-#define MSL_PREFIX(name, start, first, last, expression)               \
-  template <class T>                                                   \
-  MSL_INLINE T name(T value, MSL_SITE) {                               \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);   \
-    T a = T(start);                                                    \
-    for (uint i = first; i < detail::lane() + last; ++i) {             \
-      T b = detail::slot<T>(slots, i);                                 \
-      a = T(expression);                                               \
-    }                                                                  \
-    return a;                                                          \
+#define MSL_PREFIX(name, start, first, last, expression)             \
+  template <class T>                                                 \
+  MSL_INLINE T name(T value, MSL_SITE) {                             \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line); \
+    T a = T(start);                                                  \
+    for (uint i = first; i < detail::lane() + last; ++i) {           \
+      T b = detail::slot<T>(slots, i);                               \
+      a = T(expression);                                             \
+    }                                                                \
+    return a;                                                        \
   }
 MSL_PREFIX(simd_prefix_inclusive_sum, 0.0f, 0, 1, a + b)
 MSL_PREFIX(simd_prefix_exclusive_sum, 0.0f, 0, 0, a + b)
@@ -239,49 +240,49 @@ MSL_INLINE T update(volatile T* at, F change) {
 }
 }  // namespace detail
 
-#define MSL_ATOMICS(SPACE)                                                   \
-  template <class T>                                                         \
-  MSL_INLINE T atomic_load_explicit(const volatile SPACE atomic<T>* object,  \
-                                    memory_order) {                          \
-    T value;                                                                 \
-    __atomic_load((const volatile T*)&object->value, &value,                 \
-                  __ATOMIC_RELAXED);                                         \
-    return value;                                                            \
-  }                                                                          \
-  template <class T, class S>                                                \
-  MSL_INLINE void atomic_store_explicit(volatile SPACE atomic<T>* object,    \
-                                        S value, memory_order) {             \
-    T copy = T(value);                                                       \
-    __atomic_store((volatile T*)&object->value, &copy, __ATOMIC_RELAXED);    \
-  }                                                                          \
-  template <class T, class S>                                                \
-  MSL_INLINE T atomic_exchange_explicit(volatile SPACE atomic<T>* object,    \
-                                        S value, memory_order) {             \
-    return detail::update((volatile T*)&object->value,                       \
-                          [=](T) { return T(value); });                      \
-  }                                                                          \
-  template <class T, class S>                                                \
-  MSL_INLINE bool atomic_compare_exchange_weak_explicit(                     \
-      volatile SPACE atomic<T>* object, T* expected, S value, memory_order,  \
-      memory_order) {                                                        \
-    T next = T(value);                                                       \
-    return __atomic_compare_exchange((volatile T*)&object->value, expected,  \
-                                     &next, false, __ATOMIC_RELAXED,         \
-                                     __ATOMIC_RELAXED);                      \
-  }                                                                          \
-  MSL_ATOMIC(SPACE, add, T(old + T(value)))                                  \
-  MSL_ATOMIC(SPACE, sub, T(old - T(value)))                                  \
-  MSL_ATOMIC(SPACE, min, old < T(value) ? old : T(value))                    \
-  MSL_ATOMIC(SPACE, max, old > T(value) ? old : T(value))                    \
-  MSL_ATOMIC(SPACE, and, T(old & T(value)))                                  \
-  MSL_ATOMIC(SPACE, or, T(old | T(value)))                                   \
+#define MSL_ATOMICS(SPACE)                                                  \
+  template <class T>                                                        \
+  MSL_INLINE T atomic_load_explicit(const volatile SPACE atomic<T>* object, \
+                                    memory_order) {                         \
+    T value;                                                                \
+    __atomic_load((const volatile T*)&object->value, &value,                \
+                  __ATOMIC_RELAXED);                                        \
+    return value;                                                           \
+  }                                                                         \
+  template <class T, class S>                                               \
+  MSL_INLINE void atomic_store_explicit(volatile SPACE atomic<T>* object,   \
+                                        S value, memory_order) {            \
+    T copy = T(value);                                                      \
+    __atomic_store((volatile T*)&object->value, &copy, __ATOMIC_RELAXED);   \
+  }                                                                         \
+  template <class T, class S>                                               \
+  MSL_INLINE T atomic_exchange_explicit(volatile SPACE atomic<T>* object,   \
+                                        S value, memory_order) {            \
+    return detail::update((volatile T*)&object->value,                      \
+                          [=](T) { return T(value); });                     \
+  }                                                                         \
+  template <class T, class S>                                               \
+  MSL_INLINE bool atomic_compare_exchange_weak_explicit(                    \
+      volatile SPACE atomic<T>* object, T* expected, S value, memory_order, \
+      memory_order) {                                                       \
+    T next = T(value);                                                      \
+    return __atomic_compare_exchange((volatile T*)&object->value, expected, \
+                                     &next, false, __ATOMIC_RELAXED,        \
+                                     __ATOMIC_RELAXED);                     \
+  }                                                                         \
+  MSL_ATOMIC(SPACE, add, T(old + T(value)))                                 \
+  MSL_ATOMIC(SPACE, sub, T(old - T(value)))                                 \
+  MSL_ATOMIC(SPACE, min, old < T(value) ? old : T(value))                   \
+  MSL_ATOMIC(SPACE, max, old > T(value) ? old : T(value))                   \
+  MSL_ATOMIC(SPACE, and, T(old& T(value)))                                  \
+  MSL_ATOMIC(SPACE, or, T(old | T(value)))                                  \
   MSL_ATOMIC(SPACE, xor, T(old ^ T(value)))
-#define MSL_ATOMIC(SPACE, name, expression)                                  \
-  template <class T, class S>                                                \
-  MSL_INLINE T atomic_fetch_##name##_explicit(                               \
-      volatile SPACE atomic<T>* object, S value, memory_order) {             \
-    return detail::update((volatile T*)&object->value,                       \
-                          [=](T old) { return expression; });                \
+#define MSL_ATOMIC(SPACE, name, expression)                      \
+  template <class T, class S>                                    \
+  MSL_INLINE T atomic_fetch_##name##_explicit(                   \
+      volatile SPACE atomic<T>* object, S value, memory_order) { \
+    return detail::update((volatile T*)&object->value,           \
+                          [=](T old) { return expression; });    \
   }
 MSL_ATOMICS(device)
 MSL_ATOMICS(threadgroup)
@@ -289,5 +290,5 @@ MSL_ATOMICS(threadgroup)
 #undef MSL_ATOMIC
 }  // namespace metal
 
-using metal::memory_order_relaxed;
 using metal::mem_flags;
+using metal::memory_order_relaxed;

@@ -13,24 +13,24 @@ MSL_UNCHECKED inline __attribute__((always_inline)) void access(
 }  // namespace orchard::sim::strict
 
 #define MSL_PC __builtin_return_address(0)
-#define MSL_ACCESS(bytes)                                                    \
-  extern "C" MSL_UNCHECKED void __tsan_read##bytes(void* at) {               \
-    orchard::sim::strict::access(at, bytes, false, true, MSL_PC);            \
-  }                                                                          \
-  extern "C" MSL_UNCHECKED void __tsan_write##bytes(void* at) {              \
-    orchard::sim::strict::access(at, bytes, true, true, MSL_PC);             \
-  }                                                                          \
-  extern "C" MSL_UNCHECKED void __tsan_unaligned_read##bytes(void* at) {     \
-    orchard::sim::strict::access(at, bytes, false, false, MSL_PC);           \
-  }                                                                          \
-  extern "C" MSL_UNCHECKED void __tsan_unaligned_write##bytes(void* at) {    \
-    orchard::sim::strict::access(at, bytes, true, false, MSL_PC);            \
-  }                                                                          \
-  extern "C" MSL_UNCHECKED void __tsan_volatile_read##bytes(void* at) {      \
-    orchard::sim::strict::access(at, bytes, false, true, MSL_PC);            \
-  }                                                                          \
-  extern "C" MSL_UNCHECKED void __tsan_volatile_write##bytes(void* at) {     \
-    orchard::sim::strict::access(at, bytes, true, true, MSL_PC);             \
+#define MSL_ACCESS(bytes)                                                 \
+  extern "C" MSL_UNCHECKED void __tsan_read##bytes(void* at) {            \
+    orchard::sim::strict::access(at, bytes, false, true, MSL_PC);         \
+  }                                                                       \
+  extern "C" MSL_UNCHECKED void __tsan_write##bytes(void* at) {           \
+    orchard::sim::strict::access(at, bytes, true, true, MSL_PC);          \
+  }                                                                       \
+  extern "C" MSL_UNCHECKED void __tsan_unaligned_read##bytes(void* at) {  \
+    orchard::sim::strict::access(at, bytes, false, false, MSL_PC);        \
+  }                                                                       \
+  extern "C" MSL_UNCHECKED void __tsan_unaligned_write##bytes(void* at) { \
+    orchard::sim::strict::access(at, bytes, true, false, MSL_PC);         \
+  }                                                                       \
+  extern "C" MSL_UNCHECKED void __tsan_volatile_read##bytes(void* at) {   \
+    orchard::sim::strict::access(at, bytes, false, true, MSL_PC);         \
+  }                                                                       \
+  extern "C" MSL_UNCHECKED void __tsan_volatile_write##bytes(void* at) {  \
+    orchard::sim::strict::access(at, bytes, true, true, MSL_PC);          \
   }
 MSL_ACCESS(1)
 MSL_ACCESS(2)
@@ -45,13 +45,13 @@ MSL_UNCHECKED void __tsan_func_entry(void*) {}
 MSL_UNCHECKED void __tsan_func_exit() {}
 MSL_UNCHECKED void __tsan_vptr_update(void*, void*) {}
 MSL_UNCHECKED void __tsan_vptr_read(void*) {}
-MSL_UNCHECKED void* __tsan_memcpy(void* to, const void* from,
-                                  __SIZE_TYPE__ n) {
+MSL_UNCHECKED void* __tsan_memcpy(void* to, const void* from, __SIZE_TYPE__ n) {
   orchard::sim::strict::access(from, n, false, false, MSL_PC);
   orchard::sim::strict::access(to, n, true, false, MSL_PC);
   return __builtin_memcpy(to, from, n);
 }
-MSL_UNCHECKED void* __tsan_memmove(void* to, const void* from,
+MSL_UNCHECKED void* __tsan_memmove(void* to,
+                                   const void* from,
                                    __SIZE_TYPE__ n) {
   orchard::sim::strict::access(from, n, false, false, MSL_PC);
   orchard::sim::strict::access(to, n, true, false, MSL_PC);

@@ -64,20 +64,20 @@ typedef bfloat bfloat16_t;
 namespace metal {
 using ::bfloat;
 using ::half;
+using ::int16_t;
+using ::int32_t;
+using ::int64_t;
+using ::int8_t;
+using ::ptrdiff_t;
+using ::size_t;
 using ::uchar;
 using ::uint;
+using ::uint16_t;
+using ::uint32_t;
+using ::uint64_t;
+using ::uint8_t;
 using ::ulong;
 using ::ushort;
-using ::size_t;
-using ::ptrdiff_t;
-using ::int8_t;
-using ::uint8_t;
-using ::int16_t;
-using ::uint16_t;
-using ::int32_t;
-using ::uint32_t;
-using ::int64_t;
-using ::uint64_t;
 
 struct true_type {
   static constexpr bool value = true;
@@ -197,83 +197,116 @@ struct swizzle {
   swizzle<vec<T, 4>, T, A, B, C, D> a##b##c##d;
 
 #define MSL_PAIRS2(T, x, y) \
-  MSL_2(T, x, x, 0, 0) MSL_2(T, x, y, 0, 1) MSL_2(T, y, x, 1, 0) \
-  MSL_2(T, y, y, 1, 1)
+  MSL_2(T, x, x, 0, 0)      \
+  MSL_2(T, x, y, 0, 1) MSL_2(T, y, x, 1, 0) MSL_2(T, y, y, 1, 1)
 #define MSL_PAIRS3(T, x, y, z) \
-  MSL_PAIRS2(T, x, y) MSL_2(T, x, z, 0, 2) MSL_2(T, y, z, 1, 2) \
+  MSL_PAIRS2(T, x, y)          \
+  MSL_2(T, x, z, 0, 2)         \
+  MSL_2(T, y, z, 1, 2)         \
   MSL_2(T, z, x, 2, 0) MSL_2(T, z, y, 2, 1) MSL_2(T, z, z, 2, 2)
 #define MSL_PAIRS4(T, x, y, z, w) \
-  MSL_PAIRS3(T, x, y, z) MSL_2(T, x, w, 0, 3) MSL_2(T, y, w, 1, 3) \
-  MSL_2(T, z, w, 2, 3) MSL_2(T, w, x, 3, 0) MSL_2(T, w, y, 3, 1) \
-  MSL_2(T, w, z, 3, 2) MSL_2(T, w, w, 3, 3)
+  MSL_PAIRS3(T, x, y, z)          \
+  MSL_2(T, x, w, 0, 3)            \
+  MSL_2(T, y, w, 1, 3)            \
+  MSL_2(T, z, w, 2, 3)            \
+  MSL_2(T, w, x, 3, 0)            \
+  MSL_2(T, w, y, 3, 1) MSL_2(T, w, z, 3, 2) MSL_2(T, w, w, 3, 3)
 #define MSL_TRIPLE_OF(T, a, A, x, y, z, w) \
-  MSL_3(T, a, x, x, A, 0, 0) MSL_3(T, a, x, y, A, 0, 1) \
-  MSL_3(T, a, x, z, A, 0, 2) MSL_3(T, a, x, w, A, 0, 3) \
-  MSL_3(T, a, y, x, A, 1, 0) MSL_3(T, a, y, y, A, 1, 1) \
-  MSL_3(T, a, y, z, A, 1, 2) MSL_3(T, a, y, w, A, 1, 3) \
-  MSL_3(T, a, z, x, A, 2, 0) MSL_3(T, a, z, y, A, 2, 1) \
-  MSL_3(T, a, z, z, A, 2, 2) MSL_3(T, a, z, w, A, 2, 3) \
-  MSL_3(T, a, w, x, A, 3, 0) MSL_3(T, a, w, y, A, 3, 1) \
+  MSL_3(T, a, x, x, A, 0, 0)               \
+  MSL_3(T, a, x, y, A, 0, 1)               \
+  MSL_3(T, a, x, z, A, 0, 2)               \
+  MSL_3(T, a, x, w, A, 0, 3)               \
+  MSL_3(T, a, y, x, A, 1, 0)               \
+  MSL_3(T, a, y, y, A, 1, 1)               \
+  MSL_3(T, a, y, z, A, 1, 2)               \
+  MSL_3(T, a, y, w, A, 1, 3)               \
+  MSL_3(T, a, z, x, A, 2, 0)               \
+  MSL_3(T, a, z, y, A, 2, 1)               \
+  MSL_3(T, a, z, z, A, 2, 2)               \
+  MSL_3(T, a, z, w, A, 2, 3)               \
+  MSL_3(T, a, w, x, A, 3, 0)               \
+  MSL_3(T, a, w, y, A, 3, 1)               \
   MSL_3(T, a, w, z, A, 3, 2) MSL_3(T, a, w, w, A, 3, 3)
 #define MSL_TRIPLES3(T, x, y, z) \
-  MSL_3(T, x, y, z, 0, 1, 2) MSL_3(T, x, z, y, 0, 2, 1) \
-  MSL_3(T, y, x, z, 1, 0, 2) MSL_3(T, y, z, x, 1, 2, 0) \
-  MSL_3(T, z, x, y, 2, 0, 1) MSL_3(T, z, y, x, 2, 1, 0) \
-  MSL_3(T, x, x, x, 0, 0, 0) MSL_3(T, y, y, y, 1, 1, 1) \
-  MSL_3(T, z, z, z, 2, 2, 2)
-#define MSL_TRIPLES4(T, x, y, z, w) \
-  MSL_TRIPLE_OF(T, x, 0, x, y, z, w) MSL_TRIPLE_OF(T, y, 1, x, y, z, w) \
+  MSL_3(T, x, y, z, 0, 1, 2)     \
+  MSL_3(T, x, z, y, 0, 2, 1)     \
+  MSL_3(T, y, x, z, 1, 0, 2)     \
+  MSL_3(T, y, z, x, 1, 2, 0)     \
+  MSL_3(T, z, x, y, 2, 0, 1)     \
+  MSL_3(T, z, y, x, 2, 1, 0)     \
+  MSL_3(T, x, x, x, 0, 0, 0)     \
+  MSL_3(T, y, y, y, 1, 1, 1) MSL_3(T, z, z, z, 2, 2, 2)
+#define MSL_TRIPLES4(T, x, y, z, w)  \
+  MSL_TRIPLE_OF(T, x, 0, x, y, z, w) \
+  MSL_TRIPLE_OF(T, y, 1, x, y, z, w) \
   MSL_TRIPLE_OF(T, z, 2, x, y, z, w) MSL_TRIPLE_OF(T, w, 3, x, y, z, w)
 // The permutations and the broadcasts.
-#define MSL_QUADS(T, x, y, z, w) \
-  MSL_4(T, x, y, z, w, 0, 1, 2, 3) MSL_4(T, x, y, w, z, 0, 1, 3, 2) \
-  MSL_4(T, x, z, y, w, 0, 2, 1, 3) MSL_4(T, x, z, w, y, 0, 2, 3, 1) \
-  MSL_4(T, x, w, y, z, 0, 3, 1, 2) MSL_4(T, x, w, z, y, 0, 3, 2, 1) \
-  MSL_4(T, y, x, z, w, 1, 0, 2, 3) MSL_4(T, y, x, w, z, 1, 0, 3, 2) \
-  MSL_4(T, y, z, x, w, 1, 2, 0, 3) MSL_4(T, y, z, w, x, 1, 2, 3, 0) \
-  MSL_4(T, y, w, x, z, 1, 3, 0, 2) MSL_4(T, y, w, z, x, 1, 3, 2, 0) \
-  MSL_4(T, z, x, y, w, 2, 0, 1, 3) MSL_4(T, z, x, w, y, 2, 0, 3, 1) \
-  MSL_4(T, z, y, x, w, 2, 1, 0, 3) MSL_4(T, z, y, w, x, 2, 1, 3, 0) \
-  MSL_4(T, z, w, x, y, 2, 3, 0, 1) MSL_4(T, z, w, y, x, 2, 3, 1, 0) \
-  MSL_4(T, w, x, y, z, 3, 0, 1, 2) MSL_4(T, w, x, z, y, 3, 0, 2, 1) \
-  MSL_4(T, w, y, x, z, 3, 1, 0, 2) MSL_4(T, w, y, z, x, 3, 1, 2, 0) \
-  MSL_4(T, w, z, x, y, 3, 2, 0, 1) MSL_4(T, w, z, y, x, 3, 2, 1, 0) \
-  MSL_4(T, x, x, x, x, 0, 0, 0, 0) MSL_4(T, y, y, y, y, 1, 1, 1, 1) \
-  MSL_4(T, z, z, z, z, 2, 2, 2, 2) MSL_4(T, w, w, w, w, 3, 3, 3, 3) \
-  MSL_4(T, x, x, y, y, 0, 0, 1, 1) MSL_4(T, z, z, w, w, 2, 2, 3, 3) \
-  MSL_4(T, x, x, z, z, 0, 0, 2, 2) MSL_4(T, y, y, w, w, 1, 1, 3, 3) \
+#define MSL_QUADS(T, x, y, z, w)   \
+  MSL_4(T, x, y, z, w, 0, 1, 2, 3) \
+  MSL_4(T, x, y, w, z, 0, 1, 3, 2) \
+  MSL_4(T, x, z, y, w, 0, 2, 1, 3) \
+  MSL_4(T, x, z, w, y, 0, 2, 3, 1) \
+  MSL_4(T, x, w, y, z, 0, 3, 1, 2) \
+  MSL_4(T, x, w, z, y, 0, 3, 2, 1) \
+  MSL_4(T, y, x, z, w, 1, 0, 2, 3) \
+  MSL_4(T, y, x, w, z, 1, 0, 3, 2) \
+  MSL_4(T, y, z, x, w, 1, 2, 0, 3) \
+  MSL_4(T, y, z, w, x, 1, 2, 3, 0) \
+  MSL_4(T, y, w, x, z, 1, 3, 0, 2) \
+  MSL_4(T, y, w, z, x, 1, 3, 2, 0) \
+  MSL_4(T, z, x, y, w, 2, 0, 1, 3) \
+  MSL_4(T, z, x, w, y, 2, 0, 3, 1) \
+  MSL_4(T, z, y, x, w, 2, 1, 0, 3) \
+  MSL_4(T, z, y, w, x, 2, 1, 3, 0) \
+  MSL_4(T, z, w, x, y, 2, 3, 0, 1) \
+  MSL_4(T, z, w, y, x, 2, 3, 1, 0) \
+  MSL_4(T, w, x, y, z, 3, 0, 1, 2) \
+  MSL_4(T, w, x, z, y, 3, 0, 2, 1) \
+  MSL_4(T, w, y, x, z, 3, 1, 0, 2) \
+  MSL_4(T, w, y, z, x, 3, 1, 2, 0) \
+  MSL_4(T, w, z, x, y, 3, 2, 0, 1) \
+  MSL_4(T, w, z, y, x, 3, 2, 1, 0) \
+  MSL_4(T, x, x, x, x, 0, 0, 0, 0) \
+  MSL_4(T, y, y, y, y, 1, 1, 1, 1) \
+  MSL_4(T, z, z, z, z, 2, 2, 2, 2) \
+  MSL_4(T, w, w, w, w, 3, 3, 3, 3) \
+  MSL_4(T, x, x, y, y, 0, 0, 1, 1) \
+  MSL_4(T, z, z, w, w, 2, 2, 3, 3) \
+  MSL_4(T, x, x, z, z, 0, 0, 2, 2) \
+  MSL_4(T, y, y, w, w, 1, 1, 3, 3) \
   MSL_4(T, x, y, x, y, 0, 1, 0, 1) MSL_4(T, z, w, z, w, 2, 3, 2, 3)
 
-#define MSL_MEMBERS2                \
-  T data[2];                        \
-  struct {                          \
-    T x, y;                         \
-  };                                \
-  struct {                          \
-    T r, g;                         \
-  };                                \
+#define MSL_MEMBERS2 \
+  T data[2];         \
+  struct {           \
+    T x, y;          \
+  };                 \
+  struct {           \
+    T r, g;          \
+  };                 \
   MSL_PAIRS2(T, x, y)
-#define MSL_MEMBERS3                             \
-  T data[4];                                     \
-  struct {                                       \
-    T x, y, z;                                   \
-  };                                             \
-  struct {                                       \
-    T r, g, b;                                   \
-  };                                             \
-  MSL_PAIRS3(T, x, y, z) MSL_TRIPLES3(T, x, y, z) \
-  MSL_PAIRS3(T, r, g, b) MSL_TRIPLES3(T, r, g, b)
-#define MSL_MEMBERS4                                  \
-  T data[4];                                          \
-  struct {                                            \
-    T x, y, z, w;                                     \
-  };                                                  \
-  struct {                                            \
-    T r, g, b, a;                                     \
-  };                                                  \
-  MSL_PAIRS4(T, x, y, z, w) MSL_TRIPLES4(T, x, y, z, w) \
-  MSL_QUADS(T, x, y, z, w) MSL_PAIRS4(T, r, g, b, a)  \
-  MSL_TRIPLES4(T, r, g, b, a) MSL_QUADS(T, r, g, b, a)
+#define MSL_MEMBERS3     \
+  T data[4];             \
+  struct {               \
+    T x, y, z;           \
+  };                     \
+  struct {               \
+    T r, g, b;           \
+  };                     \
+  MSL_PAIRS3(T, x, y, z) \
+  MSL_TRIPLES3(T, x, y, z) MSL_PAIRS3(T, r, g, b) MSL_TRIPLES3(T, r, g, b)
+#define MSL_MEMBERS4          \
+  T data[4];                  \
+  struct {                    \
+    T x, y, z, w;             \
+  };                          \
+  struct {                    \
+    T r, g, b, a;             \
+  };                          \
+  MSL_PAIRS4(T, x, y, z, w)   \
+  MSL_TRIPLES4(T, x, y, z, w) \
+  MSL_QUADS(T, x, y, z, w)    \
+  MSL_PAIRS4(T, r, g, b, a) MSL_TRIPLES4(T, r, g, b, a) MSL_QUADS(T, r, g, b, a)
 
 template <class T>
 struct component_count {
@@ -315,113 +348,117 @@ struct mover<32> {
 template <class T>
 struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
 
-#define MSL_OPERATOR(op)                                                   \
-  friend MSL_INLINE vec operator op(const vec& a, const vec& b) {          \
-    vec r;                                                                 \
+#define MSL_OPERATOR(op)                                                    \
+  friend MSL_INLINE vec operator op(const vec& a, const vec& b) {           \
+    vec r;                                                                  \
     for (uint i = 0; i < count; ++i) r.data[i] = T(a.data[i] op b.data[i]); \
-    return r;                                                              \
-  }                                                                        \
-  MSL_INLINE vec& operator op##=(const vec& b) {                           \
-    for (uint i = 0; i < count; ++i) data[i] = T(data[i] op b.data[i]);    \
-    return *this;                                                          \
+    return r;                                                               \
+  }                                                                         \
+  MSL_INLINE vec& operator op## = (const vec& b) {                          \
+    for (uint i = 0; i < count; ++i) data[i] = T(data[i] op b.data[i]);     \
+    return *this;                                                           \
   }
-#define MSL_COMPARE(op)                                                   \
-  friend MSL_INLINE vec<bool, count> operator op(const vec& a,            \
-                                                 const vec& b) {          \
-    vec<bool, count> r;                                                   \
-    for (uint i = 0; i < count; ++i) r.data[i] = a.data[i] op b.data[i];  \
-    return r;                                                             \
+#define MSL_COMPARE(op)                                                        \
+  friend MSL_INLINE vec<bool, count> operator op(const vec& a, const vec& b) { \
+    vec<bool, count> r;                                                        \
+    for (uint i = 0; i < count; ++i) r.data[i] = a.data[i] op b.data[i];       \
+    return r;                                                                  \
   }
 
-#define MSL_VECTOR(N, MEMBERS, ALIGN)                                       \
-  template <class T>                                                        \
-  struct alignas(ALIGN * sizeof(T)) vec<T, N> {                             \
-    static constexpr uint count = N;                                        \
-    typedef T value_type;                                                   \
-    union {                                                                 \
-      MEMBERS                                                               \
-    };                                                                      \
-    vec() = default;                                                        \
-    MSL_INLINE constexpr vec(const vec& v) {                                \
-      if (__builtin_is_constant_evaluated()) {                              \
-        for (uint i = 0; i < N; ++i) data[i] = v.data[i];                   \
-      } else {                                                              \
-        copy(v.data);                                                       \
-      }                                                                     \
-    }                                                                       \
-    MSL_INLINE constexpr vec(T s) : data{} {                                \
-      for (uint i = 0; i < N; ++i) data[i] = s;                             \
-    }                                                                       \
-    template <class S, class = enable_if_t<is_arithmetic_v<S>>>             \
-    MSL_INLINE constexpr explicit vec(S s) : vec(T(s)) {}                   \
-    template <class S>                                                      \
-    MSL_INLINE constexpr explicit vec(const vec<S, N>& v) : data{} {        \
-      for (uint i = 0; i < N; ++i) data[i] = T(v.data[i]);                  \
-    }                                                                       \
-    template <class A, class B, class... C>                                 \
-    MSL_INLINE constexpr vec(const A& a, const B& b, const C&... c)         \
-        : data{} {                                                          \
-      static_assert(component_count<A>::value + component_count<B>::value + \
-                            (component_count<C>::value + ... + 0) ==        \
-                        N,                                                  \
-                    "vector constructor: wrong number of components");      \
-      uint at = 0;                                                          \
-      append(at, a);                                                        \
-      append(at, b);                                                        \
-      (append(at, c), ...);                                                 \
-    }                                                                       \
-    MSL_INLINE vec& operator=(const vec& v) {                               \
-      copy(v.data);                                                         \
-      return *this;                                                         \
-    }                                                                       \
-    MSL_INLINE T& operator[](long i) { return data[i]; }                    \
-    MSL_INLINE constexpr T operator[](long i) const { return data[i]; }     \
-    MSL_OPERATORS                                                           \
-   private:                                                                 \
-    MSL_INLINE constexpr void copy(const T* from) {                         \
-      if constexpr (N != 3) {                                               \
-        if (!__builtin_is_constant_evaluated()) {                           \
-          typedef typename mover<N * sizeof(T)>::type whole;                \
-          *(whole*)data = *(const whole*)from;                              \
-          return;                                                           \
-        }                                                                   \
-      }                                                                     \
-      for (uint i = 0; i < N; ++i) data[i] = from[i];                       \
-    }                                                                       \
-    template <class S>                                                      \
-    MSL_INLINE constexpr void append(uint& at, const S& s) {                \
-      data[at++] = T(s);                                                    \
-    }                                                                       \
-    template <class S, uint M>                                              \
-    MSL_INLINE constexpr void append(uint& at, const vec<S, M>& v) {        \
-      for (uint i = 0; i < M; ++i) data[at++] = T(v.data[i]);               \
-    }                                                                       \
-    template <class V, class S, uint... I>                                  \
+#define MSL_VECTOR(N, MEMBERS, ALIGN)                                          \
+  template <class T>                                                           \
+  struct alignas(ALIGN * sizeof(T)) vec<T, N> {                                \
+    static constexpr uint count = N;                                           \
+    typedef T value_type;                                                      \
+    union {                                                                    \
+      MEMBERS                                                                  \
+    };                                                                         \
+    vec() = default;                                                           \
+    MSL_INLINE constexpr vec(const vec& v) {                                   \
+      if (__builtin_is_constant_evaluated()) {                                 \
+        for (uint i = 0; i < N; ++i) data[i] = v.data[i];                      \
+      } else {                                                                 \
+        copy(v.data);                                                          \
+      }                                                                        \
+    }                                                                          \
+    MSL_INLINE constexpr vec(T s) : data{} {                                   \
+      for (uint i = 0; i < N; ++i) data[i] = s;                                \
+    }                                                                          \
+    template <class S, class = enable_if_t<is_arithmetic_v<S>>>                \
+    MSL_INLINE constexpr explicit vec(S s) : vec(T(s)) {}                      \
+    template <class S>                                                         \
+    MSL_INLINE constexpr explicit vec(const vec<S, N>& v) : data{} {           \
+      for (uint i = 0; i < N; ++i) data[i] = T(v.data[i]);                     \
+    }                                                                          \
+    template <class A, class B, class... C>                                    \
+    MSL_INLINE constexpr vec(A a, B b, C... c) : data{} {                      \
+      static_assert(component_count<A>::value + component_count<B>::value +    \
+                            (component_count<C>::value + ... + 0) ==           \
+                        N,                                                     \
+                    "vector constructor: wrong number of components");         \
+      uint at = 0;                                                             \
+      append(at, a);                                                           \
+      append(at, b);                                                           \
+      (append(at, c), ...);                                                    \
+    }                                                                          \
+    MSL_INLINE vec& operator=(const vec& v) {                                  \
+      copy(v.data);                                                            \
+      return *this;                                                            \
+    }                                                                          \
+    MSL_INLINE T& operator[](long i) { return data[i]; }                       \
+    MSL_INLINE constexpr T operator[](long i) const { return data[i]; }        \
+    MSL_OPERATORS                                                              \
+   private:                                                                    \
+    MSL_INLINE constexpr void copy(const T* from) {                            \
+      if constexpr (N != 3) {                                                  \
+        if (!__builtin_is_constant_evaluated()) {                              \
+          typedef typename mover<N * sizeof(T)>::type whole;                   \
+          *(whole*)data = *(const whole*)from;                                 \
+          return;                                                              \
+        }                                                                      \
+      }                                                                        \
+      for (uint i = 0; i < N; ++i) data[i] = from[i];                          \
+    }                                                                          \
+    template <class S>                                                         \
+    MSL_INLINE constexpr void append(uint& at, const S& s) {                   \
+      data[at++] = T(s);                                                       \
+    }                                                                          \
+    template <class S, uint M>                                                 \
+    MSL_INLINE constexpr void append(uint& at, const vec<S, M>& v) {           \
+      for (uint i = 0; i < M; ++i) data[at++] = T(v.data[i]);                  \
+    }                                                                          \
+    template <class V, class S, uint... I>                                     \
     MSL_INLINE constexpr void append(uint& at, const swizzle<V, S, I...>& v) { \
-      ((data[at++] = T(v.data[I])), ...);                                   \
-    }                                                                       \
+      ((data[at++] = T(v.data[I])), ...);                                      \
+    }                                                                          \
   };
 
-#define MSL_OPERATORS                                                 \
-  MSL_OPERATOR(+) MSL_OPERATOR(-) MSL_OPERATOR(*) MSL_OPERATOR(/)      \
-  MSL_OPERATOR(%) MSL_OPERATOR(&) MSL_OPERATOR(|) MSL_OPERATOR(^)      \
-  MSL_OPERATOR(<<) MSL_OPERATOR(>>)                                   \
-  MSL_COMPARE(==) MSL_COMPARE(!=) MSL_COMPARE(<) MSL_COMPARE(>)        \
-  MSL_COMPARE(<=) MSL_COMPARE(>=) MSL_COMPARE(&&) MSL_COMPARE(||)      \
-  friend MSL_INLINE vec operator-(const vec& a) {                     \
-    vec r;                                                            \
-    for (uint i = 0; i < count; ++i) r.data[i] = T(-a.data[i]);       \
-    return r;                                                         \
-  }                                                                   \
-  friend MSL_INLINE vec operator~(const vec& a) {                     \
-    vec r;                                                            \
-    for (uint i = 0; i < count; ++i) r.data[i] = T(~a.data[i]);       \
-    return r;                                                         \
-  }                                                                   \
-  friend MSL_INLINE vec<bool, count> operator!(const vec& a) {        \
-    vec<bool, count> r;                                               \
-    for (uint i = 0; i < count; ++i) r.data[i] = !a.data[i];          \
-    return r;                                                         \
+#define MSL_OPERATORS                                               \
+  MSL_OPERATOR(+)                                                   \
+  MSL_OPERATOR(-)                                                   \
+  MSL_OPERATOR(*)                                                   \
+  MSL_OPERATOR(/)                                                   \
+  MSL_OPERATOR(%)                                                   \
+  MSL_OPERATOR(&)                                                   \
+  MSL_OPERATOR(|)                                                   \
+  MSL_OPERATOR(^) MSL_OPERATOR(<<) MSL_OPERATOR(>>) MSL_COMPARE(==) \
+      MSL_COMPARE(!=) MSL_COMPARE(<) MSL_COMPARE(>) MSL_COMPARE(<=) \
+          MSL_COMPARE(>=) MSL_COMPARE(&&)                           \
+              MSL_COMPARE(||) friend MSL_INLINE vec                 \
+              operator-(const vec& a) {                             \
+    vec r;                                                          \
+    for (uint i = 0; i < count; ++i) r.data[i] = T(-a.data[i]);     \
+    return r;                                                       \
+  }                                                                 \
+  friend MSL_INLINE vec operator~(const vec& a) {                   \
+    vec r;                                                          \
+    for (uint i = 0; i < count; ++i) r.data[i] = T(~a.data[i]);     \
+    return r;                                                       \
+  }                                                                 \
+  friend MSL_INLINE vec<bool, count> operator!(const vec& a) {      \
+    vec<bool, count> r;                                             \
+    for (uint i = 0; i < count; ++i) r.data[i] = !a.data[i];        \
+    return r;                                                       \
   }
 
 MSL_VECTOR(2, MSL_MEMBERS2, 2)
@@ -447,9 +484,9 @@ struct packed_vec {
   MSL_INLINE T operator[](long i) const { return data[i]; }
 };
 
-#define MSL_NAMES(T)               \
-  typedef metal::vec<T, 2> T##2;   \
-  typedef metal::vec<T, 3> T##3;   \
+#define MSL_NAMES(T)             \
+  typedef metal::vec<T, 2> T##2; \
+  typedef metal::vec<T, 3> T##3; \
   typedef metal::vec<T, 4> T##4;
 #define MSL_PACKED(T)                            \
   typedef metal::packed_vec<T, 2> packed_##T##2; \
@@ -460,8 +497,10 @@ struct packed_vec {
   using ::T##3;      \
   using ::T##4;
 #define MSL_EACH(F) \
-  F(bool) F(char) F(uchar) F(short) F(ushort) F(int) F(uint) F(long) F(ulong) \
-  F(half) F(float) F(bfloat)
+  F(bool)           \
+  F(char)           \
+  F(uchar)          \
+  F(short) F(ushort) F(int) F(uint) F(long) F(ulong) F(half) F(float) F(bfloat)
 }  // namespace metal
 
 MSL_EACH(MSL_NAMES)
@@ -473,7 +512,7 @@ MSL_EACH(MSL_USING)
 }  // namespace metal
 
 template <class To, class From>
-MSL_INLINE To as_type(const From& from) {
+MSL_INLINE To as_type(From from) {
   static_assert(sizeof(To) == sizeof(From), "as_type: sizes differ");
   To to;
   __builtin_memcpy(&to, &from, sizeof(To));

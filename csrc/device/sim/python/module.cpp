@@ -212,7 +212,8 @@ void define_options(py::module_& m) {
             o.matrix_order = static_cast<sim::MatrixOrder>(order);
           })
       .def_property(
-          "default_storage_mode", [](const sim::Options&) { return mode_name(); },
+          "default_storage_mode",
+          [](const sim::Options&) { return mode_name(); },
           [](sim::Options&, const std::string& name) { set_mode(name); });
 }
 
@@ -223,10 +224,9 @@ PYBIND11_MODULE(_sim, m) {
   py::register_exception_translator(translate);
   define_options(m);
   py::class_<Kernel>(m, "Kernel", "A compiled kernel.")
-      .def("dispatch", &dispatch, py::arg("arguments"),
-           py::arg("threadgroups"), py::arg("threads_per_threadgroup"),
-           py::arg("threadgroup_bytes") = 0, py::arg("strict") = py::none(),
-           py::arg("seed") = py::none(),
+      .def("dispatch", &dispatch, py::arg("arguments"), py::arg("threadgroups"),
+           py::arg("threads_per_threadgroup"), py::arg("threadgroup_bytes") = 0,
+           py::arg("strict") = py::none(), py::arg("seed") = py::none(),
            "Runs on NumPy arrays in place; returns the counters.")
       .def_property_readonly("info", &info)
       .def_readonly("entry", &Kernel::entry);
@@ -235,16 +235,18 @@ PYBIND11_MODULE(_sim, m) {
   m.def(
       "options", []() -> sim::Options& { return sim::options(); },
       py::return_value_policy::reference);
-  m.def("set_compiler", [](const std::string& command) {
-    sim::options().compiler = command;
-  });
+  m.def("set_compiler",
+        [](const std::string& command) { sim::options().compiler = command; });
   m.def("counters", [] { return as_dict(sim::counters()); });
   m.def("reset_counters", &sim::reset_counters);
   m.def("seed", [](uint64_t value) { sim::options().seed = value; });
-  m.def("default_storage_mode", [](const std::optional<std::string>& name) {
-    if (name) set_mode(*name);
-    return mode_name();
-  }, py::arg("name") = py::none());
+  m.def(
+      "default_storage_mode",
+      [](const std::optional<std::string>& name) {
+        if (name) set_mode(*name);
+        return mode_name();
+      },
+      py::arg("name") = py::none());
   m.def("allocated_bytes", &sim::allocated_bytes);
   m.def("peak_bytes", &sim::peak_bytes);
   m.def("reset_peak_bytes", &sim::reset_peak_bytes);
