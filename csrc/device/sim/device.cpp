@@ -58,8 +58,10 @@ uint64_t product(const device::Size3& size) {
 }
 
 std::string text_of(const device::Size3& size) {
-  return "(" + std::to_string(size[0]) + ", " + std::to_string(size[1]) + ", " +
-         std::to_string(size[2]) + ")";
+  std::string text = "(";  // GCC 12 warns of an overlap that "(" + … has not
+  text += std::to_string(size[0]) + ", " + std::to_string(size[1]) + ", " +
+          std::to_string(size[2]) + ")";
+  return text;
 }
 
 // Constant arguments lie at the end of a page too.
