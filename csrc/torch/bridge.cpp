@@ -59,8 +59,8 @@ bool is_mps(const at::Tensor& tensor) {
 device::BufferView mps_view(const char* operation, const at::Tensor& tensor) {
   void* const handle = const_cast<void*>(tensor.storage().data());
   const metal::BufferInfo info = metal::buffer_info(operation, handle);
-  const uint64_t offset = static_cast<uint64_t>(tensor.storage_offset() *
-                                                tensor.element_size());
+  const uint64_t offset =
+      static_cast<uint64_t>(tensor.storage_offset() * tensor.element_size());
   const uint64_t extent = extent_bytes(tensor);
   if (offset + extent > info.length_bytes) {
     throw Error(ErrorKind::device,
