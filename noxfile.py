@@ -94,34 +94,21 @@ def test(session: nox.Session, name: str) -> None:
     )
 
 
-@nox.session(name="test-torch21", python=interpreter("torch21"))
-def test_torch21(session: nox.Session) -> None:
-    """Build against PyTorch 2.1 and run the tests (pytest arguments after --)."""
-    test(session, "torch21")
+def add_test_session(name: str) -> None:
+    """Register the test session of one entry of the matrix."""
+
+    def run(session: nox.Session) -> None:
+        test(session, name)
+
+    minor = MATRIX[name]["version"].rpartition(".")[0]
+    run.__doc__ = (
+        f"Build against PyTorch {minor} and run the tests (pytest arguments after --)."
+    )
+    nox.session(run, name=f"test-{name}", python=interpreter(name))
 
 
-@nox.session(name="test-torch22", python=interpreter("torch22"))
-def test_torch22(session: nox.Session) -> None:
-    """Build against PyTorch 2.2 and run the tests (pytest arguments after --)."""
-    test(session, "torch22")
-
-
-@nox.session(name="test-torch23", python=interpreter("torch23"))
-def test_torch23(session: nox.Session) -> None:
-    """Build against PyTorch 2.3 and run the tests (pytest arguments after --)."""
-    test(session, "torch23")
-
-
-@nox.session(name="test-torch24", python=interpreter("torch24"))
-def test_torch24(session: nox.Session) -> None:
-    """Build against PyTorch 2.4 and run the tests (pytest arguments after --)."""
-    test(session, "torch24")
-
-
-@nox.session(name="test-torch213", python=interpreter("torch213"))
-def test_torch213(session: nox.Session) -> None:
-    """Build against PyTorch 2.13 and run the tests (pytest arguments after --)."""
-    test(session, "torch213")
+for entry in MATRIX:
+    add_test_session(entry)
 
 
 @nox.session(python=interpreter(DEMO_TORCH))

@@ -18,8 +18,6 @@ extern "C" int second() { return missing(); }
 #endif
 """
 
-pytest.importorskip("ziglang")
-
 
 @pytest.fixture(autouse=True)
 def _tools(monkeypatch: pytest.MonkeyPatch) -> None:

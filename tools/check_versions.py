@@ -25,7 +25,7 @@ def disagreements(matrix: dict[str, Any], project: dict[str, Any]) -> list[str]:
     minors = [entry["version"].rpartition(".")[0] for entry in entries]
     pythons, zig = matrix["package"]["python"], matrix["package"]["ziglang"]
     oldest = tuple(map(int, minors[0].split(".")))
-    readme, sessions = read("README.md"), read("noxfile.py")
+    readme = read("README.md")
     heading = f"\n## {project['version']} "
     claims = {
         f"pyproject.toml: must pin ziglang {zig}": f"ziglang=={zig}" in extras["sim"],
@@ -36,8 +36,6 @@ def disagreements(matrix: dict[str, Any], project: dict[str, Any]) -> list[str]:
     }
     for entry in entries:
         claims[f"README.md: no {entry['version']}"] = entry["version"] in readme
-    for name in matrix["torch"]:
-        claims[f"noxfile.py: no test-{name}"] = f'name="test-{name}"' in sessions
     return [sentence for sentence, holds in claims.items() if not holds]
 
 
