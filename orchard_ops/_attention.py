@@ -73,16 +73,7 @@ def flash_attention(
     name = "flash_attention"
     check_tensors(name, q, k, v)
     check_dropout(name, dropout_p)
-    if attn_mask is not None:
-        raise reject(name, "attn_mask")
-    if dropout_p > 0.0:
-        raise reject(name, "dropout_p", "pass 0.0")
-    if window is not None:
-        raise reject(name, "window")
-    if softcap != 0.0:
-        raise reject(name, "softcap", "pass 0.0")
-    if alibi_slopes is not None:
-        raise reject(name, "alibi_slopes")
+    _check_options(name, attn_mask, dropout_p, window, softcap, alibi_slopes)
     _check_grouping(name, q, k, enable_gqa)
     causal = causal_code(name, is_causal, causal_alignment)
     out, lse = _run(name, q, k, v, _scale(q, scale), causal, return_lse)
@@ -150,19 +141,10 @@ def supports(
         ``flash_attention`` would raise.
     """
     name = "supports"
-    options = {
-        "attn_mask": attn_mask is not None,
-        "dropout_p": dropout_p != 0.0,
-        "window": window is not None,
-        "softcap": softcap != 0.0,
-        "alibi_slopes": alibi_slopes is not None,
-    }
     try:
         check_tensors(name, q, k, v)
         check_dropout(name, dropout_p)
-        for argument, is_used in options.items():
-            if is_used:
-                raise reject(name, argument)
+        _check_options(name, attn_mask, dropout_p, window, softcap, alibi_slopes)
         _check_grouping(name, q, k, enable_gqa)
         causal = causal_code(name, is_causal, causal_alignment)
         factor = _scale(q, scale)
@@ -213,6 +195,27 @@ def _with_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
 def _scale(q: Tensor, scale: float | None) -> float:
     # head_dim 0 is refused later, with its own message.
     return 1.0 / math.sqrt(max(q.size(-1), 1)) if scale is None else float(scale)
+
+
+def _check_options(
+    name: str,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    window: tuple[int, int] | None,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+) -> None:
+    """Refuse the arguments that this version does not implement."""
+    if attn_mask is not None:
+        raise reject(name, "attn_mask")
+    if dropout_p > 0.0:
+        raise reject(name, "dropout_p", "pass 0.0")
+    if window is not None:
+        raise reject(name, "window")
+    if softcap != 0.0:
+        raise reject(name, "softcap", "pass 0.0")
+    if alibi_slopes is not None:
+        raise reject(name, "alibi_slopes")
 
 
 def _check_grouping(name: str, q: Tensor, k: Tensor, enable_gqa: bool) -> None:
