@@ -67,7 +67,7 @@ FLOAT_MASKS = [
         # The gradient is a sum over the dimensions left out.
         **{
             f"of-{dims or 'one'}": dict(mask=Mask("float", dims, hidden="none"))
-            for dims in ["bqk", "hqk", "qk", "bhk", "hk", "k", "bhq", "q", "bh", "h", ""]
+            for dims in ("bqk", "hqk", "qk", "bhk", "hk", "k", "bhq", "q", "bh", "")
         },
         "rank-2": dict(mask=Mask("float", "qk", 2)),
         "rank-1": dict(mask=Mask("float", "k", 1, "columns")),
