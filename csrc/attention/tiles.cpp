@@ -55,6 +55,7 @@ std::span<const Tile> table(Kernel kernel, bool is_two_byte) {
     case Kernel::backward_dkdv:
       return is_two_byte ? std::span<const Tile>(kDkdv2) : kDkdv4;
     case Kernel::backward_dq:
+    case Kernel::backward_dbias:  // the same operands and scores
       return is_two_byte ? std::span<const Tile>(kDq2) : kDq4;
     case Kernel::backward_prepare:
       break;

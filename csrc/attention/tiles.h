@@ -13,7 +13,8 @@ enum class Kernel : uint8_t {
   forward,
   backward_prepare,
   backward_dkdv,
-  backward_dq
+  backward_dq,
+  backward_dbias
 };
 
 struct Tile {
