@@ -67,10 +67,7 @@ inline void add_rows(thread Columns& columns,
                      int base,
                      int base_v,
                      Lane at,
-#if SPLIT > 1
-                     threadgroup float* exchange,
-#endif
-                     uint simdgroup,
+                     EXCHANGE_PARAMETER uint simdgroup,
                      uint lane) {
   Accumulator s[SCORE_FRAGMENTS];
   thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
@@ -169,11 +166,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
       if (sight.is_empty) continue;
       add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
                stats + first_row, delta + first_row, p, d, sight, row0, column0,
-               base, base_v, at,
-#if SPLIT > 1
-               exchange,
-#endif
-               simdgroup, lane);
+               base, base_v, at, EXCHANGE_PASSED simdgroup, lane);
     }
   }
 

@@ -32,6 +32,13 @@ typedef uint32_t orchard_u32;
 #define SLOT_STARTS_Q 15  // int [sequences + 1]: first row of each sequence
 #define SLOT_STARTS_KV 16
 #define SLOT_GRAD_MASK 17  // MASK_ELEM, contiguous
+// Of the cache of a decoding step, int32:
+#define SLOT_LENGTHS 18     // [batch]: keys in the cache
+#define SLOT_TABLE 19       // [batch, pages]: which page holds them
+#define SLOT_LEFT_PADS 20   // [batch]: keys before the first that counts
+#define SLOT_CACHE_ROWS 21  // [batch]: which batch entry of the cache
+#define SLOT_PARTS 22       // float [batch, heads_kv, splits, rows, head_dim_v]
+#define SLOT_PART_STATS 23  // float2 [batch, heads_kv, splits, rows]
 
 // What MASK, a define of every kernel, may be.
 #define MASK_NONE 0
@@ -81,10 +88,12 @@ struct AttentionParams {
   orchard_u32 seed_high;
   orchard_u32 drop_below;  // a weight whose 16-bit draw is below is dropped
   float keep_scale;        // 1 / (1 - drop_below / 65536)
-  orchard_i32 padding;
+  orchard_i32 splits;      // decode: parts that the keys are cut into
+  orchard_i32 page_size;   // ... keys a page, if there are pages
+  orchard_i32 table_row;   // ... stride of the table's batch
 };
 
 #ifndef __METAL_VERSION__
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
-static_assert(sizeof(AttentionParams) == 336, "AttentionParams is shared");
+static_assert(sizeof(AttentionParams) == 344, "AttentionParams is shared");
 #endif

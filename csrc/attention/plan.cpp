@@ -33,9 +33,13 @@ const char* kernel_name(Kernel kernel) {
     case Kernel::backward_dq:
       return "backward_dq";
     case Kernel::backward_dbias:
+      return "backward_dbias";
+    case Kernel::decode:
+      return "decode";
+    case Kernel::combine:
       break;
   }
-  return "backward_dbias";
+  return "combine";
 }
 
 const char* metal_type(DType dtype) {
@@ -60,6 +64,10 @@ struct Features {
   bool has_sinks = false;
   bool has_dropout = false;
   bool is_packed = false;
+  bool is_decode = false;
+  bool is_paged = false;
+  bool has_left_pads = false;
+  bool has_cache_rows = false;
 
   auto operator<=>(const Features&) const = default;
 
@@ -76,6 +84,9 @@ struct Features {
     if (has_sinks) text += "_sinks";
     if (has_dropout) text += "_dropout";
     if (is_packed) text += "_packed";
+    if (is_paged) text += "_paged";
+    if (has_left_pads) text += "_leftpads";
+    if (has_cache_rows) text += "_cacherows";
     return text;
   }
 };
@@ -84,7 +95,11 @@ struct Features {
 Features features_of(const Problem& problem, Kernel kernel) {
   Features f;
   f.is_packed = problem.is_packed;
-  if (kernel == Kernel::backward_prepare) return f;
+  if (kernel == Kernel::backward_prepare || kernel == Kernel::combine) return f;
+  f.is_decode = problem.cache.is_used;
+  f.is_paged = problem.cache.is_paged();
+  f.has_left_pads = problem.cache.has_left_pads;
+  f.has_cache_rows = problem.cache.has_rows;
   const Settings& settings = problem.settings;
   f.mask = problem.mask;
   if (f.mask == MaskKind::bias) f.mask_dtype = problem.mask_dtype;
@@ -107,9 +122,8 @@ struct Specialisation {
   Tile tile{};
 
   auto key() const {
-    // Only the simdgroups of a tile may differ from the table's.
     return std::tuple(kernel, dtype, head_dim, head_dim_v, vec, features,
-                      tile.simdgroups);
+                      tile.rows, tile.cols, tile.simdgroups);
   }
   bool operator<(const Specialisation& other) const {
     return key() < other.key();
@@ -148,7 +162,11 @@ device::PipelineRequest request_for(const Specialisation& s,
                      {"HAS_SOFTCAP", flag(f.has_softcap)},
                      {"HAS_SINKS", flag(f.has_sinks)},
                      {"HAS_DROPOUT", flag(f.has_dropout)},
-                     {"IS_PACKED", flag(f.is_packed)}};
+                     {"IS_PACKED", flag(f.is_packed)},
+                     {"IS_DECODE", flag(f.is_decode)},
+                     {"IS_PAGED", flag(f.is_paged)},
+                     {"HAS_LEFT_PADS", flag(f.has_left_pads)},
+                     {"HAS_CACHE_ROWS", flag(f.has_cache_rows)}};
   return request;
 }
 
@@ -272,6 +290,9 @@ AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
   p.window_left = window(problem.settings.window_left);
   p.window_right = window(problem.settings.window_right);
   p.slopes_batch = problem.has_batch_slopes ? p.heads_q : 0;
+  p.splits = static_cast<int32_t>(problem.cache.splits);
+  p.page_size = static_cast<int32_t>(problem.cache.page_size);
+  p.table_row = static_cast<int32_t>(tensors.table_row);
   set_scores(problem, p);
   set_mask(problem, tensors.mask, p);
   set_dropout(problem, p);
@@ -281,6 +302,11 @@ AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
 uint32_t tiles_of(int64_t length, int per_threadgroup) {
   return static_cast<uint32_t>((length + per_threadgroup - 1) /
                                per_threadgroup);
+}
+
+// Rows of all query heads that share a key head.
+int64_t packed_rows(const Problem& problem) {
+  return problem.len_q * (problem.heads_q / problem.heads_kv);
 }
 
 Size3 grid_of(const Specialisation& s, const Problem& problem) {
@@ -298,6 +324,14 @@ Size3 grid_of(const Specialisation& s, const Problem& problem) {
               tiles_of(rows, 8 * s.tile.rows),
               static_cast<uint32_t>(batches * heads)};
     }
+    case Kernel::decode:
+      return {tiles_of(problem.cache.splits, s.tile.simdgroups / s.tile.split),
+              static_cast<uint32_t>(problem.heads_kv) *
+                  tiles_of(packed_rows(problem), 8 * s.tile.rows),
+              batch};
+    case Kernel::combine:
+      return {tiles_of(packed_rows(problem), s.tile.simdgroups),
+              static_cast<uint32_t>(problem.heads_kv), batch};
     case Kernel::forward:
     case Kernel::backward_dq:
       break;
@@ -327,6 +361,14 @@ void add_feature_arguments(const Features& f,
     arguments.push_back(reads(SLOT_STARTS_Q, tensors.starts_q));
     arguments.push_back(reads(SLOT_STARTS_KV, tensors.starts_kv));
   }
+  if (f.is_decode) arguments.push_back(reads(SLOT_LENGTHS, tensors.lengths));
+  if (f.is_paged) arguments.push_back(reads(SLOT_TABLE, tensors.table));
+  if (f.has_left_pads) {
+    arguments.push_back(reads(SLOT_LEFT_PADS, tensors.left_pads));
+  }
+  if (f.has_cache_rows) {
+    arguments.push_back(reads(SLOT_CACHE_ROWS, tensors.cache_rows));
+  }
 }
 
 void add_launch(Device& device,
@@ -344,7 +386,13 @@ void add_launch(Device& device,
                    Tile{}};
   // It reads neither q nor k.
   if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
-  s.tile = choose_tile(kernel, s.dtype, std::max(s.head_dim, s.head_dim_v));
+  // ... and this neither them nor any mask.
+  if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
+  const int64_t largest = std::max(s.head_dim, s.head_dim_v);
+  s.tile = kernel == Kernel::decode
+               ? decode_tile(s.dtype, largest, packed_rows(problem),
+                             problem.cache.page_size)
+               : choose_tile(kernel, s.dtype, largest);
   Launch launch;
   launch.pipeline = fitting_pipeline(device, s);
   launch.arguments = std::move(arguments);
@@ -410,6 +458,32 @@ void plan_backward(Device& device,
     add_launch(device, problem, tensors, Kernel::backward_dbias,
                std::move(arguments), plan);
   }
+}
+
+int64_t decode_splits(const Problem& problem) {
+  constexpr int64_t kThreadgroups = 128, kLeastKeys = 64;
+  const int64_t row_tiles = (packed_rows(problem) + 15) / 16;
+  const int64_t side_by_side = problem.batch * problem.heads_kv * row_tiles;
+  const int64_t most = std::max<int64_t>(problem.len_kv / kLeastKeys, 1);
+  return std::clamp<int64_t>(kThreadgroups / side_by_side, 1, most);
+}
+
+void plan_decode(Device& device,
+                 const Problem& problem,
+                 const Tensors& tensors,
+                 Plan& plan) {
+  plan.params = parameters(problem, tensors);
+  add_launch(device, problem, tensors, Kernel::decode,
+             {reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
+              reads(SLOT_V, tensors.v.view), writes(SLOT_PARTS, tensors.parts),
+              writes(SLOT_PART_STATS, tensors.part_stats)},
+             plan);
+  add_launch(
+      device, problem, tensors, Kernel::combine,
+      {reads(SLOT_PARTS, tensors.parts),
+       reads(SLOT_PART_STATS, tensors.part_stats),
+       writes(SLOT_OUT, tensors.out.view), writes(SLOT_LSE, tensors.lse)},
+      plan);
 }
 
 }  // namespace orchard::attention

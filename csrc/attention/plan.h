@@ -15,7 +15,8 @@ namespace orchard::attention {
 struct Tensors {
   Layout q, k, v, out, grad_out, dq, dk, dv, mask;
   device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
-      grad_mask;
+      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats;
+  int64_t table_row = 0;  // stride of the table's batch
 };
 
 // Launches in order, with the parameter bytes that they point to.  Not
@@ -42,5 +43,15 @@ void plan_backward(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
                    Plan& plan);
+
+// How many parts a decoding step cuts its keys into, if the caller does not
+// say: enough threadgroups to fill a GPU, no part of fewer than 64 keys.
+int64_t decode_splits(const Problem& problem);
+
+// out and lse of q and a cache of k and v; parts and part_stats are scratch.
+void plan_decode(device::Device& device,
+                 const Problem& problem,
+                 const Tensors& tensors,
+                 Plan& plan);
 
 }  // namespace orchard::attention

@@ -17,6 +17,7 @@ enum class DType : uint8_t { float32, float16, bfloat16 };
 enum class MaskKind : uint8_t { none, boolean, bias };
 
 inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kPageUnit = 8;  // pages are a multiple of this
 // Twice this, plus a tile, still fits the kernels' 32-bit row numbers.
 inline constexpr int64_t kMaxLength = int64_t{1} << 29;
 
@@ -50,6 +51,17 @@ struct Settings {
   int64_t max_len_kv = 0;
 };
 
+// Where the keys of a decoding step come from.
+struct Cache {
+  bool is_used = false;
+  int64_t page_size = 0;  // keys a page; 0: no pages
+  bool has_left_pads = false;
+  bool has_rows = false;  // a batch entry names its entry of the cache
+  int64_t splits = 1;     // parts that the keys are cut into
+
+  bool is_paged() const { return page_size > 0; }
+};
+
 struct Problem {
   DType dtype = DType::float32;
   int64_t batch = 0;  // or sequences, when packed
@@ -69,6 +81,7 @@ struct Problem {
   bool has_batch_slopes = false;
   bool has_sinks = false;
   bool is_packed = false;
+  Cache cache;
 };
 
 template <class Int>

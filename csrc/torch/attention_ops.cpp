@@ -9,6 +9,7 @@
 #include "attention/plan.h"
 #include "torch/bridge.h"
 #include "torch/call.h"
+#include "torch/inputs.h"
 #include "torch/launch_log.h"
 
 namespace orchard::torch_ops {
@@ -61,44 +62,19 @@ void fill_empty(const Call& call, Outputs& outputs) {
   }
 }
 
-// Tensors that the kernels read, in memory that they can read.  Holds them
-// while the views are in use; counts the copies made.
-class Inputs {
- public:
-  Inputs(const char* operation, const Call& call, attention::Tensors& views)
-      : operation_(operation) {
-    views.q = layout(call.q);
-    views.k = layout(call.k);
-    views.v = layout(call.v);
-    if (call.mask.defined()) {
-      views.mask = layout_of(operation, call.mask);
-    }
-    views.slopes = numbers(call.slopes);
-    views.sinks = numbers(call.sinks);
-    views.starts_q = numbers(call.starts_q);
-    views.starts_kv = numbers(call.starts_kv);
-  }
-
-  attention::Layout layout(const Tensor& tensor) {
-    const Tensor readable = with_unit_last_stride(tensor);
-    copies_ += !readable.is_same(tensor);
-    held_.push_back(readable);
-    return layout_of(operation_, readable);
-  }
-
-  device::BufferView numbers(const Tensor& tensor) {
-    if (!tensor.defined()) return {};
-    held_.push_back(tensor.contiguous());
-    return buffer_view(operation_, held_.back());
-  }
-
-  int64_t copies() const { return copies_; }
-
- private:
-  const char* operation_;
-  std::vector<Tensor> held_;
-  int64_t copies_ = 0;
-};
+void bind(const char* operation,
+          const Call& call,
+          Inputs& inputs,
+          attention::Tensors& views) {
+  views.q = inputs.layout(call.q);
+  views.k = inputs.layout(call.k);
+  views.v = inputs.layout(call.v);
+  if (call.mask.defined()) views.mask = layout_of(operation, call.mask);
+  views.slopes = inputs.numbers(call.slopes);
+  views.sinks = inputs.numbers(call.sinks);
+  views.starts_q = inputs.numbers(call.starts_q);
+  views.starts_kv = inputs.numbers(call.starts_kv);
+}
 
 Outputs run_forward(const Call& call) {
   check_call(kForward, call);
@@ -110,7 +86,8 @@ Outputs run_forward(const Call& call) {
     return outputs;
   }
   attention::Tensors views;
-  Inputs inputs(kForward, call, views);
+  Inputs inputs(kForward);
+  bind(kForward, call, inputs, views);
   views.out = layout_of(kForward, outputs.out);
   views.lse = buffer_view(kForward, outputs.lse);
   views.stats = buffer_view(kForward, outputs.stats);
@@ -220,7 +197,8 @@ Gradients run_backward(const BackwardCall& given) {
   const Tensor delta =
       call.is_packed() ? at::zeros(shape, numbers) : at::empty(shape, numbers);
   attention::Tensors views;
-  Inputs inputs(kBackward, call, views);
+  Inputs inputs(kBackward);
+  bind(kBackward, call, inputs, views);
   views.out = inputs.layout(given.out);
   views.grad_out = inputs.layout(given.grad_out);
   views.stats = inputs.numbers(given.stats);

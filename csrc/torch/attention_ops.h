@@ -16,6 +16,8 @@ inline constexpr size_t kBackwardTensors = 4;
 inline constexpr size_t kBackwardArguments = kBackwardTensors + 17 + 1;
 inline constexpr size_t kGradients = 5;
 
+inline constexpr const char* kDecode = "flash_attention_with_kvcache";
+
 void forward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_autograd(const c10::OperatorHandle& op, torch::jit::Stack* stack);

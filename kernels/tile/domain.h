@@ -3,13 +3,18 @@
 #pragma once
 
 struct Domain {
-  int len_q;
+  int len_q;  // rows of a tile's head
   int len_kv;
   int offset;   // of the diagonal: row r faces column r + offset
   int first_q;  // row of the packed tensors at which the sequence begins
   int first_kv;
-#if HAS_SLOPES
+#if HAS_SLOPES && IS_DECODE
+  device const float* slopes;  // of the first head of the group
+#elif HAS_SLOPES
   float slope;  // in the unit of scores
+#endif
+#if IS_DECODE
+  int group;
 #endif
 #if MASK
   device const MASK_ELEM* mask;
@@ -18,6 +23,16 @@ struct Domain {
   uint stream;  // batch * heads_q + head
 #endif
 };
+
+// A decoding step packs all query heads of a key head into one tile: row r is
+// position r / group of head r % group.
+#if IS_DECODE
+#define POSITION(d, row) ((row) / (d).group)
+#define SLOPE(d, row) ((d).slopes[(row) % (d).group] * SCORE_UNIT)
+#else
+#define POSITION(d, row) (row)
+#define SLOPE(d, row) (d).slope
+#endif
 
 // Kernel arguments that only some specialisations have, and how to pass them.
 #if MASK

@@ -11,6 +11,8 @@
 //   MASK_ELEM             element type of the mask: uchar, float, half, bfloat
 //   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
 //   IS_PACKED             sequences lie one after the other in one batch entry
+//   IS_DECODE             keys come from a cache; of that,
+//   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given
 #pragma once
 
 #include <metal_stdlib>

@@ -39,7 +39,7 @@ inline float score_of(constant AttentionParams& p,
   x *= p.score_scale;
 #endif
 #if HAS_SLOPES
-  x -= d.slope * float(abs(row + d.offset - column));
+  x -= SLOPE(d, row) * float(abs(POSITION(d, row) + d.offset - column));
 #endif
 #if MASK == MASK_BIAS
   if (row < d.len_q && column < d.len_kv) {

@@ -17,8 +17,8 @@ inline Range visible_columns(constant AttentionParams& p,
   seen.begin = 0;
   seen.end = d.len_kv;
 #if HAS_WINDOW
-  seen.begin = max(0, first + d.offset - p.window_left);
-  seen.end = min(d.len_kv, last + d.offset + p.window_right + 1);
+  seen.begin = max(0, POSITION(d, first) + d.offset - p.window_left);
+  seen.end = min(d.len_kv, POSITION(d, last) + d.offset + p.window_right + 1);
 #endif
   if (last < first) seen.end = seen.begin;  // a tile past the last row
   return seen;
@@ -47,9 +47,10 @@ inline bool is_interior(constant AttentionParams& p,
                         int column0) {
   bool is_whole = column0 + COLS <= d.len_kv;
 #if HAS_WINDOW
-  is_whole = is_whole &&
-             column0 >= row0 + ROWS - 1 + d.offset - p.window_left &&
-             column0 + COLS - 1 <= row0 + d.offset + p.window_right;
+  is_whole =
+      is_whole &&
+      column0 >= POSITION(d, row0 + ROWS - 1) + d.offset - p.window_left &&
+      column0 + COLS - 1 <= POSITION(d, row0) + d.offset + p.window_right;
 #endif
   return is_whole;
 }
@@ -66,8 +67,9 @@ inline bool is_visible(constant AttentionParams& p,
                        int column) {
   bool is_kept = column < d.len_kv;
 #if HAS_WINDOW
-  is_kept = is_kept && column >= row + d.offset - p.window_left &&
-            column <= row + d.offset + p.window_right;
+  int facing = POSITION(d, row) + d.offset;
+  is_kept = is_kept && column >= facing - p.window_left &&
+            column <= facing + p.window_right;
 #endif
 #if MASK
   // The mask has no rows past len_q, which the tile may have.
