@@ -34,4 +34,8 @@ struct Binary {
 std::shared_ptr<const Binary> compile_text(const std::string& source,
                                            bool is_strict);
 
+// Throws Error(compile) unless the text keeps the rules of Metal that the
+// simulator can run without: see accept.h.  language_version as in Limits.
+void accept_text(const std::string& source, uint32_t language_version);
+
 }  // namespace orchard::sim

@@ -118,6 +118,12 @@ std::shared_ptr<const device::Pipeline> compile(
     const std::vector<std::pair<std::string, std::string>>& defines);
 KernelInfo info(const device::Pipeline& pipeline);
 
+// Type-checks a text by Metal's rules, stricter than running it needs; throws
+// Error(compile) with the lines that break one.  language_version as in Limits.
+void accept(std::string_view text,
+            const std::vector<std::pair<std::string, std::string>>& defines,
+            uint32_t language_version);
+
 // Runs one launch under its own options; returns what it counted.
 Counters dispatch(const device::Launch& launch, const Options& options);
 

@@ -148,6 +148,15 @@ Kernel compile(const std::string& text,
   return {sim::compile(text, entry, list), entry};
 }
 
+void accept(const std::string& text,
+            const std::map<std::string, std::string>& defines,
+            uint32_t language_version) {
+  const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
+                                                              defines.end());
+  const py::gil_scoped_release release;
+  sim::accept(text, list, language_version);
+}
+
 py::dict info(const Kernel& kernel) {
   const sim::KernelInfo info = sim::info(*kernel.pipeline);
   py::list parameters;
@@ -232,6 +241,9 @@ PYBIND11_MODULE(_sim, m) {
       .def_readonly("entry", &Kernel::entry);
   m.def("compile", &compile, py::arg("text"), py::arg("entry"),
         py::arg("defines") = std::map<std::string, std::string>{});
+  m.def("accept", &accept, py::arg("text"), py::arg("defines"),
+        py::arg("language_version"),
+        "Type-checks a text by Metal's rules, without running it.");
   m.def(
       "options", []() -> sim::Options& { return sim::options(); },
       py::return_value_policy::reference);
