@@ -27,6 +27,7 @@ from ._errors import DeviceError, InvalidProblemError, translate
 
 __all__ = [
     "DEVICE",
+    "Footprint",
     "Kernel",
     "Memory",
     "Setting",
@@ -62,6 +63,17 @@ class Memory:
     """Held by live tensors now."""
     peak_bytes: int
     """The most that was ever held at once."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a kernel's text takes besides registers."""
+
+    threadgroup_bytes: int
+    """Threadgroup memory that all kernels of the text declare."""
+    spilled: tuple[str, ...]
+    """Types (LLVM's) of arrays that are indexed by what is no constant, so that no
+    compiler can keep them in registers: slow memory on a GPU."""
 
 
 class Setting:
@@ -201,7 +213,7 @@ def compile(  # noqa: A001 - the design's name, used as sim.compile
 
 def check(
     source: str, defines: Mapping[str, str] | None = None, *, language: str = "3.1"
-) -> None:
+) -> Footprint:
     """Type-check a kernel by rules of Metal's that running it here does not need.
 
     Every pointer and reference names its address space and keeps it, nothing
@@ -213,6 +225,9 @@ def check(
         source: text in the Metal shading language.
         defines: preprocessor macros, name → value.
         language: Metal's version, ``"3.0"`` (macOS 13, without bfloat) or ``"3.1"``.
+
+    Returns:
+        What the text takes besides registers.
 
     Raises:
         KernelCompileError: a rule is broken; holds lines and reasons.
@@ -226,9 +241,10 @@ def check(
     module = _native.sim_module()
     module.set_compiler(shlex.join(compiler()))
     try:
-        module.accept(source, dict(defines or {}), _LANGUAGES[language])
+        found = module.accept(source, dict(defines or {}), _LANGUAGES[language])
     except RuntimeError as error:
         raise translate(error) from None
+    return Footprint(found[0], tuple(found[1]))
 
 
 def compiler() -> tuple[str, ...]:

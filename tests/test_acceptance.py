@@ -52,7 +52,7 @@ MISTAKES = {
 def test_the_text_without_a_mistake_is_accepted() -> None:
     """With no macro set the file breaks no rule, in Metal 3.0 and 3.1."""
     for language in ("3.0", "3.1"):
-        sim.check(TEXT, language=language)
+        assert sim.check(TEXT, language=language) == sim.Footprint(64 * 4, ())
     sim.check(TEXT, {"USES_BFLOAT": "1"}, language="3.1")
 
 
@@ -68,7 +68,10 @@ def test_a_mistake_is_refused(mistake: str) -> None:
 
 def test_every_mistake_of_the_file_is_tried() -> None:
     """The table and the file name the same macros."""
-    named = set(re.findall(r"(?:#ifdef |defined\()(\w+)", TEXT)) - {"USES_BFLOAT"}
+    named = set(re.findall(r"(?:#ifdef |defined\()(\w+)", TEXT)) - {
+        "USES_BFLOAT",
+        "DYNAMIC_INDEX",
+    }
     assert named == set(MISTAKES)
 
 
@@ -89,3 +92,25 @@ def test_the_place_of_a_token_rule_is_right() -> None:
     text = "#include <metal_stdlib>\n\nvoid f(int a,\n       float* b) {}\n"
     with pytest.raises(orchard_ops.KernelCompileError, match=r"kernel\.metal:4:"):
         sim.check(text)
+
+
+def test_an_array_that_is_no_register_is_reported() -> None:
+    """Indexing by a value that is no constant is accepted, and named as a spill."""
+    found = sim.check(TEXT, {"DYNAMIC_INDEX": "1"})
+    assert found.spilled == ("[2 x float]",)
+
+
+def test_a_loop_that_unrolls_is_no_spill() -> None:
+    """Only what stays after full unrolling counts."""
+    text = """
+    #include <metal_stdlib>
+    using namespace metal;
+    kernel void f(device float* y [[buffer(0)]], constant int& n [[buffer(1)]]) {
+      float x[8];
+    #pragma clang loop unroll(full)
+      for (int i = 0; i < LAST; ++i) x[i] = y[i];
+    #pragma clang loop unroll(full)
+      for (int i = 0; i < LAST; ++i) y[i + 8] = x[LAST - 1 - i];
+    }"""
+    assert not sim.check(text, {"LAST": "8"}).spilled
+    assert sim.check(text, {"LAST": "n"}).spilled == ("[8 x float]",)

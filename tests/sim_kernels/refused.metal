@@ -142,6 +142,9 @@ kernel void refused(
 #ifdef MIXED_MINIMUM
   y[1] = min(p.count, p.scale);
 #endif
+#ifdef DYNAMIC_INDEX  // accepted, but a spill
+  y[1] = sum[uint(p.count) % 2];
+#endif
 #ifdef ALLOCATES
   thread float* more = new float[2];
 #endif

@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <array>
-#include <initializer_list>
+#include <sstream>
+#include <utility>
 
 #include "device/device.h"
 #include "device/sim/token_list.h"
@@ -226,10 +227,52 @@ class Acceptor : TokenList {
   bool is_kernel_ = false;
 };
 
+// Of a type in LLVM assembly: numbers, and arrays of arrays of them.
+uint64_t bytes_of(const std::string& type) {
+  constexpr std::pair<const char*, uint64_t> sizes[] = {
+      {"i8", 1},    {"i16", 2}, {"half", 2}, {"i32", 4},
+      {"float", 4}, {"i64", 8}, {"ptr", 8}};
+  if (type.starts_with('[')) {
+    const size_t by = type.find(" x ");
+    return std::stoull(type.substr(1)) * bytes_of(type.substr(by + 3));
+  }
+  for (const auto& [name, bytes] : sizes) {
+    if (type.starts_with(name)) return bytes;
+  }
+  throw Error(ErrorKind::compile,
+              "simulator: cannot tell the size of a threadgroup variable of "
+              "type " +
+                  type + "; use arrays of numbers");
+}
+
 }  // namespace
 
 std::string accept(std::string_view preprocessed) {
   return Acceptor(preprocessed).run();
+}
+
+uint64_t declared_threadgroup_bytes(const std::string& assembly) {
+  constexpr std::string_view declared = "addrspace(3) global ";
+  uint64_t bytes = 0;
+  std::istringstream lines(assembly);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t at = line.find(declared);
+    if (at != line.npos) bytes += bytes_of(line.substr(at + declared.size()));
+  }
+  return bytes;
+}
+
+std::vector<std::string> spilled_types(const std::string& assembly) {
+  constexpr std::string_view on_stack = " = alloca ";
+  std::vector<std::string> found;
+  std::istringstream lines(assembly);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t at = line.find(on_stack);
+    if (at == line.npos) continue;
+    const std::string type = line.substr(at + on_stack.size());
+    found.push_back(type.substr(0, type.find(", align")));
+  }
+  return found;
 }
 
 }  // namespace orchard::sim

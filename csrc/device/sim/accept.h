@@ -2,8 +2,10 @@
 // simulator could run it without.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace orchard::sim {
 
@@ -14,5 +16,9 @@ namespace orchard::sim {
 // converted silently, array sizes are constant, no double, no function pointer,
 // no variable outside functions but constants.  Throws Error(compile).
 std::string accept(std::string_view preprocessed);
+
+// Both read LLVM assembly of such text; the second one optimized.
+uint64_t declared_threadgroup_bytes(const std::string& assembly);
+std::vector<std::string> spilled_types(const std::string& assembly);
 
 }  // namespace orchard::sim

@@ -303,7 +303,7 @@ std::shared_ptr<const Binary> load(const std::string& path) {
 
 }  // namespace
 
-void accept_text(const std::string& source, uint32_t language_version) {
+Footprint accept_text(const std::string& source, uint32_t language_version) {
   const Words cxx = compiler();
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
@@ -319,9 +319,17 @@ void accept_text(const std::string& source, uint32_t language_version) {
             "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,"
             "-__opencl_c_device_enqueue,"
             "-__opencl_c_program_scope_global_variables",
-            "-fsyntax-only", "-w", "-ferror-limit", "20", version, "-include",
-            header_folder() + "/accept.h", at + "/kernel.cl"},
+            "-O2", "-disable-llvm-passes", "-emit-llvm", "-w", "-ferror-limit",
+            "20", version, "-include", header_folder() + "/accept.h",
+            at + "/kernel.cl", "-o", at + "/typed.ll"},
            at);
+  run_step(front_end(cxx),
+           {"-triple", "spir64-unknown-unknown", "-x", "ir", "-O2",
+            "-emit-llvm", at + "/typed.ll", "-o", at + "/optimized.ll"},
+           at);
+  // Threadgroup variables as declared, arrays as the optimizer left them.
+  return {declared_threadgroup_bytes(read_file(at + "/typed.ll")),
+          spilled_types(read_file(at + "/optimized.ll"))};
 }
 
 const abi::Kernel& Binary::find(std::string_view entry) const {

@@ -436,11 +436,12 @@ std::shared_ptr<const device::Pipeline> compile(
       device::kernel_source(text, "kernel.metal", defines), entry);
 }
 
-void accept(std::string_view text,
-            const std::vector<std::pair<std::string, std::string>>& defines,
-            uint32_t language_version) {
-  accept_text(device::kernel_source(text, "kernel.metal", defines),
-              language_version);
+Footprint accept(
+    std::string_view text,
+    const std::vector<std::pair<std::string, std::string>>& defines,
+    uint32_t language_version) {
+  return accept_text(device::kernel_source(text, "kernel.metal", defines),
+                     language_version);
 }
 
 KernelInfo info(const device::Pipeline& pipeline) {

@@ -1,5 +1,6 @@
 // csrc/device/sim/msl/accept.h: Metal's declarations for the type checker of
-// accept.h, in C++ for OpenCL: no bodies, since nothing is run.
+// accept.h, in C++ for OpenCL.  Nothing is run, so functions have bodies only
+// where the optimizer must see through them to keep arrays in registers.
 #pragma once
 
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
@@ -9,6 +10,7 @@
 #define threadgroup __local
 #define thread __private
 #define METAL_FUNC inline
+#define MSL_PURE __attribute__((const))
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
@@ -28,14 +30,16 @@ typedef ulong uint64_t;
 namespace metal {
 
 #if MSL_LANGUAGE >= 310
-// Conversions in both directions are written out; arithmetic is float's.
+MSL_PURE ushort msl_narrow(float);
+MSL_PURE float msl_widen(ushort);
+// Conversions in both directions are written out.
 struct bfloat {
   bfloat() = default;
-  explicit bfloat(float);
+  explicit bfloat(float x) : bits(msl_narrow(x)) {}
   explicit bfloat(half);
   explicit bfloat(int);
   explicit bfloat(uint);
-  explicit operator float() const;
+  explicit operator float() const { return msl_widen(bits); }
   explicit operator half() const;
   explicit operator int() const;
   explicit operator bool() const;
@@ -61,28 +65,28 @@ struct vec;
 template <class T>
 struct vec<T, 2> {
   vec() = default;
-  explicit vec(T);
-  vec(T, T);
-  T operator[](int) const;
-  thread T& operator[](int);
+  explicit vec(T a) : x(a), y(a) {}
+  vec(T x_, T y_) : x(x_), y(y_) {}
+  T operator[](int i) const { return (&x)[i]; }
+  thread T& operator[](int i) { return ((thread T*)this)[i]; }
   T x, y;
 };
 template <class T>
 struct vec<T, 3> {
   vec() = default;
-  explicit vec(T);
-  vec(T, T, T);
-  T operator[](int) const;
-  thread T& operator[](int);
+  explicit vec(T a) : x(a), y(a), z(a) {}
+  vec(T x_, T y_, T z_) : x(x_), y(y_), z(z_) {}
+  T operator[](int i) const { return (&x)[i]; }
+  thread T& operator[](int i) { return ((thread T*)this)[i]; }
   T x, y, z;
 };
 template <class T>
 struct vec<T, 4> {
   vec() = default;
-  explicit vec(T);
-  vec(T, T, T, T);
-  T operator[](int) const;
-  thread T& operator[](int);
+  explicit vec(T a) : x(a), y(a), z(a), w(a) {}
+  vec(T x_, T y_, T z_, T w_) : x(x_), y(y_), z(z_), w(w_) {}
+  T operator[](int i) const { return (&x)[i]; }
+  thread T& operator[](int i) { return ((thread T*)this)[i]; }
   T x, y, z, w;
 };
 #define MSL_OPERATOR(op)                                            \
@@ -130,17 +134,18 @@ MSL_VECTORS(bfloat)
 #define MSL_FLOAT_2(name)   \
   float name(float, float); \
   half name(half, half);
-#define MSL_MATH                                                               \
-  MSL_FLOAT_1(exp)                                                             \
-  MSL_FLOAT_1(exp2) MSL_FLOAT_1(exp10) MSL_FLOAT_1(log) MSL_FLOAT_1(log2)      \
-      MSL_FLOAT_1(log10) MSL_FLOAT_1(sqrt) MSL_FLOAT_1(rsqrt) MSL_FLOAT_1(sin) \
-          MSL_FLOAT_1(cos) MSL_FLOAT_1(tan) MSL_FLOAT_1(tanh)                  \
-              MSL_FLOAT_1(sinh) MSL_FLOAT_1(cosh) MSL_FLOAT_1(floor)           \
-                  MSL_FLOAT_1(ceil) MSL_FLOAT_1(rint) MSL_FLOAT_1(round)       \
-                      MSL_FLOAT_1(trunc) MSL_FLOAT_1(fabs) MSL_FLOAT_2(pow)    \
-                          MSL_FLOAT_2(powr) MSL_FLOAT_2(fmod)                  \
-                              MSL_FLOAT_2(divide) MSL_FLOAT_2(fmin)            \
-                                  MSL_FLOAT_2(fmax)
+#define MSL_MATH                                                            \
+  MSL_FLOAT_1(exp)                                                          \
+  MSL_FLOAT_1(exp2)                                                         \
+  MSL_FLOAT_1(exp10)                                                        \
+  MSL_FLOAT_1(log) MSL_FLOAT_1(log2) MSL_FLOAT_1(log10) MSL_FLOAT_1(sqrt)   \
+      MSL_FLOAT_1(rsqrt) MSL_FLOAT_1(sin) MSL_FLOAT_1(cos) MSL_FLOAT_1(tan) \
+          MSL_FLOAT_1(tanh) MSL_FLOAT_1(sinh) MSL_FLOAT_1(cosh)             \
+              MSL_FLOAT_1(floor) MSL_FLOAT_1(ceil) MSL_FLOAT_1(rint)        \
+                  MSL_FLOAT_1(round) MSL_FLOAT_1(trunc) MSL_FLOAT_1(fabs)   \
+                      MSL_FLOAT_2(pow) MSL_FLOAT_2(powr) MSL_FLOAT_2(fmod)  \
+                          MSL_FLOAT_2(divide) MSL_FLOAT_2(fmin)             \
+                              MSL_FLOAT_2(fmax)
 MSL_MATH
 namespace fast {
 MSL_MATH
@@ -175,7 +180,11 @@ uint clz(uint);
 uint ctz(uint);
 
 template <class To, class From>
-To as_type(From);
+To as_type(From x) {
+  To to;
+  __builtin_memcpy(&to, &x, sizeof(To));
+  return to;
+}
 
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 void threadgroup_barrier(mem_flags);
@@ -205,11 +214,10 @@ bool simd_is_first();
 template <class T, int R, int C>
 struct simdgroup_matrix {
   simdgroup_matrix() = default;
-  explicit simdgroup_matrix(T);
-  thread vec<T, 2>& thread_elements();
-  vec<T, 2> thread_elements() const;
+  explicit simdgroup_matrix(T x) : elements(x) {}
+  thread vec<T, 2>& thread_elements() { return *(thread vec<T, 2>*)this; }
+  vec<T, 2> thread_elements() const { return elements; }
 
- private:
   vec<T, 2> elements;
 };
 typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
@@ -218,7 +226,11 @@ typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
 typedef simdgroup_matrix<bfloat, 8, 8> simdgroup_bfloat8x8;
 #endif
 template <class T, int R, int C>
-simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T);
+simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T x) {
+  return simdgroup_matrix<T, R, C>(x);
+}
+// Eight elements in, two out, as far as registers go.
+MSL_PURE float msl_product(float, float, float, float, float);
 template <class T>
 void simdgroup_load(thread simdgroup_matrix<T, 8, 8>&,
                     const device T*,
@@ -236,14 +248,23 @@ void simdgroup_store(thread simdgroup_matrix<T, 8, 8>&,
                      threadgroup T*,
                      ulong stride = 8);
 template <class D, class A, class B, class C>
-void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>&,
-                                   thread const simdgroup_matrix<A, 8, 8>&,
-                                   thread const simdgroup_matrix<B, 8, 8>&,
-                                   thread const simdgroup_matrix<C, 8, 8>&);
+void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d,
+                                   thread const simdgroup_matrix<A, 8, 8>& a,
+                                   thread const simdgroup_matrix<B, 8, 8>& b,
+                                   thread const simdgroup_matrix<C, 8, 8>& c) {
+  const float a0 = float(a.elements.x), a1 = float(a.elements.y);
+  const float b0 = float(b.elements.x), b1 = float(b.elements.y);
+  const D x = D(msl_product(a0, a1, b0, b1, float(c.elements.x)));
+  const D y = D(msl_product(a1, a0, b0, b1, float(c.elements.y)));
+  d.elements.x = x;
+  d.elements.y = y;
+}
 template <class D, class A, class B>
-void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>&,
-                        thread const simdgroup_matrix<A, 8, 8>&,
-                        thread const simdgroup_matrix<B, 8, 8>&);
+void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d,
+                        thread const simdgroup_matrix<A, 8, 8>& a,
+                        thread const simdgroup_matrix<B, 8, 8>& b) {
+  simdgroup_multiply_accumulate(d, a, b, simdgroup_matrix<float, 8, 8>(0.0f));
+}
 
 }  // namespace metal
 
@@ -251,3 +272,6 @@ using metal::as_type;
 #if MSL_LANGUAGE >= 310
 using metal::bfloat;
 #endif
+
+// What is called in a loop must be seen in the loop.
+#define inline inline __attribute__((always_inline))
