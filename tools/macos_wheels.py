@@ -7,6 +7,9 @@ loader checks.  Each binary is then proved (tools/macos_checks.py), packed with
 fixed times and order, and listed in dist/macos/wheels.json.
 
 Usage: python tools/macos_wheels.py [--torch 2.4.1 ...] [--target 14.0 ...]
+
+A packager who has PyTorch and metal-cpp unpacked names their folders (--tree,
+--metal-cpp); nothing is downloaded then.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ import macos_torch
 import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "cmake"))  # Shared with the build that pip runs.
+import find_torch  # noqa: E402
+import wheel_metadata  # noqa: E402
+
 MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
@@ -128,9 +135,13 @@ def text_digest() -> bytes:
 class Builder:
     """The objects, libraries and wheels of one folder."""
 
-    def __init__(self, folder: Path, toolchain: Toolchain, metal_cpp: Path) -> None:
-        """Build in a folder, with metal-cpp's headers."""
-        self.folder, self.toolchain, self.metal_cpp = folder, toolchain, metal_cpp
+    def __init__(
+        self, folder: Path, toolchain: Toolchain, tree: Path, metal_cpp: Path
+    ) -> None:
+        """Build in a folder, for an unpacked PyTorch, with metal-cpp's headers."""
+        self.folder, self.toolchain = folder, toolchain
+        self.tree, self.metal_cpp = tree, metal_cpp
+        self.places = {str(p): n for n, p in enumerate((tree, metal_cpp, folder, ROOT))}
         self.digest = text_digest()
         self.tables = checks.metal_cpp_tables(metal_cpp)
 
@@ -148,7 +159,11 @@ class Builder:
         # No path of this machine may travel in __FILE__.
         command += [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={self.folder}=."]
         command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT}", *flags, str(source)]
-        key = hashlib.sha256("\0".join(command).encode() + self.digest)
+        # Where inputs lie changes nothing, so another place finds the same objects.
+        text = "\0".join([self.toolchain.name, *command[command.index("-c") :]])
+        for place, number in self.places.items():
+            text = text.replace(place, f"<{number}>")
+        key = hashlib.sha256(f"{target}\0{text}".encode() + self.digest)
         key.update(source.read_bytes())
         out = self.folder / name / f"{source.stem}-{key.hexdigest()[:16]}.o"
         if not out.exists():
@@ -172,12 +187,12 @@ class Builder:
         flags = [f"-isystem{self.metal_cpp}"]
         return self.compile_all([*files, self.embedded()], target, "device", flags)
 
-    def operator_objects(self, target: str, version: str, tree: Path) -> list[Path]:
+    def operator_objects(self, target: str, version: str) -> list[Path]:
         """Compile the operators for a PyTorch."""
-        include = tree / "torch" / "include"
+        include = self.tree / "torch" / "include"
         major, minor, _ = version.split(".")
         flags = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
-        flags += [f"-ffile-prefix-map={tree}=.", "-DORCHARD_WITH_METAL"]
+        flags += [f"-ffile-prefix-map={self.tree}=.", "-DORCHARD_WITH_METAL"]
         flags += [f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"]
         flags += [f'-DORCHARD_TORCH_VERSION="{version}"']
         files = sources("csrc/torch/*.cpp", "csrc/attention/*.cpp")
@@ -234,7 +249,7 @@ def check(
     objects: list[Path],
 ) -> tuple[int, list[str]]:
     """Prove binaries; return the number of symbols and the messages they send."""
-    folders = [str(ROOT), str(builder.folder), str(Path.home())]
+    folders = [*builder.places, str(Path.home())]
     problems, count = [], 0
     for path in binaries:
         binary = macho.read(path)
@@ -251,9 +266,8 @@ def check(
     return count, sorted(builder.tables[name] for name in used)
 
 
-def metadata(version: str, numpy: str) -> str:
+def metadata(version: str) -> str:
     """Return the wheel's METADATA."""
-    minor = version.rpartition(".")[0]
     lines = [
         "Metadata-Version: 2.1",
         f"Name: {PROJECT['name']}",
@@ -261,10 +275,8 @@ def metadata(version: str, numpy: str) -> str:
         f"Summary: {PROJECT['description']}",
         f"License: {PROJECT['license']}",
         f"Requires-Python: {PROJECT['requires-python']}",
-        f"Requires-Dist: torch=={minor}.*",
+        *(f"Requires-Dist: {need}" for need in wheel_metadata.requirements(version)),
     ]
-    if "<" in numpy:
-        lines.append(f"Requires-Dist: {numpy}")
     for extra, needs in PROJECT["optional-dependencies"].items():
         lines.append(f"Provides-Extra: {extra}")
         lines += [f'Requires-Dist: {need}; extra == "{extra}"' for need in needs]
@@ -296,11 +308,9 @@ def wheel_files(version: str, target: str, binaries: list[Path]) -> dict[str, by
     built = template.replace("@PROJECT_VERSION@", PROJECT["version"])
     built = built.replace("@ORCHARD_TORCH_VERSION@", version)
     files["orchard_ops/_build_info.py"] = built.encode()
-    entries = MATRIX["torch"].values()
-    numpy = next((e["numpy"] for e in entries if e["version"] == version), "numpy")
     info = f"orchard_ops-{wheel_version(version)}.dist-info"
     scripts = "".join(f"{n} = {at}\n" for n, at in PROJECT["scripts"].items())
-    files[f"{info}/METADATA"] = metadata(version, numpy).encode()
+    files[f"{info}/METADATA"] = metadata(version).encode()
     files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}".encode()
     files[f"{info}/licenses/LICENSE"] = (ROOT / "LICENSE").read_bytes()
     files[f"{info}/WHEEL"] = (
@@ -331,17 +341,19 @@ def pack(version: str, target: str, binaries: list[Path], into: Path) -> Path:
 
 
 def build_torch(
-    version: str, targets: list[str], folder: Path, into: Path
+    version: str, targets: list[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
     python = MATRIX["torch"]["torch24"]["python"]
-    tree = macos_torch.torch_tree(version, python)
+    folder, into = options.work.resolve(), options.out.resolve()
+    tree = options.tree or macos_torch.torch_tree(version, python)
     torch = libraries(tree)
-    old = libraries(macos_torch.torch_tree(WITNESS, python))
+    old = [] if options.tree else libraries(macos_torch.torch_tree(WITNESS, python))
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
-    builder = Builder(folder, toolchain, macos_torch.metal_cpp(python))
+    metal_cpp = options.metal_cpp or macos_torch.metal_cpp(python)
+    builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
     lowest = MATRIX["macos"]["torch"][version]
-    operators = builder.operator_objects(lowest, version, tree)
+    operators = builder.operator_objects(lowest, version)
     device = builder.device_objects(lowest)
     rows = []
     for target in targets:
@@ -378,6 +390,8 @@ def build_torch(
 def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the deployment targets to build for each PyTorch."""
     chosen: dict[str, list[str]] = {}
+    if options.tree:
+        options.torch = [find_torch.torch_version(options.tree / "torch")]
     for version, lowest in MATRIX["macos"]["torch"].items():
         targets = [
             target
@@ -394,6 +408,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch", nargs="*", help="PyTorch versions (default: all)")
     parser.add_argument("--target", nargs="*", help="deployment targets (default: all)")
+    parser.add_argument("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
+    parser.add_argument("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "macos")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "macos")
     options = parser.parse_args()
@@ -401,9 +417,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for version, targets in wanted(options).items():
-        rows += build_torch(
-            version, targets, options.work.resolve(), options.out.resolve()
-        )
+        rows += build_torch(version, targets, options)
+    if not rows:
+        raise Failure(f"nothing to build: {options.torch} for macOS {options.target}")
     (options.out / "wheels.json").write_text(json.dumps(rows, indent=1) + "\n")
     names = ("torch", "python", "target", "bytes", "symbols", "messages")
     print("\n" + TABLE.format(**{name: name for name in names}) + "sha256")

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds for the PyTorch of the host environment.  Downloads and probes nothing.
+set -euo pipefail
+
+if [[ $(uname) == Linux && $target_platform == osx-arm64 ]]; then
+  # No Apple compiler: cross-build and prove every symbol (needs the module
+  # ziglang in the build environment).
+  "$BUILD_PREFIX/bin/python" tools/macos_wheels.py --tree "$SP_DIR" \
+    --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
+    --work "${ORCHARD_MACOS_OBJECTS:-$SRC_DIR/build/macos}" --out dist
+  "$BUILD_PREFIX/bin/python" -m zipfile -e dist/*.whl "$SP_DIR"
+  exit
+fi
+
+options=()
+if [[ $target_platform == osx-* ]]; then
+  options+=("-Ccmake.define.ORCHARD_METAL_CPP_DIR=$PREFIX/include/metal-cpp")
+fi
+"$PYTHON" -m pip install . --no-deps --no-build-isolation --no-index \
+  --disable-pip-version-check -v "${options[@]}"
