@@ -32,29 +32,11 @@ def requirements(version: str) -> list[str]:
     return [f"torch=={minor}.*", *([numpy] if numpy != "numpy" else [])]
 
 
-class Provider:
-    """The hooks of scikit-build-core's dynamic metadata."""
+def dynamic_metadata(field: str, _settings: Mapping[str, Any]) -> list[str]:
+    """Return the requirements of a wheel (a hook of scikit-build-core).
 
-    state = ""
-
-    def build_state(self, state: str) -> None:
-        """Take what is being built: a wheel, a source distribution, …"""
-        self.state = state
-
-    def dynamic_wheel(self, _settings: Mapping[str, Any]) -> dict[str, bool]:
-        """Say that wheels made from one source distribution differ in this."""
-        return {"dependencies": True}
-
-    def dynamic_metadata(
-        self, _settings: Mapping[str, Any], _project: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the requirements; without a PyTorch only an sdist is possible.
-
-        pip asks this before it downloads any requirement, so a missing PyTorch
-        is an error here and not after it has fetched one that is not built for.
-        """
-        if self.state == "sdist":
-            oldest = ".".join(map(str, find_torch.OLDEST))
-            return {"dependencies": [f"torch>={oldest}"]}
-        version = find_torch.torch_version(find_torch.torch_root())
-        return {"dependencies": requirements(version)}
+    pip asks for them before it downloads any requirement, so a missing PyTorch is
+    an error here and not after it has fetched one that nothing is built for.
+    """
+    assert field == "dependencies", field
+    return requirements(find_torch.torch_version(find_torch.torch_root()))

@@ -16,5 +16,8 @@ options=()
 if [[ $target_platform == osx-* ]]; then
   options+=("-Ccmake.define.ORCHARD_METAL_CPP_DIR=$PREFIX/include/metal-cpp")
 fi
-"$PYTHON" -m pip install . --no-deps --no-build-isolation --no-index \
-  --disable-pip-version-check -v "${options[@]}"
+# By way of a wheel: what pip installs from a folder remembers where that was.
+"$PYTHON" -m pip wheel . --no-deps --no-build-isolation --no-index \
+  --disable-pip-version-check --wheel-dir dist -v "${options[@]}"
+"$PYTHON" -m pip install orchard-ops --no-deps --no-index --find-links dist \
+  --disable-pip-version-check

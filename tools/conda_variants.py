@@ -10,14 +10,62 @@ Usage: python tools/conda_variants.py
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "recipe" / "recipe.yaml"
 HEAD = "# Written by tools/conda_variants.py from versions.toml.\n"
 Rows = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One package that the recipe describes."""
+
+    platform: str
+    torch: str
+    keys: dict[str, str]
+    build: str  # The build string, which names the file.
+    host: list[str]  # What it is built with.
+
+    @property
+    def for_(self) -> str:
+        """Return what the package is for besides a PyTorch."""
+        target = self.keys.get("c_stdlib_version")
+        return f"macOS {target}" if target else f"Python {self.keys['python']}"
+
+
+def rendered(platform: str, built_on: str = "linux-64") -> list[Variant]:
+    """Render the recipe with a platform's variant file."""
+    from rattler_build import (  # Writing the files needs no rattler-build.
+        PlatformConfig,
+        RenderConfig,
+        Stage0Recipe,
+        VariantConfig,
+    )
+
+    config = VariantConfig.from_file(str(RECIPE.with_name(f"variants-{platform}.yaml")))
+    where = PlatformConfig(
+        target_platform=platform, build_platform=built_on, host_platform=platform
+    )
+    variants = []
+    for result in Stage0Recipe.from_file(RECIPE).render(
+        config, RenderConfig(platform=where)
+    ):
+        keys = {name: str(value) for name, value in result.variant.items()}
+        recipe = result.recipe.to_dict()
+        # Rendering leaves out what the variants pin.
+        host = [
+            f"{need} {keys[need]}.*" if need in keys else need
+            for need in recipe["requirements"]["host"]
+        ]
+        build = recipe["build"]["string"]
+        variants.append(Variant(platform, keys["pytorch"], keys, build, host))
+    return variants
 
 
 def minor(version: str) -> str:
@@ -26,7 +74,7 @@ def minor(version: str) -> str:
 
 
 def linux(matrix: dict[str, Any]) -> dict[str, list[str]]:
-    """Return PyTorch × Python: the simulator is an extension of one Python."""
+    """Return PyTorch by Python: the simulator is an extension of one Python."""
     rows = [
         (minor(entry["version"]), python)
         for entry in matrix["torch"].values()
@@ -36,9 +84,14 @@ def linux(matrix: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def macos(matrix: dict[str, Any]) -> dict[str, list[str]]:
-    """Return PyTorch × deployment target: one package serves every Python."""
+    """Return PyTorch by deployment target: one package serves every Python."""
     rows = [
-        (minor(entry["version"]), entry["python"], target, matrix["macos"]["sdk"][target])
+        (
+            minor(entry["version"]),
+            entry["python"],
+            target,
+            matrix["macos"]["sdk"][target],
+        )
         for entry in matrix["torch"].values()
         for target in matrix["macos"]["deployment_targets"]
         if float(target) >= float(matrix["macos"]["torch"][entry["version"]])
