@@ -20,13 +20,13 @@ if(status)
   message(FATAL_ERROR "${problem}")
 endif()
 list(POP_FRONT answer ORCHARD_TORCH_VERSION torch_major torch_minor torch_abi
-     torch_root torch_include)
+     torch_root ORCHARD_TORCH_INCLUDE)
 message(STATUS "Building for PyTorch ${ORCHARD_TORCH_VERSION} in ${torch_root}")
 
 add_library(orchard::torch INTERFACE IMPORTED)
 target_include_directories(
-  orchard::torch INTERFACE ${torch_include}
-                           ${torch_include}/torch/csrc/api/include)
+  orchard::torch INTERFACE ${ORCHARD_TORCH_INCLUDE}
+                           ${ORCHARD_TORCH_INCLUDE}/torch/csrc/api/include)
 foreach(name torch_cpu c10)
   set(library ${torch_root}/lib/${CMAKE_SHARED_LIBRARY_PREFIX}${name}${CMAKE_SHARED_LIBRARY_SUFFIX})
   if(NOT EXISTS ${library})

@@ -20,4 +20,6 @@ fi
 "$PYTHON" -m pip wheel . --no-deps --no-build-isolation --no-index \
   --disable-pip-version-check --wheel-dir dist -v "${options[@]}"
 "$PYTHON" -m pip install orchard-ops --no-deps --no-index --find-links dist \
-  --disable-pip-version-check
+  --disable-pip-version-check --no-compile
+# Compiled here, so that no module remembers the build's prefix.
+"$PYTHON" -m compileall -q -s "$PREFIX" "$SP_DIR/orchard_ops"
