@@ -152,7 +152,9 @@ def conda(session: nox.Session) -> None:
     """Build, install and test conda packages offline (--torch 2.4, --target, --all)."""
     session.install(*PROJECT["dependency-groups"]["conda"], "pytest>=8")
     session.run("pytest", "--noconftest", "-q", "tests/test_conda.py")
-    session.run("python", "tools/conda_build.py", *session.posargs, env=kernel_cache())
+    session.run(
+        "python", "tools/conda_packages.py", *session.posargs, env=kernel_cache()
+    )
 
 
 @nox.session(python=interpreter(NEWEST_TORCH))

@@ -55,7 +55,7 @@ def torch_version(root: Path) -> str:
 
 def include_folder(root: Path) -> Path:
     """Return the folder of the C++ headers: conda's lie in the environment's."""
-    folders = [root / "include", *(up / "include" for up in root.parents[2:4])]
+    folders = [root / "include", *(up / "include" for up in list(root.parents)[2:4])]
     for folder in folders:
         if (folder / "ATen" / "ATen.h").is_file():
             return folder

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import conda_environments as environments  # noqa: E402
+import conda_packages as packages  # noqa: E402
 import conda_standins as standins  # noqa: E402
 from conda_channel import LINUX, MACOS, MATRIX, Channel, Package  # noqa: E402
 from conda_variants import Variant, rendered  # noqa: E402
@@ -31,13 +32,13 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
     """Return a channel with every PyTorch's metadata, and packages that pin it."""
     made = environments.metadata_channel(tmp_path_factory.mktemp("channel"))
     made.empty(Package("python_abi", standins.PYTHON, "noarch", build="0_cp311"))
-    packages: Iterable[tuple[str, str, list[str]]] = [
+    wanted: Iterable[tuple[str, str, list[str]]] = [
         (LINUX, "good", [PIN]),
         (LINUX, "loose", ["pytorch"]),
         (MACOS, "good", [PIN, "__osx >=13.0"]),
         (MACOS, "loose", [PIN]),
     ]
-    for platform, build, depends in packages:
+    for platform, build, depends in wanted:
         made.empty(Package("orchard-ops", "0.1.0", platform, depends, build=build))
     return made
 
@@ -105,3 +106,25 @@ def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
     path.write_text(str(recipe).replace("'", '"'))
     with pytest.raises(SystemExit, match="no such kernel"):
         build_recipe(path, tmp_path / "out", channel=[], test="skip")
+
+
+def test_a_real_conda_builds_this_platform_from_the_channel_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`conda build` gets the recipe, one variant and no remote channel."""
+    program = tmp_path / "conda"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    channel = Channel(tmp_path / "work" / "channel")
+    keys = {"pytorch": "2.4", "python": "3.11", "build_platform": LINUX}
+    wanted = [Variant(p, "2.4", keys, "x", []) for p in (LINUX, MACOS)]
+    packages.conda_build(wanted, channel)
+    said = capfd.readouterr().out.split()
+    variants = tmp_path / "work" / "variant.yaml"
+    assert said[:2] == ["build", str(ROOT / "recipe")]
+    assert said.count("build") == 1  # Not for macOS.
+    assert "--override-channels" in said
+    assert said[said.index("-c") + 1] == channel.folder.as_uri()
+    assert said[said.index("-m") + 1] == str(variants)
+    assert variants.read_text() == '{"pytorch": ["2.4"], "python": ["3.11"]}'

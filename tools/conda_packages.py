@@ -5,7 +5,7 @@ against a local channel (tools/conda_standins.py).  Every variant is rendered, a
 its environment solved, whether it is built or not.  Then fresh environments are
 installed for both platforms, and the recipe's tests run in those of this machine.
 
-Usage: python tools/conda_build.py [--torch 2.4 ...] [--target 13.0 ...] [--all]
+Usage: python tools/conda_packages.py [--torch 2.4 ...] [--target 13.0 ...] [--all]
 """
 
 from __future__ import annotations
