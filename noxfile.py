@@ -133,6 +133,36 @@ def wheels_macos(session: nox.Session) -> None:
     session.run("python", "tools/macos_wheels.py", *session.posargs)
 
 
+@nox.session(python=interpreter(DEMO_TORCH))
+def package(session: nox.Session) -> None:
+    """Make the sdist and a wheel from it; check both, test the installed wheel."""
+    name = session.posargs[0] if session.posargs else DEMO_TORCH
+    install_torch(session, name)
+    session.install(*BUILD_TOOLS, "build", MATRIX[name]["numpy"])
+    out = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--no-isolation", "-o", str(out))
+    sdist = next(out.glob("*.tar.gz"))
+    session.log("Building a wheel from it: a few minutes")
+    wheel = ("python", "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
+    session.run(*wheel, "--quiet", "--wheel-dir", str(out), str(sdist))
+    session.run("python", "tools/package_contents.py", *map(str, out.iterdir()))
+    session.install(f"{next(out.glob('*.whl'))}[sim,cli]", MATRIX[name]["numpy"])
+    with session.chdir(out):  # Not where the source folder would be imported.
+        session.run("orchard-ops", "doctor", env=kernel_cache())
+        session.run("python", ROOT / "recipe" / "smoke.py", env=kernel_cache())
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def conda(session: nox.Session) -> None:
+    """Build, install and test conda packages offline (--torch 2.4, --target, --all)."""
+    session.install(*PROJECT["dependency-groups"]["conda"], "pytest>=8")
+    session.run("pytest", "--noconftest", "-q", "tests/test_conda.py")
+    session.run(
+        "python", "tools/conda_packages.py", *session.posargs, env=kernel_cache()
+    )
+
+
 @nox.session(python=interpreter(NEWEST_TORCH))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""
