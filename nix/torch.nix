@@ -17,6 +17,7 @@
   sympy,
   typing-extensions,
   version,
+  zlib,
 }:
 let
   inherit (stdenv.hostPlatform) isLinux;
@@ -28,7 +29,10 @@ buildPythonPackage {
   src = fetchWheel "torch" version python.pythonVersion;
 
   nativeBuildInputs = lib.optionals isLinux [ autoPatchelfHook ];
-  buildInputs = lib.optionals isLinux [ stdenv.cc.cc.lib ];
+  buildInputs = lib.optionals isLinux [
+    stdenv.cc.cc.lib
+    zlib
+  ];
   dependencies = [
     filelock
     fsspec

@@ -29,16 +29,15 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+# CUDA's libraries.  NVPL is not one of them: it is the CPU's BLAS on arm64.
+CUDA = r"lib(torch_cuda|c10_cuda|caffe2_nvrtc|torch_nvshmem|nccl|nv(?!pl)|cu)[^/]*$"
 # Files of a CUDA wheel that the CPU half never opens.
-DROPPED = re.compile(
-    r"torch/lib/lib(torch_cuda|c10_cuda|caffe2_nvrtc|torch_nvshmem|nv|cu)[^/]*$"
-    r"|nvfuser|torch/(bin/test_|test/|lib/[^/]*\.a$)"
-)
+DROPPED = re.compile(rf"torch/lib/{CUDA}|nvfuser|torch/(bin/test_|test/|lib/[^/]*\.a$)")
 CUDA_REQUIREMENT = re.compile(r"Requires-Dist:\s*(nvidia-|cuda-|triton|pytorch-triton)")
 # What any Linux with a C++ runtime has; every other unknown soname is stubbed.
 SYSTEM_SONAMES = (
     *("libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0"),
-    *("libstdc++.so.6", "libgcc_s.so.1"),
+    *("libstdc++.so.6", "libgcc_s.so.1", "libz.so.1"),
     *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
 )
 GIL_CHECKER = "_ZN4c10d15get_gil_checkerEv"
@@ -187,6 +186,11 @@ def build_stub(out: Path, nodes: dict[str, set[str]], loose: set[str]) -> None:
 def add_stubs(tree: Path) -> None:
     """Fill the gaps that the dropped CUDA libraries leave in a tree."""
     gaps = Gaps(sorted(p for p in tree.rglob("*.so*") if p.is_file()))
+    # A stub of anything else would give wrong numbers instead of an error.
+    if others := [name for name in gaps.versions if not re.match(CUDA, name)]:
+        raise SystemExit(
+            f"cpu_torch: {tree} needs {others}: not CUDA, so no stub will do"
+        )
     count = len(gaps.unversioned) + sum(
         len(names) for nodes in gaps.versions.values() for names in nodes.values()
     )

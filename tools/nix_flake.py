@@ -110,9 +110,7 @@ class Nix:
     def flake(self, *command: str, tree: Path, show: bool = False) -> str:
         """Run a command of ``nix`` on a tree with the stand-in for nixpkgs."""
         instead = ("--override-input", "nixpkgs", f"path:{tree / STAND_IN}")
-        return self.run(
-            "nix", *command, *instead, "--no-write-lock-file", show=show
-        )
+        return self.run("nix", *command, *instead, "--no-write-lock-file", show=show)
 
 
 def copy_tree(into: Path) -> Path:
@@ -152,7 +150,9 @@ def misformatted(tree: Path) -> list[str]:
         for number, line in enumerate(text.splitlines(), 1):
             indent = len(line) - len(line.lstrip(" "))
             if "\t" in line or line != line.rstrip() or indent % 2:
-                found.append(f"{name}:{number}: indent with pairs of spaces, end with none")
+                found.append(
+                    f"{name}:{number}: indent with pairs of spaces, end with none"
+                )
             if len(line) > LONGEST_LINE:
                 found.append(f"{name}:{number}: more than {LONGEST_LINE} characters")
     return found
@@ -205,7 +205,7 @@ def check_packages(outputs: Outputs, matrix: dict[str, Any]) -> None:
 
 
 def print_table(outputs: Outputs) -> None:
-    """Print systems × outputs, a cell the start of a derivation's hash."""
+    """Print outputs by system, a cell the start of a derivation's hash."""
     systems = sorted(outputs["packages"])
     row = "{:<46}" + "{:<17}" * len(systems)
     print(row.format("output", *systems))

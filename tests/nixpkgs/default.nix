@@ -112,6 +112,7 @@ let
         builder = "builtin:fetchurl";
         url = "file:///not-in-the-store/${name}";
         outputHash = hash;
+        outputHashMode = "flat";
       };
 
   callPackageWith =
@@ -175,6 +176,7 @@ let
       "nox"
       "ruff"
       "unzip"
+      "zlib"
     ] tool;
 in
 pkgs
