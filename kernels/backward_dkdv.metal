@@ -58,47 +58,47 @@ inline void add_rows(thread Columns& columns,
                      device const ELEM* q,
                      device const ELEM* grad_out,
                      device const float2* stats,
+                     device const float* delta,
                      constant AttentionParams& p,
+                     thread const Domain& d,
+                     thread const Sight& sight,
                      int row0,
                      int column0,
                      int base,
                      int base_v,
                      Lane at,
-#if SPLIT > 1
-                     threadgroup float* exchange,
-#endif
-                     uint simdgroup,
+                     EXCHANGE_PARAMETER uint simdgroup,
                      uint lane) {
   Accumulator s[SCORE_FRAGMENTS];
   thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
-  float2 row_stat[TILE_ROWS];
+  RowStat row_stat[TILE_ROWS];
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
     Operand q_rows[SLICE / 8];
-    Keys::load_rows(q + row * p.q.row, row < p.len_q, base, at, q_rows);
+    Keys::load_rows(q + row * p.q.row, row < d.len_q, base, at, q_rows);
     contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
     Operand grad_rows[SLICE_V / 8];
-    Values::load_rows(grad_out + row * p.grad_out.row, row < p.len_q, base_v,
+    Values::load_rows(grad_out + row * p.grad_out.row, row < d.len_q, base_v,
                       at, grad_rows);
     contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
-    row_stat[t] = row_stats(stats, row, p.len_q);
+    row_stat[t] = row_stat_of(stats, delta, row, d.len_q);
   }
   SUM_SLICES(s);
-  if (is_interior(p, row0, row0 + ROWS - 1, column0, column0 + COLS - 1)) {
-    differentiate<0>(p, row0, column0, at, row_stat, s, dp);
+  if (sight.is_edge) {
+    differentiate<1, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
   } else {
-    differentiate<1>(p, row0, column0, at, row_stat, s, dp);
+    differentiate<0, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
   }
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + 2 * at.pair;
     Operand grad_columns[SLICE_V / 8];
     Values::load_columns(grad_out + row * p.grad_out.row, p.grad_out.row,
-                         p.len_q - row, base_v, at, grad_columns);
+                         d.len_q - row, base_v, at, grad_columns);
     accumulate<SLICE_V / 8>(grad_columns, s + t * TILE_COLS, columns.dv);
     Operand q_columns[SLICE / 8];
-    Keys::load_columns(q + row * p.q.row, p.q.row, p.len_q - row, base, at,
+    Keys::load_columns(q + row * p.q.row, p.q.row, d.len_q - row, base, at,
                        q_columns);
     accumulate<SLICE / 8>(q_columns, dp + t * TILE_COLS, columns.dk);
   }
@@ -110,9 +110,11 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* v [[buffer(SLOT_V)]],
               device const ELEM* grad_out [[buffer(SLOT_GRAD_OUT)]],
               device const float2* stats [[buffer(SLOT_STATS)]],
+              device const float* delta [[buffer(SLOT_DELTA)]],
               device ELEM* dk [[buffer(SLOT_DK)]],
               device ELEM* dv [[buffer(SLOT_DV)]],
-              constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+              DOMAIN_ARGUMENTS constant AttentionParams& p
+              [[buffer(SLOT_PARAMS)]],
               uint3 group [[threadgroup_position_in_grid]],
               uint simdgroup [[simdgroup_index_in_threadgroup]],
               uint lane [[thread_index_in_simdgroup]]) {
@@ -121,19 +123,24 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   int base = int(simdgroup % SPLIT) * SLICE;
   int base_v = int(simdgroup % SPLIT) * SLICE_V;
   int group_column0 = int(group.x) * COLS * TILES;
-  int column0 = group_column0 + int(simdgroup / SPLIT) * COLS;
+  int tile = int(simdgroup / SPLIT);
+  int column0 = group_column0 + tile * COLS;
   int head_kv = int(group.y);
   int batch = int(group.z);
-  k += batch * p.k.batch + head_kv * p.k.head;
-  v += batch * p.v.batch + head_kv * p.v.head;
+  Domain d;
+  SET_EXTENT(d);
+  q += batch * p.q.batch + d.first_q * p.q.row;
+  grad_out += batch * p.grad_out.batch + d.first_q * p.grad_out.row;
+  k += batch * p.k.batch + head_kv * p.k.head + d.first_kv * p.k.row;
+  v += batch * p.v.batch + head_kv * p.v.head + d.first_kv * p.v.row;
 
   Columns columns;
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
-    Keys::load_columns(k + column * p.k.row, p.k.row, p.len_kv - column, base,
+    Keys::load_columns(k + column * p.k.row, p.k.row, d.len_kv - column, base,
                        at, columns.k + c * (SLICE / 8));
-    Values::load_columns(v + column * p.v.row, p.v.row, p.len_kv - column,
+    Values::load_columns(v + column * p.v.row, p.v.row, d.len_kv - column,
                          base_v, at, columns.v + c * (SLICE_V / 8));
 #pragma clang loop unroll(full)
     for (int f = 0; f < SLICE / 8; ++f) {
@@ -147,31 +154,36 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
 
   // With barriers inside, all tiles of a threadgroup walk the same rows.
   int first = SPLIT > 1 ? group_column0 : column0;
-  int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), p.len_kv) - 1;
-  Range seen = visible_rows(p, first, last);
-  if (last < first) seen.end = seen.begin;  // a tile past the last column
+  int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
+  Range seen = visible_rows(p, d, first, last);
   for (int member = 0; member < p.group; ++member) {
     int head = head_kv * p.group + member;
+    SET_HEAD(d, head)
+    long first_row = batch * p.rows.batch + head * p.rows.head + d.first_q;
     for (int block = seen.begin / ROWS; block * ROWS < seen.end; ++block) {
-      add_rows(columns, q + batch * p.q.batch + head * p.q.head,
-               grad_out + batch * p.grad_out.batch + head * p.grad_out.head,
-               stats + (long(batch) * p.heads_q + head) * p.len_q, p,
-               block * ROWS, column0, base, base_v, at,
-#if SPLIT > 1
-               exchange,
-#endif
-               simdgroup, lane);
+      int row0 = block * ROWS;
+      Sight sight = look(p, d, row0, column0, 0, COLS, tile, at);
+      if (sight.is_empty) continue;
+      add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
+               stats + first_row, delta + first_row, p, d, sight, row0, column0,
+               base, base_v, at, EXCHANGE_PASSED simdgroup, lane);
     }
   }
 
-  dk += batch * p.dk.batch + head_kv * p.dk.head;
-  dv += batch * p.dv.batch + head_kv * p.dv.head;
+  dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
+  dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
+#if HAS_DROPOUT
+  float value_scale = p.keep_scale;
+#else
+  float value_scale = 1.0f;
+#endif
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
-    Keys::store_columns(dk + column * p.dk.row, p.dk.row, p.len_kv - column,
+    Keys::store_columns(dk + column * p.dk.row, p.dk.row, d.len_kv - column,
                         base, at, p.scale, columns.dk + c * (SLICE / 8));
-    Values::store_columns(dv + column * p.dv.row, p.dv.row, p.len_kv - column,
-                          base_v, at, 1.0f, columns.dv + c * (SLICE_V / 8));
+    Values::store_columns(dv + column * p.dv.row, p.dv.row, d.len_kv - column,
+                          base_v, at, value_scale,
+                          columns.dv + c * (SLICE_V / 8));
   }
 }

@@ -5,10 +5,12 @@
 #ifdef __METAL_VERSION__
 typedef long orchard_i64;
 typedef int orchard_i32;
+typedef uint orchard_u32;
 #else
 #include <cstdint>
 typedef int64_t orchard_i64;
 typedef int32_t orchard_i32;
+typedef uint32_t orchard_u32;
 #endif
 
 // Buffer slots, the same in every kernel; a kernel binds the ones it names.
@@ -16,13 +18,32 @@ typedef int32_t orchard_i32;
 #define SLOT_K 1
 #define SLOT_V 2
 #define SLOT_OUT 3
-#define SLOT_LSE 4  // float [batch, heads_q, len_q], natural log
+#define SLOT_LSE 4  // float, natural log; rows as AttentionParams::rows says
 #define SLOT_GRAD_OUT 5
-#define SLOT_STATS 6  // float2 [batch, heads_q, len_q]: lse*log2e, delta
-#define SLOT_DQ 7
-#define SLOT_DK 8
-#define SLOT_DV 9
-#define SLOT_PARAMS 10
+#define SLOT_STATS 6  // float2 a row: maximum, 1 / total
+#define SLOT_DELTA 7  // float a row: sum of grad_out * out
+#define SLOT_DQ 8
+#define SLOT_DK 9
+#define SLOT_DV 10
+#define SLOT_PARAMS 11
+#define SLOT_MASK 12      // MASK_ELEM, any strides
+#define SLOT_SLOPES 13    // float [heads_q] or [batch, heads_q]
+#define SLOT_SINKS 14     // float [heads_q]
+#define SLOT_STARTS_Q 15  // int [sequences + 1]: first row of each sequence
+#define SLOT_STARTS_KV 16
+#define SLOT_GRAD_MASK 17  // MASK_ELEM, contiguous
+// Of the cache of a decoding step, int32:
+#define SLOT_LENGTHS 18     // [batch]: keys in the cache
+#define SLOT_TABLE 19       // [batch, pages]: which page holds them
+#define SLOT_LEFT_PADS 20   // [batch]: keys before the first that counts
+#define SLOT_CACHE_ROWS 21  // [batch]: which batch entry of the cache
+#define SLOT_PARTS 22       // float [batch, heads_kv, splits, rows, head_dim_v]
+#define SLOT_PART_STATS 23  // float2 [batch, heads_kv, splits, rows]
+
+// What MASK, a define of every kernel, may be.
+#define MASK_NONE 0
+#define MASK_BOOL 1
+#define MASK_BIAS 2
 
 // Strides of a [batch, head, row, dim] tensor in elements; dim's stride is 1.
 struct Strides {
@@ -40,21 +61,39 @@ struct AttentionParams {
   Strides dq;
   Strides dk;
   Strides dv;
+  Strides mask;             // 0 where the mask is broadcast
+  orchard_i64 mask_column;  // ... and along columns
+  Strides rows;             // of lse, stats and delta; row is 1
+  orchard_i32 batch;        // or sequences, when packed
   orchard_i32 heads_q;
-  orchard_i32 heads_kv;
   orchard_i32 group;  // heads_q / heads_kv
-  orchard_i32 len_q;
+  orchard_i32 len_q;  // or the longest sequence's
   orchard_i32 len_kv;
-  // Row r sees columns r + offset - window_left .. r + offset + window_right;
-  // the host clips both so that no sum leaves 32 bits.
-  orchard_i32 offset;
+  // Row r sees columns r + offset - window_left .. r + offset + window_right,
+  // offset being len_kv - len_q or 0; the host clips both so that no sum
+  // leaves 32 bits.
+  orchard_i32 is_bottom_right;
   orchard_i32 window_left;
   orchard_i32 window_right;
+  orchard_i32 slopes_batch;  // stride of the slopes' batch, 0 if shared
+  orchard_i32 mask_batches;  // sizes of the mask: 1 or full
+  orchard_i32 mask_heads;
+  orchard_i32 mask_rows;
+  orchard_i32 mask_columns;
   float scale;        // of q.k, as the user gave it
-  float scale_log2e;  // scale * log2(e): scores live in base 2
+  float score_scale;  // scale in the unit of scores (tile/score.h)
+  float softcap_in;   // scale / softcap
+  float softcap_out;  // softcap in the unit of scores
+  orchard_u32 seed_low;
+  orchard_u32 seed_high;
+  orchard_u32 drop_below;  // a weight whose 16-bit draw is below is dropped
+  float keep_scale;        // 1 / (1 - drop_below / 65536)
+  orchard_i32 splits;      // decode: parts that the keys are cut into
+  orchard_i32 page_size;   // ... keys a page, if there are pages
+  orchard_i32 table_row;   // ... stride of the table's batch
 };
 
 #ifndef __METAL_VERSION__
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
-static_assert(sizeof(AttentionParams) == 232, "AttentionParams is shared");
+static_assert(sizeof(AttentionParams) == 344, "AttentionParams is shared");
 #endif

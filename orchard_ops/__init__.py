@@ -16,6 +16,7 @@ from ._errors import (
     OrchardError,
     UnsupportedError,
 )
+from ._varlen import flash_attention_varlen
 
 __version__ = _native.VERSION
 
@@ -27,6 +28,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "flash_attention",
+    "flash_attention_varlen",
     "flash_attn_fwd",
     "sim",
     "storage",

@@ -1,51 +1,55 @@
 """Rules for the arguments that no compiled code can check.
 
-Which shapes make an attention problem is decided in C++
-(``csrc/attention``), once, for tensors on a device.  ``check_shapes`` states
-the same rules for CPU tensors, which never get there.
+Which shapes make an attention problem is decided in C++ (``csrc/attention``),
+once, for tensors on a device; ``_cpu_checks`` states the same rules for CPU
+tensors, which never get there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ._errors import InvalidProblemError, UnsupportedError
 
-__all__ = ["causal_code", "check_dropout", "check_shapes", "check_tensors", "reject"]
+__all__ = [
+    "check_dropout",
+    "check_dtypes",
+    "check_grouping",
+    "check_mask",
+    "check_packing",
+    "check_per_head",
+    "check_softcap",
+    "check_tensors",
+    "is_bottom_right",
+    "window_sides",
+]
 
-MAX_HEAD_DIM = 256
 DEVICES = ("mps", "metalsim", "cpu", "meta")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_ALIGNMENTS = {"top-left": 1, "bottom-right": 2}
+_DENSE = "3 dimensions [batch, len, head_dim] or 4 [batch, heads, len, head_dim]"
+_SCORES_3D = "[batch, len_q, len_kv]"
+_PACKED = "3 dimensions [tokens, heads, head_dim]"
 
 
-def check_tensors(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Check that q, k, v are tensors of one rank (3 or 4), device and dtype."""
+def check_tensors(
+    name: str, q: Tensor, k: Tensor, v: Tensor, *, is_packed: bool = False
+) -> None:
+    """Check that q, k, v are tensors of one rank (3 or 4) and device."""
     for label, tensor in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(tensor, Tensor):
-            raise InvalidProblemError(
-                f"[{name}] expected {label} to be a torch.Tensor, got "
-                f"{type(tensor).__name__}; convert it with torch.as_tensor"
-            )
-    if q.dim() not in (3, 4) or k.dim() != q.dim() or v.dim() != q.dim():
+        _check_is_tensor(name, label, tensor)
+    ranks = (3,) if is_packed else (3, 4)
+    if q.dim() not in ranks or k.dim() != q.dim() or v.dim() != q.dim():
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in (q, k, v))
         raise InvalidProblemError(
-            f"[{name}] expected q, k and v to have 3 dimensions [batch, len, head_dim] "
-            f"or 4 [batch, heads, len, head_dim], got shapes {_shapes(q, k, v)}; add "
-            "or merge dimensions with unsqueeze or flatten"
+            f"[{name}] expected q, k and v to have {_PACKED if is_packed else _DENSE}, "
+            f"got shapes {shapes}; add or merge dimensions with unsqueeze or flatten"
         )
     if not q.device == k.device == v.device:
         raise InvalidProblemError(
             f"[{name}] expected q, k and v on one device, got {q.device}, {k.device} "
             f"and {v.device}; move them with .to(q.device)"
-        )
-    if not q.dtype == k.dtype == v.dtype:
-        raise InvalidProblemError(
-            f"[{name}] expected q, k and v of one dtype, got {q.dtype}, {k.dtype} and "
-            f"{v.dtype}; cast them with .to(q.dtype)"
         )
     if q.device.type not in DEVICES:
         raise UnsupportedError(
@@ -54,76 +58,147 @@ def check_tensors(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def check_shapes(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-    """Check 4-D CPU tensors by the rules of ``csrc/attention``'s validate.
+def check_dtypes(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Check that q, k, v have one dtype, as autocast may have given them."""
+    if not q.dtype == k.dtype == v.dtype:
+        raise InvalidProblemError(
+            f"[{name}] expected q, k and v of one dtype, got {q.dtype}, {k.dtype} and "
+            f"{v.dtype}; cast them with .to(q.dtype)"
+        )
 
-    CPU tensors may also be float64, because PyTorch's own operators do the
-    work and a model's float64 copy is what results are measured against.
+
+def check_mask(name: str, attn_mask: Tensor | None, q: Tensor) -> None:
+    """Check what attn_mask is made of; its shape is checked with the others."""
+    if attn_mask is None:
+        return
+    _check_beside(name, "attn_mask", attn_mask, q)
+    if attn_mask.dtype not in (torch.bool, torch.float32, q.dtype):
+        raise InvalidProblemError(
+            f"[{name}] expected attn_mask to be bool (True = attend), float32 or "
+            f"{q.dtype} like q, got {attn_mask.dtype}; cast it with .to, or a 0/1 mask "
+            "with .bool()"
+        )
+    if attn_mask.dim() > q.dim():
+        full = "[batch, heads_q, len_q, len_kv]" if q.dim() == 4 else _SCORES_3D
+        raise InvalidProblemError(
+            f"[{name}] expected attn_mask to have at most {q.dim()} dimensions like q, "
+            f"got shape {list(attn_mask.shape)}; it must broadcast to {full}"
+        )
+
+
+def check_per_head(
+    name: str, label: str, tensor: Tensor | None, q: Tensor
+) -> Tensor | None:
+    """Check a tensor of one number a head; return it as float32."""
+    if tensor is None:
+        return None
+    _check_beside(name, label, tensor, q)
+    if not tensor.is_floating_point():
+        raise InvalidProblemError(
+            f"[{name}] expected {label} to be a floating-point tensor, got "
+            f"{tensor.dtype}; cast it with .float()"
+        )
+    return tensor.to(torch.float32)
+
+
+def check_packing(
+    name: str,
+    q: Tensor,
+    cu_seqlens: tuple[Tensor, Tensor],
+    max_seqlens: tuple[int, int],
+) -> tuple[int, int]:
+    """Check how sequences are packed; return the longest lengths, at least 1.
+
+    The numbers in cu_seqlens are not read: that would wait for the device.
     """
-    if q.dtype not in (*DTYPES, torch.float64):
-        raise InvalidProblemError(
-            f"[{name}] expected float32, float16 or bfloat16, got {q.dtype}; "
-            "cast with .to"
-        )
-    _check_equal(name, "batch", (q.size(0), k.size(0), v.size(0)))
-    _check_equal(name, "heads_kv", (k.size(1), v.size(1)))
-    _check_equal(name, "len_kv", (k.size(2), v.size(2)))
-    _check_equal(name, "head_dim", (q.size(3), k.size(3)))
-    for label, value in (("head_dim", q.size(3)), ("head_dim_v", v.size(3))):
-        if not 1 <= value <= MAX_HEAD_DIM:
+    for side, ends, longest in zip("qk", cu_seqlens, max_seqlens):
+        _check_beside(name, f"cu_seqlens_{side}", ends, q)
+        if ends.dtype != torch.int32 or ends.dim() != 1 or ends.size(0) < 2:
             raise InvalidProblemError(
-                f"[{name}] expected {label} from 1 to {MAX_HEAD_DIM}, got {value}; "
-                "split wider heads into several"
+                f"[{name}] expected cu_seqlens_{side} to be int32 of shape [sequences "
+                f"+ 1], got {ends.dtype} of shape {list(ends.shape)}; make it with "
+                "lengths.cumsum(0, dtype=torch.int32) and a 0 in front"
             )
-    heads_q, heads_kv = q.size(1), k.size(1)
-    if heads_q != heads_kv and (heads_kv == 0 or heads_q % heads_kv):
+        if longest < 0:
+            raise InvalidProblemError(
+                f"[{name}] expected max_seqlen_{side} to be a length, got {longest}; "
+                "pass the longest sequence's"
+            )
+    if cu_seqlens[0].size(0) != cu_seqlens[1].size(0):
         raise InvalidProblemError(
-            f"[{name}] expected heads_q to be a multiple of heads_kv, got {heads_q} "
-            f"and {heads_kv}; repeat or drop heads"
+            f"[{name}] expected cu_seqlens_q and cu_seqlens_k of one length, got "
+            f"{cu_seqlens[0].size(0)} and {cu_seqlens[1].size(0)}; a sequence without "
+            "keys repeats a number"
         )
-    if not math.isfinite(scale):
-        raise InvalidProblemError(
-            f"[{name}] expected a finite scale, got {scale}; leave scale=None for "
-            "1/sqrt(head_dim)"
-        )
+    return max(max_seqlens[0], 1), max(max_seqlens[1], 1)
 
 
-def check_dropout(name: str, dropout_p: float) -> None:
+def check_dropout(name: str, dropout_p: float) -> float:
     """Check that the dropout probability lies in [0, 1)."""
     if not 0.0 <= dropout_p < 1.0:
         raise InvalidProblemError(
             f"[{name}] expected dropout_p in [0, 1), got {dropout_p}; 0.0 turns "
             "dropout off"
         )
+    return float(dropout_p)
 
 
-def causal_code(name: str, is_causal: bool, alignment: str) -> int:
-    """Return the operators' number: 0 no mask, 1 top-left, 2 bottom-right."""
-    if alignment not in _ALIGNMENTS:
+def check_softcap(name: str, softcap: float) -> float:
+    """Check that the cap is a finite number, or 0 for none."""
+    if not 0.0 <= softcap < math.inf:
+        raise InvalidProblemError(
+            f"[{name}] expected softcap to be a finite number above 0, got {softcap}; "
+            "0.0 turns it off"
+        )
+    return float(softcap)
+
+
+def is_bottom_right(name: str, alignment: str) -> bool:
+    """Say which corner queries and keys are aligned at."""
+    if alignment not in ("top-left", "bottom-right"):
         raise InvalidProblemError(
             f"[{name}] expected causal_alignment to be 'top-left' or 'bottom-right', "
-            f"got {alignment!r}"
+            f"got {alignment!r}; top-left is PyTorch's meaning, bottom-right Dao's"
         )
-    return _ALIGNMENTS[alignment] if is_causal else 0
+    return alignment == "bottom-right"
 
 
-def reject(name: str, argument: str, instead: str | None = None) -> UnsupportedError:
-    """Return the error for an argument that a later version will take."""
-    hint = instead or "leave it at its default"
-    return UnsupportedError(
-        f"[{name}] expected {argument} at its default, got a value; this version does "
-        f"not implement {argument}: {hint}"
-    )
-
-
-def _check_equal(name: str, what: str, sizes: Sequence[int]) -> None:
-    if len(set(sizes)) > 1:
-        got = ", ".join(str(size) for size in sizes)
+def window_sides(
+    name: str, window: tuple[int, int] | None, is_causal: bool
+) -> tuple[int, int]:
+    """Return how far a query sees to the left and right, -1 for any distance."""
+    if window is None:
+        return -1, 0 if is_causal else -1
+    is_pair = isinstance(window, (tuple, list)) and len(window) == 2
+    if not is_pair or any(isinstance(side, float) or side < -1 for side in window):
         raise InvalidProblemError(
-            f"[{name}] expected one {what} in all tensors that have it, got {got}; "
-            "slice or expand them to the same size"
+            f"[{name}] expected window to be two integers (left, right), each -1 for "
+            f"open or a number of keys, got {window!r}; None turns it off"
+        )
+    return window[0], 0 if is_causal else window[1]
+
+
+def check_grouping(name: str, q: Tensor, k: Tensor, enable_gqa: bool) -> None:
+    """Check that heads are shared only where that was asked for."""
+    if not enable_gqa and q.dim() == 4 and q.size(1) != k.size(1):
+        raise InvalidProblemError(
+            f"[{name}] expected heads_q == heads_kv with enable_gqa=False, got "
+            f"{q.size(1)} and {k.size(1)}; pass enable_gqa=True to share key heads"
         )
 
 
-def _shapes(*tensors: Tensor) -> str:
-    return ", ".join(str(list(tensor.shape)) for tensor in tensors)
+def _check_is_tensor(name: str, label: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise InvalidProblemError(
+            f"[{name}] expected {label} to be a torch.Tensor, got "
+            f"{type(tensor).__name__}; convert it with torch.as_tensor"
+        )
+
+
+def _check_beside(name: str, label: str, tensor: Tensor, q: Tensor) -> None:
+    _check_is_tensor(name, label, tensor)
+    if tensor.device != q.device:
+        raise InvalidProblemError(
+            f"[{name}] expected {label} on q's device {q.device}, got {tensor.device}; "
+            "move it with .to(q.device)"
+        )

@@ -2,7 +2,7 @@
 
 The kernels are for Apple GPUs; this keeps a model's meaning where there is
 none.  ``scaled_dot_product_attention`` does the work where its meaning and
-dtypes fit, plain operators do the rest.
+dtypes fit, plain operators, which hold all scores in memory, do the rest.
 """
 
 from __future__ import annotations
@@ -11,60 +11,148 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attention"]
+from ._arguments import Arguments
+from ._philox import keep_mask, keep_scale
 
-_TOP_LEFT, _BOTTOM_RIGHT = 1, 2
+__all__ = ["attention"]
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: int, need_lse: bool
+    arguments: Arguments, need_lse: bool, first_batch: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(out, lse)`` for checked 4-D tensors; lse is empty if not needed.
+    """Return ``(out, lse)`` for checked arguments; lse is empty if not needed.
 
-    Arguments as those of ``torch.ops.orchard_ops.forward``.
+    Args:
+        arguments: those of ``torch.ops.orchard_ops.forward``.
+        need_lse: whether the caller wants lse.
+        first_batch: the number of the first batch entry, for dropout.
     """
+    if arguments.cu_seqlens_q is not None and arguments.cu_seqlens_k is not None:
+        ends = (arguments.cu_seqlens_q.tolist(), arguments.cu_seqlens_k.tolist())
+        return _packed(arguments, ends, need_lse)
+    q, k = arguments.q, arguments.k
     if q.size(1) != k.size(1):
         group = q.size(1) // k.size(1)
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    if causal == _BOTTOM_RIGHT and q.size(2) == k.size(2):
-        causal = _TOP_LEFT
-    if need_lse or not _sdpa_fits(q, k, v, causal):
-        return _plain(q, k, v, scale, causal)
+        arguments = arguments._replace(
+            k=k.repeat_interleave(group, 1), v=arguments.v.repeat_interleave(group, 1)
+        )
+    if need_lse or not _sdpa_fits(arguments):
+        return _plain(arguments, first_batch)
     out = functional.scaled_dot_product_attention(
-        q, k, v, is_causal=causal == _TOP_LEFT, scale=scale
+        arguments.q,
+        arguments.k,
+        arguments.v,
+        arguments.attn_mask,
+        is_causal=arguments.window_right == 0,
+        scale=arguments.scale,
     )
     return out, q.new_empty(0, dtype=torch.float32)
 
 
-def _sdpa_fits(q: Tensor, k: Tensor, v: Tensor, causal: int) -> bool:
-    # float16 matrix products on the CPU exist only from PyTorch 2.3 on.
-    is_empty = q.numel() == 0 or k.numel() == 0 or v.numel() == 0
-    return causal != _BOTTOM_RIGHT and q.dtype != torch.float16 and not is_empty
-
-
-def _plain(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: int
+def _packed(
+    a: Arguments, cu_seqlens: tuple[list[int], list[int]], need_lse: bool
 ) -> tuple[Tensor, Tensor]:
-    compute = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.matmul(q.to(compute), k.to(compute).transpose(-1, -2)) * scale
-    keep = _keep(q, k, causal)
+    """Attend within each packed sequence; tokens of none get 0 and -inf."""
+    outs, lses = [], []
+    ends = zip(*cu_seqlens)
+    start_q, start_k = next(ends)
+    for index, (end_q, end_k) in enumerate(ends):
+        slopes = a.alibi_slopes
+        if slopes is not None and slopes.dim() == 2:
+            slopes = slopes[index]
+        sequence = a._replace(
+            q=a.q[:, :, start_q:end_q],
+            k=a.k[:, :, start_k:end_k],
+            v=a.v[:, :, start_k:end_k],
+            alibi_slopes=slopes,
+            cu_seqlens_q=None,
+            cu_seqlens_k=None,
+        )
+        out, lse = attention(sequence, need_lse, index)
+        outs.append(out)
+        lses.append(lse)
+        start_q, start_k = end_q, end_k
+    rest = [a.q.size(0), a.q.size(1), a.q.size(2) - start_q]
+    # Tied to the tensors even where there is no sequence.
+    outs.append(a.q.new_zeros(*rest, a.v.size(3)) + a.q[..., :0].sum())
+    if not need_lse:
+        return torch.cat(outs, 2), a.q.new_empty(0, dtype=torch.float32)
+    lses.append(a.q.new_full(rest, float("-inf"), dtype=torch.float32))
+    return torch.cat(outs, 2), torch.cat(lses, 2)
+
+
+def _sdpa_fits(a: Arguments) -> bool:
+    """Say whether PyTorch's function means the same, for these very values."""
+    has_more = a.softcap or a.dropout_p or a.window_left >= 0 or a.window_right > 0
+    if has_more or a.alibi_slopes is not None or a.sinks is not None:
+        return False
+    is_causal = a.window_right == 0
+    is_shifted = a.is_bottom_right and a.q.size(2) != a.k.size(2)
+    if is_causal and (is_shifted or a.attn_mask is not None):
+        return False
+    # float16 matrix products on the CPU exist only from PyTorch 2.3 on.
+    is_empty = a.q.numel() == 0 or a.k.numel() == 0 or a.v.numel() == 0
+    if a.q.dtype == torch.float16 or is_empty:
+        return False
+    mask = a.attn_mask
+    if mask is None:
+        return True
+    # A row that attends to nothing is NaN there, in some versions.
+    keep = mask if mask.dtype == torch.bool else mask != float("-inf")
+    return mask.dtype in (torch.bool, a.q.dtype) and bool(keep.any(-1).all())
+
+
+def _plain(a: Arguments, first_batch: int) -> tuple[Tensor, Tensor]:
+    scores, keep = _scores(a)
+    if a.sinks is not None:  # one more key, whose value is 0
+        sinks = a.sinks.to(scores.dtype).view(1, -1, 1, 1)
+        sinks = sinks.expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], -1)
+        keep = torch.cat([keep, sinks != float("-inf")], -1)
     # A row without a key gets scores that softmax can take, and zeros after it,
     # so that neither its output nor its gradients ever see a NaN.
     is_dead = ~keep.any(-1, keepdim=True)
-    scores = scores.masked_fill(~(keep | is_dead), float("-inf"))
+    scores = scores.masked_fill(~keep, float("-inf")).masked_fill(is_dead, 0.0)
     weights = torch.softmax(scores, -1).masked_fill(is_dead, 0.0)
-    out = torch.matmul(weights, v.to(compute)).to(q.dtype)
-    lse = torch.logsumexp(scores.detach(), -1).masked_fill(
-        is_dead.squeeze(-1), float("-inf")
-    )
+    weights = weights[..., : a.k.size(2)]
+    if a.dropout_p > 0.0 and a.seed is not None:
+        batch, heads, len_q, len_kv = weights.shape
+        shape = (batch, heads, len_q, len_kv)
+        kept = keep_mask(a.seed, a.dropout_p, shape, first_batch)
+        weights = weights * kept * keep_scale(a.dropout_p)
+    out = torch.matmul(weights, a.v.to(scores.dtype)).to(a.q.dtype)
+    lse = torch.logsumexp(scores.detach(), -1)
+    lse = lse.masked_fill(is_dead.squeeze(-1), float("-inf"))
     return out, lse.to(torch.float32)
 
 
-def _keep(q: Tensor, k: Tensor, causal: int) -> Tensor:
-    """Return the bool mask [len_q, len_kv] of the pairs that attend."""
-    len_q, len_kv = q.size(2), k.size(2)
-    if not causal:
-        return torch.ones(len_q, len_kv, dtype=torch.bool, device=q.device)
-    shift = len_kv - len_q if causal == _BOTTOM_RIGHT else 0
-    rows = torch.arange(len_q, device=q.device).unsqueeze(1)
-    return torch.arange(len_kv, device=q.device).unsqueeze(0) <= rows + shift
+def _scores(a: Arguments) -> tuple[Tensor, Tensor]:
+    """Return the scores with all that is added, and True where they count."""
+    compute = torch.promote_types(a.q.dtype, torch.float32)
+    q, k = a.q.to(compute), a.k.to(compute)
+    scores = torch.matmul(q, k.transpose(-1, -2)) * a.scale
+    if a.softcap:
+        scores = a.softcap * torch.tanh(scores / a.softcap)
+    distance = _distance(a)
+    if a.alibi_slopes is not None:
+        scores = scores - a.alibi_slopes[..., None, None] * distance.abs()
+    keep = torch.ones_like(scores, dtype=torch.bool)
+    if a.window_left >= 0:
+        keep = keep & (distance <= a.window_left)
+    if a.window_right >= 0:
+        keep = keep & (distance >= -a.window_right)
+    mask = a.attn_mask
+    if mask is not None and mask.dtype == torch.bool:
+        keep = keep & mask
+    elif mask is not None:
+        keep = keep & (mask != float("-inf"))
+        scores = scores + mask.to(compute)
+    return scores, keep
+
+
+def _distance(a: Arguments) -> Tensor:
+    """Return how far each query's position is ahead of each key's."""
+    len_q, len_kv = a.q.size(2), a.k.size(2)
+    offset = len_kv - len_q if a.is_bottom_right else 0
+    rows = torch.arange(len_q, device=a.q.device).unsqueeze(1) + offset
+    return rows - torch.arange(len_kv, device=a.q.device)

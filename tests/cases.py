@@ -1,7 +1,8 @@
-"""The problems that every attention test runs over, and the tolerances."""
+"""What a problem is, the plain problems, and the tolerances."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +33,22 @@ LSE_ROUNDING = 2.0**-22
 
 
 @dataclass(frozen=True)
+class Mask:
+    """An attn_mask: ``draws.py`` makes it, ``harness.py`` lays it out."""
+
+    kind: str = "bool"  # or "float" (the dtype of q), "float32"
+    dims: str = "bhqk"  # those of full size: batch, heads, queries, keys; others are 1
+    rank: int = 4  # dimensions of the tensor; those left off are its first, of size 1
+    # What is masked, False or -inf: "none", "random" entries, "rows", "columns",
+    # "tiles" of 32 by 32, "all"; "lowest" puts the dtype's least finite number into
+    # some rows and columns instead.
+    hidden: str = "random"
+    # or "transposed" (keys before queries), "sliced" (out of memory full of poison),
+    # "expanded" (stride 0 over heads and queries)
+    layout: str = "contiguous"
+
+
+@dataclass(frozen=True)
 class Case:
     """One attention problem; 3-D cases have one head."""
 
@@ -47,6 +64,17 @@ class Case:
     causal: str = "none"  # or "top-left", "bottom-right"
     ndim: int = 4
     scale: float | None = None
+    mask: Mask | None = None
+    window: tuple[int, int] | None = None
+    alignment: str = "top-left"  # of window and ALiBi where causal is "none"
+    softcap: float = 0.0
+    alibi: str = ""  # or "heads", "batch-heads": which of them have their own slope
+    sinks: str = ""  # or "normal", "large", "-inf"
+    dropout: float = 0.0
+    # Packed sequences, one (len_q, len_kv) each, and tokens that belong to none.
+    sequences: tuple[tuple[int, int], ...] = ()
+    rest: int = 0
+    layout: str = "contiguous"  # of q, k, v and grad_out; or "transposed", "sliced"
 
     @property
     def value_dim(self) -> int:
@@ -57,6 +85,22 @@ class Case:
     def scale_value(self) -> float:
         """The factor on the scores, default filled in."""
         return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    @property
+    def is_bottom_right(self) -> bool:
+        """Whether the last query, not the first, stands beside the last key."""
+        return "bottom-right" in (self.causal, self.alignment)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The window with causal put in; -1 is open."""
+        left, right = self.window or (-1, -1)
+        return left, right if self.causal == "none" else 0
+
+    @property
+    def manual_seed(self) -> int:
+        """What PyTorch is seeded with before the case runs, and its inputs from."""
+        return zlib.crc32(self.name.encode())
 
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import torch
@@ -65,11 +66,35 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().view(integer)
 
 
-def causal_options(case: Case) -> dict[str, object]:
-    """Return the keyword arguments that ask for a case's causal mask."""
-    if case.causal == "none":
-        return {}
-    return {"is_causal": True, "causal_alignment": case.causal}
+def options(case: Case) -> dict[str, object]:
+    """Return a case's keyword arguments, but for tensors and scale."""
+    return {
+        "is_causal": case.causal != "none",
+        "causal_alignment": "bottom-right" if case.is_bottom_right else "top-left",
+        "window": case.window,
+        "softcap": case.softcap,
+        "dropout_p": case.dropout,
+    }
+
+
+def lay_out(tensor: Tensor, layout: str, put: Place) -> Tensor:
+    """Copy a CPU tensor into a view, on the device, of memory that poison fills."""
+    if layout == "contiguous":
+        return put(tensor)
+    if layout == "expanded":  # its values are those of its first head and row
+        return put(tensor[:, :1, :1]).expand(tensor.shape)
+    swapped = {"transposed": (-3, -2), "mask-transposed": (-2, -1)}
+    if layout in swapped:
+        return put(tensor.transpose(*swapped[layout]).contiguous()).transpose(
+            *swapped[layout]
+        )
+    poison = True if tensor.dtype == torch.bool else torch.nan
+    view = tuple(slice(1, 1 + size) for size in tensor.shape)
+    # Odd sizes make odd strides, so that only single elements are aligned.
+    shape = [(size + 2) | 1 for size in tensor.shape]
+    base = torch.full(shape, poison, dtype=tensor.dtype)
+    base[view] = tensor
+    return put(base)[view]
 
 
 def run_case(
@@ -81,10 +106,44 @@ def run_case(
 ) -> Results:
     """Run forward and backward; ``place`` moves a CPU tensor to the device."""
     put = place or (lambda tensor: tensor.to(device))
-    put_grad = place_grad or put
-    q, k, v = (put(t).detach().requires_grad_() for t in (inputs.q, inputs.k, inputs.v))
-    out, lse = orchard_ops.flash_attention(
-        q, k, v, scale=case.scale, return_lse=True, **causal_options(case)
+    q, k, v = (
+        lay_out(t, case.layout, put).detach().requires_grad_() for t in inputs.core[:3]
     )
-    dq, dk, dv = torch.autograd.grad(out, (q, k, v), put_grad(inputs.grad_out))
-    return Results(*(t.detach().cpu() for t in (out, lse, dq, dk, dv)))
+    grad_out = lay_out(inputs.grad_out, case.layout, place_grad or put)
+    leaves, tensors = [q, k, v], {}
+    if inputs.alibi_slopes is not None:
+        tensors["alibi_slopes"] = put(inputs.alibi_slopes)
+    mask, sinks = inputs.attn_mask, inputs.sinks
+    if mask is not None:
+        layout = case.mask.layout
+        layout = "mask-transposed" if layout == "transposed" else layout
+        mask = tensors["attn_mask"] = lay_out(mask, layout, put).detach()
+        if mask.is_floating_point():
+            leaves.append(mask.requires_grad_())
+    if sinks is not None:
+        sinks = tensors["sinks"] = put(sinks).detach().requires_grad_()
+        leaves.append(sinks)
+    torch.manual_seed(case.manual_seed)
+    out, lse = attend(case, q, k, v, **tensors)
+    gradients = [t.cpu() for t in torch.autograd.grad(out, leaves, grad_out)]
+    results = Results(out.detach().cpu(), lse.cpu(), *gradients[:3])
+    if mask is not None and mask.requires_grad:
+        results = replace(results, dmask=gradients[3])
+    if sinks is not None:
+        results = replace(results, dsinks=gradients[-1])
+    return results
+
+
+def attend(
+    case: Case, q: Tensor, k: Tensor, v: Tensor, **tensors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Call the public function for a case; return out and lse."""
+    arguments = dict(options(case), scale=case.scale, return_lse=True, **tensors)
+    if not case.sequences:
+        return orchard_ops.flash_attention(q, k, v, **arguments)
+    ends, longest = [], []
+    for lengths in zip(*case.sequences):
+        sums = list(itertools.accumulate(lengths, initial=0))
+        ends.append(torch.tensor(sums, dtype=torch.int32).to(q.device))
+        longest.append(max(lengths))
+    return orchard_ops.flash_attention_varlen(q, k, v, *ends, *longest, **arguments)

@@ -1,17 +1,32 @@
 """Attention from its definition, in float64 on the CPU, and how far off one may be.
 
-Independent of orchard_ops: nothing here imports it.
+Independent of orchard_ops: neither this nor what it imports uses it.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Callable
 
 import torch
 from cases import CANCELLATION, DRAWS, FLOOR, LSE_ROUNDING, MATH_FACTOR, Case
+from draws import Inputs, make_inputs
+from philox import keep_scale
 from torch import Tensor
+
+__all__ = [
+    "Inputs",
+    "Results",
+    "assert_close",
+    "largest",
+    "make_inputs",
+    "solve",
+    "solve_in_dtype",
+]
+
+# An lse beyond this comes from rows that see nothing but the dtype's least number.
+HUGE = 1e30
 
 
 @dataclass(frozen=True)
@@ -23,112 +38,223 @@ class Results:
     dq: Tensor
     dk: Tensor
     dv: Tensor
+    dmask: Tensor | None = None
+    dsinks: Tensor | None = None
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and tensor of each result."""
+        """Yield name and tensor of each result that there is."""
         for field in fields(self):
-            yield field.name, getattr(self, field.name)
+            if getattr(self, field.name) is not None:
+                yield field.name, getattr(self, field.name)
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """q, k, v and the gradient of the output, on the CPU in the case's dtype."""
+class Part:
+    """What one dense 4-D problem is computed from; a packed case has several."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    grad_out: Tensor
+    mask: Tensor | None
+    slopes: Tensor | None
+    sinks: Tensor | None
+    keep: Tensor | None
 
 
-def make_inputs(case: Case, draw_index: int = 0) -> Inputs:
-    """Draw normal inputs, seeded by the case's name and the draw's number."""
-    seed = zlib.crc32(case.name.encode()) + draw_index
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(heads: int, length: int, size: int) -> Tensor:
-        shape = (case.batch, length, size)
-        if case.ndim == 4:
-            shape = (case.batch, heads, length, size)  # type: ignore[assignment]
-        return torch.randn(shape, generator=generator).to(case.dtype)
-
-    return Inputs(
-        q=draw(case.heads_q, case.len_q, case.head_dim),
-        k=draw(case.heads_kv, case.len_kv, case.head_dim),
-        v=draw(case.heads_kv, case.len_kv, case.value_dim),
-        grad_out=draw(case.heads_q, case.len_q, case.value_dim),
-    )
+Attend = Callable[[Case, Part], "tuple[Tensor, Tensor]"]
 
 
-def keep_mask(len_q: int, len_kv: int, causal: str) -> Tensor:
-    """Return [len_q, len_kv], True where query row attends to key column."""
+def window_mask(case: Case, len_q: int, len_kv: int) -> Tensor:
+    """Return [len_q, len_kv], True where causal and window let a query see a key."""
+    ahead = -_distance(case, len_q, len_kv)
+    left, right = case.limits
     keep = torch.ones(len_q, len_kv, dtype=torch.bool)
-    if causal == "none":
-        return keep
-    return keep.tril(len_kv - len_q if causal == "bottom-right" else 0)
+    if left >= 0:
+        keep &= ahead >= -left
+    if right >= 0:
+        keep &= ahead <= right
+    return keep
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: str
-) -> tuple[Tensor, Tensor]:
-    """Return (out, lse) of float64 tensors, 3-D or 4-D, row by definition.
+def _distance(case: Case, len_q: int, len_kv: int) -> Tensor:
+    """Return how far each query's own position is behind each key, negated."""
+    offset = len_kv - len_q if case.is_bottom_right else 0
+    rows = torch.arange(len_q).unsqueeze(1) + offset
+    return rows - torch.arange(len_kv)
 
-    Weights are exp(score - row maximum) over the attended keys only, divided
-    by their sum; a row without keys is zero and has lse -inf.
+
+def attend(case: Case, part: Part) -> tuple[Tensor, Tensor]:
+    """Return (out, lse) of float64 tensors, row by definition.
+
+    Weights are exp(score - row maximum) over the attended keys only, divided by their
+    sum, in which a sink counts as one more key; without any, out is 0 and lse -inf.
     """
-    if q.dim() == 3:
-        out, lse = attend(q[:, None], k[:, None], v[:, None], scale, causal)
-        return out[:, 0], lse[:, 0]
+    q, k, v = part.q, part.k, part.v
     group = q.size(1) // max(k.size(1), 1)
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    if q.numel() == 0 or k.size(2) == 0:
-        return q.new_zeros(*q.shape[:3], v.size(3)), q.new_full(q.shape[:3], -torch.inf)
-    keep = keep_mask(q.size(2), k.size(2), causal)
-    scores = scale * torch.einsum("bhid,bhjd->bhij", q, k)
-    top = scores.detach().masked_fill(~keep, -torch.inf).amax(-1, keepdim=True)
-    top = top.masked_fill(~keep.any(-1, keepdim=True), 0.0)
-    weights = torch.exp((scores - top).masked_fill(~keep, -torch.inf))
-    total = weights.sum(-1, keepdim=True)
-    is_dead = total == 0
-    out = torch.einsum("bhij,bhje->bhie", weights / total.masked_fill(is_dead, 1.0), v)
+    scores = case.scale_value * torch.einsum("bhid,bhjd->bhij", q, k)
+    keep = window_mask(case, q.size(2), k.size(2)).expand(scores.shape)
+    if case.softcap:
+        scores = case.softcap * torch.tanh(scores / case.softcap)
+    if part.slopes is not None:
+        slopes = part.slopes.double()[..., None, None]
+        scores = scores - slopes * _distance(case, q.size(2), k.size(2)).abs()
+    if part.mask is not None and part.mask.dtype == torch.bool:
+        keep = keep & part.mask
+    elif part.mask is not None:
+        keep = keep & (part.mask != -torch.inf)
+        scores = scores + part.mask
+    columns = scores.masked_fill(~keep, -torch.inf)
+    if part.sinks is not None:
+        sinks = part.sinks[:, None, None].expand(*scores.shape[:3], 1)
+        columns = torch.cat([columns, sinks], -1)
+    top = columns.detach().amax(-1, keepdim=True) if columns.size(-1) else 0.0 * q
+    top = top[..., :1].masked_fill(torch.isneginf(top[..., :1]), 0.0)
+    terms = torch.exp(columns - top)
+    total = terms.sum(-1, keepdim=True)
     lse = (torch.log(total.detach()) + top).squeeze(-1)
-    return out, lse
+    weights = terms / total.masked_fill(total == 0, 1.0)
+    weights = weights[..., : k.size(2)]
+    if part.keep is not None:
+        weights = weights * part.keep * keep_scale(case.dropout)
+    return torch.einsum("bhij,bhje->bhie", weights, v), lse
 
 
-def solve(case: Case, inputs: Inputs) -> Results:
-    """Return the float64 results for a case, gradients by autograd."""
-    q, k, v = (t.double().requires_grad_() for t in (inputs.q, inputs.k, inputs.v))
-    out, lse = attend(q, k, v, case.scale_value, case.causal)
-    # Tied to the inputs even where there is nothing to attend to.
-    tied = out + 0.0 * (q.sum() + k.sum() + v.sum())
-    dq, dk, dv = torch.autograd.grad(tied, (q, k, v), inputs.grad_out.double())
-    return Results(out.detach(), lse, dq, dk, dv)
+def attend_in_dtype(case: Case, part: Part) -> tuple[Tensor, Tensor]:
+    """Return (out, lse) from plain PyTorch operators in the tensors' own dtype.
 
-
-def solve_in_dtype(case: Case, inputs: Inputs) -> Results:
-    """Return what plain PyTorch operators give in the case's own dtype.
-
-    Every operator rounds its result to that dtype, as PyTorch's math attention
-    does.  16-bit products and softmax are taken in float32 and rounded: the same
-    numbers, and old PyTorch has none for float16 on the CPU.
+    Products, weights and dropout are rounded to it, as PyTorch's math attention does;
+    16-bit products are taken in float32 and rounded, because old PyTorch has none on
+    the CPU, and what is done to scores is done in float32, as a careful user would.
     """
-    q, k, v = (t.clone().requires_grad_() for t in (inputs.q, inputs.k, inputs.v))
-    heads = 1 if case.ndim == 3 else case.heads_q // max(case.heads_kv, 1)
-    keys = k if heads == 1 else k.repeat_interleave(heads, 1)
-    values = v if heads == 1 else v.repeat_interleave(heads, 1)
-    keep = keep_mask(case.len_q, case.len_kv, case.causal)
-    scores = _product(q, keys.transpose(-1, -2)) * case.scale_value
+    q, k, v = part.q, part.k, part.v
+    group = q.size(1) // max(k.size(1), 1)
+    if group != 1:
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (_product(q, k.transpose(-1, -2)) * case.scale_value).float()
+    keep = window_mask(case, q.size(2), k.size(2)).expand(scores.shape)
+    if case.softcap:
+        scores = case.softcap * torch.tanh(scores / case.softcap)
+    if part.slopes is not None:
+        distance = _distance(case, q.size(2), k.size(2)).abs()
+        scores = scores - part.slopes[..., None, None] * distance
+    if part.mask is not None and part.mask.dtype == torch.bool:
+        keep = keep & part.mask
+    elif part.mask is not None:
+        keep = keep & (part.mask != -torch.inf)
+        scores = scores + part.mask.float()
     is_dead = ~keep.any(-1, keepdim=True)
-    scores = scores.masked_fill(~(keep | is_dead), -torch.inf)
-    weights = torch.softmax(scores.float(), -1).to(case.dtype)
-    out = _product(weights.masked_fill(is_dead, 0.0), values)
-    dq, dk, dv = torch.autograd.grad(out, (q, k, v), inputs.grad_out)
-    lse = torch.logsumexp(scores.detach().float(), -1)
-    lse = lse.masked_fill(is_dead.squeeze(-1), -torch.inf)
-    return Results(out.detach(), lse, dq, dk, dv)
+    if part.sinks is not None:
+        sinks = part.sinks[:, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], -1)
+        keep = torch.cat([keep, ~torch.isneginf(sinks)], -1)
+    has_nothing = ~keep.any(-1, keepdim=True)
+    scores = scores.masked_fill(~keep, -torch.inf).masked_fill(has_nothing, 0.0)
+    weights = torch.softmax(scores, -1)[..., : k.size(2)].to(q.dtype)
+    weights = weights.masked_fill(is_dead, 0.0)
+    if part.keep is not None:
+        weights = weights * part.keep * keep_scale(case.dropout)
+    lse = torch.logsumexp(scores.detach(), -1)
+    lse = lse.masked_fill(has_nothing.squeeze(-1), -torch.inf)
+    return _product(weights, v), lse
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a.float(), b.float()).to(a.dtype)
+
+
+def solve(case: Case, inputs: Inputs) -> Results:
+    """Return the float64 results for a case, gradients by autograd."""
+    return _differentiate(case, inputs, attend, Tensor.double)
+
+
+def solve_in_dtype(case: Case, inputs: Inputs) -> Results:
+    """Return what plain PyTorch operators give in the case's own dtype."""
+    return _differentiate(case, inputs, attend_in_dtype, Tensor.clone)
+
+
+def _differentiate(
+    case: Case, inputs: Inputs, function: Attend, cast: Callable[[Tensor], Tensor]
+) -> Results:
+    """Run a function on the inputs as leaves, for its results and gradients."""
+    sources = (inputs.q, inputs.k, inputs.v, inputs.attn_mask, inputs.sinks)
+    q, k, v, mask, sinks = (
+        None
+        if source is None
+        else cast(source.detach()).requires_grad_()
+        if source.is_floating_point()
+        else source
+        for source in sources
+    )
+    out, lse = _run_parts(case, function, inputs, q, k, v, mask, sinks)
+    leaves = [
+        leaf for leaf in (q, k, v, mask, sinks) if leaf is not None and leaf.is_leaf
+    ]
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+    tied = out + q[..., :0].sum()  # has a gradient even where nothing is attended to
+    found = torch.autograd.grad(tied, leaves, cast(inputs.grad_out), allow_unused=True)
+    gradients = [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for leaf, gradient in zip(leaves, found)
+    ]
+    dq, dk, dv = gradients[:3]
+    rest = gradients[3:]
+    dmask = rest.pop(0) if mask is not None and mask.requires_grad else None
+    dsinks = rest.pop(0) if sinks is not None else None
+    return Results(out.detach(), lse.detach(), dq, dk, dv, dmask, dsinks)
+
+
+def _run_parts(
+    case: Case,
+    function: Attend,
+    inputs: Inputs,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Cut a case into dense 4-D problems and put their results together."""
+    slopes, keep = inputs.alibi_slopes, inputs.keep or (None,)
+    if case.sequences:
+        return _run_sequences(case, function, inputs, (q, k, v), sinks)
+    if case.ndim == 3:
+        q, k, v = q[:, None], k[:, None], v[:, None]
+        if mask is not None:
+            mask = mask[:, None] if mask.dim() == 3 else mask
+    out, lse = function(case, Part(q, k, v, mask, slopes, sinks, keep[0]))
+    return (out, lse) if case.ndim == 4 else (out[:, 0], lse[:, 0])
+
+
+def _run_sequences(
+    case: Case,
+    function: Attend,
+    inputs: Inputs,
+    packed: tuple[Tensor, ...],
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Solve each packed sequence alone; tokens of none get 0 and -inf."""
+    starts = [0, 0]
+    outs, lses = [], []
+    for index, (len_q, len_kv) in enumerate(case.sequences):
+        lengths = (len_q, len_kv, len_kv)
+        begins = (starts[0], starts[1], starts[1])
+        q, k, v = (
+            tensor[begin : begin + length].transpose(0, 1).unsqueeze(0)
+            for tensor, begin, length in zip(packed, begins, lengths)
+        )
+        slopes = inputs.alibi_slopes
+        if slopes is not None and slopes.dim() == 2:
+            slopes = slopes[index : index + 1]
+        keep = inputs.keep[index] if inputs.keep else None
+        out, lse = function(case, Part(q, k, v, None, slopes, sinks, keep))
+        outs.append(out[0].transpose(0, 1))
+        lses.append(lse[0])
+        starts = [starts[0] + len_q, starts[1] + len_kv]
+    q, v = packed[0], packed[2]
+    outs.append(q.new_zeros(case.rest, case.heads_q, v.size(-1)))
+    lses.append(q.new_full((case.heads_q, case.rest), -torch.inf))
+    return torch.cat(outs), torch.cat(lses, 1)
 
 
 def assert_close(case: Case, inputs: Inputs, actual: Results) -> None:
@@ -136,14 +262,18 @@ def assert_close(case: Case, inputs: Inputs, actual: Results) -> None:
     expected = solve(case, inputs)
     math_errors = _math_errors(case, inputs, expected)
     sizes = _natural_sizes(case, inputs)
-    weight_error = LSE_ROUNDING * largest(_finite(expected.lse))
+    weight_error = LSE_ROUNDING * largest(_moderate(expected.lse))
     for name, want in expected.items():
-        got = getattr(actual, name).detach().cpu()
+        got = getattr(actual, name)
+        assert got is not None, f"{case.name}: there is no {name}"
+        got = got.detach().cpu()
         assert got.shape == want.shape, (name, got.shape, want.shape)
+        dtype = _dtype_of(name, case, inputs)
+        assert got.dtype == dtype or case.dtype == torch.float64, (name, got.dtype)
         assert torch.equal(torch.isneginf(got), torch.isneginf(want)), name
-        want = _finite(want)
-        error = largest(_finite(got.double()) - want)
-        dtype = torch.float32 if name == "lse" else case.dtype
+        _assert_huge_alike(case, got, want)
+        want = _moderate(want)
+        error = largest(_moderate(got.double()) - want)
         allowed = max(
             MATH_FACTOR * math_errors[name],
             FLOOR[dtype] * largest(want),
@@ -156,6 +286,12 @@ def assert_close(case: Case, inputs: Inputs, actual: Results) -> None:
         )
 
 
+def _dtype_of(name: str, case: Case, inputs: Inputs) -> torch.dtype:
+    if name == "dmask":
+        return inputs.attn_mask.dtype
+    return torch.float32 if name in ("lse", "dsinks") else case.dtype
+
+
 def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]:
     """Return the largest error of plain operators over several draws of a case."""
     errors = dict.fromkeys((name for name, _ in exact.items()), 0.0)
@@ -165,8 +301,8 @@ def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]
             exact = solve(case, inputs)
         plain = solve_in_dtype(case, inputs)
         for name, want in exact.items():
-            got = _finite(getattr(plain, name).double())
-            errors[name] = max(errors[name], largest(got - _finite(want)))
+            got = _moderate(getattr(plain, name).double())
+            errors[name] = max(errors[name], largest(got - _moderate(want)))
     return errors
 
 
@@ -177,17 +313,38 @@ def largest(tensor: Tensor) -> float:
     return float(tensor.abs().masked_fill(tensor.isnan(), torch.inf).max())
 
 
-def _finite(tensor: Tensor) -> Tensor:
-    """Put 0 for -inf, which only rows that attend to nothing have in their lse."""
-    return tensor.masked_fill(torch.isneginf(tensor), 0.0)
+def _moderate(tensor: Tensor) -> Tensor:
+    """Put 0 for an lse of rows that see nothing, or only the least finite number."""
+    return tensor.masked_fill(tensor < -HUGE, 0.0)
+
+
+def _assert_huge_alike(case: Case, got: Tensor, want: Tensor) -> None:
+    is_huge = (want < -HUGE) & ~torch.isneginf(want)
+    error = largest(got[is_huge].double() / want[is_huge] - 1.0)
+    assert error <= 1e-5, f"{case.name}: a huge lse is off by a factor 1 + {error:.3g}"
 
 
 def _natural_sizes(case: Case, inputs: Inputs) -> dict[str, float]:
     """Return the size of the terms that each result is a sum of."""
-    q, k, v, g = (
-        largest(t.double()) for t in (inputs.q, inputs.k, inputs.v, inputs.grad_out)
-    )
+    boost = keep_scale(case.dropout)
+    q, k, v, g = (largest(t.double()) for t in inputs.core)
     scale = abs(case.scale_value)
-    product = g * v * case.value_dim**0.5 * scale
+    product = g * v * case.value_dim**0.5 * boost
     score = scale * q * k * case.head_dim**0.5
-    return {"out": v, "lse": score, "dq": product * k, "dk": product * q, "dv": g}
+    if case.softcap:
+        score = min(score, case.softcap)
+    for extra in (inputs.attn_mask, inputs.sinks):
+        if extra is not None and extra.is_floating_point():
+            score += largest(_moderate(extra.double()))
+    if inputs.alibi_slopes is not None:
+        lengths = case.sequences or ((case.len_q, case.len_kv),)
+        score += largest(inputs.alibi_slopes) * max(map(max, lengths))
+    return {
+        "out": v * boost,
+        "lse": score,
+        "dq": product * scale * k,
+        "dk": product * scale * q,
+        "dv": g * boost,
+        "dmask": product,
+        "dsinks": product,
+    }

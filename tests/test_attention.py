@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import CASES, EMPTY_CASES, Case
-from harness import causal_options, count_calls, run_case
+from feature_cases import FEATURE_CASES
+from harness import count_calls, options, run_case
 from reference import assert_close, make_inputs, solve
 
 import orchard_ops
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *FEATURE_CASES], ids=lambda case: case.name)
 def test_matches_float64(case: Case, device: torch.device) -> None:
     """Output, lse and gradients are as near to float64 as the tolerances ask."""
     inputs = make_inputs(case)
@@ -68,9 +69,9 @@ def test_scale_defaults_to_the_inverse_root(device: torch.device) -> None:
 def test_backward_runs_twice_on_a_retained_graph(device: torch.device) -> None:
     """A retained graph gives the same gradient bits a second time."""
     case = Case("retained", len_q=12, len_kv=12)
-    q, k, v, grad = (t.to(device) for t in vars(make_inputs(case)).values())
+    q, k, v, grad = (t.to(device) for t in make_inputs(case).core)
     q.requires_grad_()
-    out = orchard_ops.flash_attention(q, k, v, **causal_options(case))
+    out = orchard_ops.flash_attention(q, k, v, **options(case))
     (first,) = torch.autograd.grad(out, q, grad, retain_graph=True)
     (second,) = torch.autograd.grad(out, q, grad)
     assert torch.equal(first.cpu(), second.cpu())

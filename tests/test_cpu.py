@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import CASES, EMPTY_CASES, Case
-from harness import causal_options, run_case
+from feature_cases import FEATURE_CASES
+from harness import options, run_case
 from reference import assert_close, make_inputs, solve
 
 import orchard_ops
@@ -13,7 +14,7 @@ import orchard_ops
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *FEATURE_CASES], ids=lambda case: case.name)
 def test_matches_float64(case: Case) -> None:
     """The composite is as near to float64 as the kernels must be."""
     inputs = make_inputs(case)
@@ -35,9 +36,9 @@ def test_asking_for_lse_changes_nothing(causal: str) -> None:
     case = Case("lse", heads_q=4, heads_kv=2, len_q=12, len_kv=7, causal=causal)
     inputs = make_inputs(case)
     q, k, v = inputs.q, inputs.k, inputs.v
-    options = causal_options(case)
-    with_lse, _ = orchard_ops.flash_attention(q, k, v, return_lse=True, **options)
-    without = orchard_ops.flash_attention(q, k, v, **options)
+    asked = options(case)
+    with_lse, _ = orchard_ops.flash_attention(q, k, v, return_lse=True, **asked)
+    without = orchard_ops.flash_attention(q, k, v, **asked)
     assert torch.allclose(with_lse, without, atol=1e-6)
 
 

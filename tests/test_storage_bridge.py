@@ -73,10 +73,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Results:
 def test_each_tensor_in_each_mode(modes: tuple[str, ...], device: torch.device) -> None:
     """Forward and backward bind q, k, v and grad_out of any mode without a copy."""
     inputs = make_inputs(CASE)
-    tensors = [
-        placer(device, mode)(tensor)
-        for mode, tensor in zip(modes, vars(inputs).values())
-    ]
+    tensors = [placer(device, mode)(tensor) for mode, tensor in zip(modes, inputs.core)]
     if device.type == "metalsim":
         seen = tuple(orchard_ops.storage.describe(t).storage_mode for t in tensors)
         assert seen == modes
@@ -94,7 +91,7 @@ def test_views_are_read_in_place(layout: str, device: torch.device) -> None:
     make, view = LAYOUTS[layout]
     inputs = make_inputs(CASE)
     bases, views = [], []
-    for values in vars(inputs).values():
+    for values in inputs.core:
         base = make(*values.shape)
         view(base, values.shape).copy_(values)
         bases.append((base, base.to(device)))
@@ -114,7 +111,7 @@ def test_each_tensor_in_another_layout(mixture: int, device: torch.device) -> No
     names = list(LAYOUTS)
     inputs = make_inputs(CASE)
     views = []
-    for index, values in enumerate(vars(inputs).values()):
+    for index, values in enumerate(inputs.core):
         make, view = LAYOUTS[names[(mixture * 2 + index) % len(names)]]
         base = make(*values.shape)
         view(base, values.shape).copy_(values)
@@ -133,14 +130,11 @@ def test_expanded_tensors(dim: int, device: torch.device) -> None:
     inputs = make_inputs(CASE)
     tensors = [
         tensor.narrow(dim, 0, 1).to(device).expand(tensor.shape)
-        for tensor in vars(inputs).values()
+        for tensor in inputs.core
     ]
     with count_calls() as calls:
         actual = run(*tensors)
-    expanded = (
-        tensor.narrow(dim, 0, 1).expand(tensor.shape)
-        for tensor in vars(inputs).values()
-    )
+    expanded = (tensor.narrow(dim, 0, 1).expand(tensor.shape) for tensor in inputs.core)
     assert_close(CASE, Inputs(*expanded), actual)
     assert calls.copies == 0
 
@@ -178,7 +172,7 @@ def test_sixteen_bit_views_at_odd_offsets(device: torch.device) -> None:
     inputs = make_inputs(case)
     size = inputs.q.numel()
     views = []
-    for start, values in zip((1, 2, 3, 4), vars(inputs).values()):
+    for start, values in zip((1, 2, 3, 4), inputs.core):
         base = torch.full((size + 8,), torch.nan, dtype=torch.float16)
         base[start : start + size] = values.flatten()
         views.append(base.to(device)[start : start + size].view(values.shape))

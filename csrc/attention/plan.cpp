@@ -2,6 +2,8 @@
 #include "attention/plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <compare>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -29,9 +31,15 @@ const char* kernel_name(Kernel kernel) {
     case Kernel::backward_dkdv:
       return "backward_dkdv";
     case Kernel::backward_dq:
+      return "backward_dq";
+    case Kernel::backward_dbias:
+      return "backward_dbias";
+    case Kernel::decode:
+      return "decode";
+    case Kernel::combine:
       break;
   }
-  return "backward_dq";
+  return "combine";
 }
 
 const char* metal_type(DType dtype) {
@@ -46,6 +54,63 @@ const char* metal_type(DType dtype) {
   return "bfloat";
 }
 
+// What a kernel's text has or leaves out.
+struct Features {
+  MaskKind mask = MaskKind::none;
+  DType mask_dtype = DType::float32;
+  bool has_window = false;
+  bool has_slopes = false;
+  bool has_softcap = false;
+  bool has_sinks = false;
+  bool has_dropout = false;
+  bool is_packed = false;
+  bool is_decode = false;
+  bool is_paged = false;
+  bool has_left_pads = false;
+  bool has_cache_rows = false;
+
+  auto operator<=>(const Features&) const = default;
+
+  const char* mask_type() const {
+    return mask == MaskKind::bias ? metal_type(mask_dtype) : "uchar";
+  }
+  std::string name() const {
+    std::string text;
+    if (mask == MaskKind::boolean) text += "_mask";
+    if (mask == MaskKind::bias) text += std::string("_bias_") + mask_type();
+    if (has_window) text += "_window";
+    if (has_slopes) text += "_slopes";
+    if (has_softcap) text += "_softcap";
+    if (has_sinks) text += "_sinks";
+    if (has_dropout) text += "_dropout";
+    if (is_packed) text += "_packed";
+    if (is_paged) text += "_paged";
+    if (has_left_pads) text += "_leftpads";
+    if (has_cache_rows) text += "_cacherows";
+    return text;
+  }
+};
+
+// The features of a problem that a kernel's text knows.
+Features features_of(const Problem& problem, Kernel kernel) {
+  Features f;
+  f.is_packed = problem.is_packed;
+  if (kernel == Kernel::backward_prepare || kernel == Kernel::combine) return f;
+  f.is_decode = problem.cache.is_used;
+  f.is_paged = problem.cache.is_paged();
+  f.has_left_pads = problem.cache.has_left_pads;
+  f.has_cache_rows = problem.cache.has_rows;
+  const Settings& settings = problem.settings;
+  f.mask = problem.mask;
+  if (f.mask == MaskKind::bias) f.mask_dtype = problem.mask_dtype;
+  f.has_window = settings.window_left >= 0 || settings.window_right >= 0;
+  f.has_slopes = problem.has_slopes;
+  f.has_softcap = settings.softcap > 0.0;
+  f.has_sinks = problem.has_sinks && kernel == Kernel::forward;
+  f.has_dropout = settings.dropout_p > 0.0;
+  return f;
+}
+
 // All that changes a kernel's text.
 struct Specialisation {
   Kernel kernel;
@@ -53,13 +118,12 @@ struct Specialisation {
   int64_t head_dim;
   int64_t head_dim_v;
   int64_t vec;
-  bool has_window;
+  Features features;
   Tile tile{};
 
   auto key() const {
-    // Only the simdgroups of a tile may differ from the table's.
-    return std::tuple(kernel, dtype, head_dim, head_dim_v, vec, has_window,
-                      tile.simdgroups);
+    return std::tuple(kernel, dtype, head_dim, head_dim_v, vec, features,
+                      tile.rows, tile.cols, tile.simdgroups);
   }
   bool operator<(const Specialisation& other) const {
     return key() < other.key();
@@ -70,13 +134,15 @@ struct Specialisation {
            std::to_string(head_dim) + "_dv" + std::to_string(head_dim_v) +
            "_vec" + std::to_string(vec) + "_tile" + std::to_string(t.rows) +
            "x" + std::to_string(t.cols) + "_sg" + std::to_string(t.simdgroups) +
-           "_split" + std::to_string(t.split) + (has_window ? "_window" : "");
+           "_split" + std::to_string(t.split) + features.name();
   }
 };
 
 device::PipelineRequest request_for(const Specialisation& s,
                                     const std::string& file) {
   const Tile& tile = s.tile;
+  const Features& f = s.features;
+  const auto flag = [](bool is_set) { return is_set ? "1" : "0"; };
   device::PipelineRequest request;
   request.file = file;
   request.entry = kernel_name(s.kernel);
@@ -89,7 +155,18 @@ device::PipelineRequest request_for(const Specialisation& s,
                      {"TILE_COLS", std::to_string(tile.cols)},
                      {"SIMDGROUPS", std::to_string(tile.simdgroups)},
                      {"SPLIT", std::to_string(tile.split)},
-                     {"HAS_WINDOW", s.has_window ? "1" : "0"}};
+                     {"HAS_WINDOW", flag(f.has_window)},
+                     {"MASK", std::to_string(static_cast<int>(f.mask))},
+                     {"MASK_ELEM", f.mask_type()},
+                     {"HAS_SLOPES", flag(f.has_slopes)},
+                     {"HAS_SOFTCAP", flag(f.has_softcap)},
+                     {"HAS_SINKS", flag(f.has_sinks)},
+                     {"HAS_DROPOUT", flag(f.has_dropout)},
+                     {"IS_PACKED", flag(f.is_packed)},
+                     {"IS_DECODE", flag(f.is_decode)},
+                     {"IS_PAGED", flag(f.is_paged)},
+                     {"HAS_LEFT_PADS", flag(f.has_left_pads)},
+                     {"HAS_CACHE_ROWS", flag(f.has_cache_rows)}};
   return request;
 }
 
@@ -147,34 +224,78 @@ int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
   return units & -units;
 }
 
-Strides kernel_strides(const Layout& layout) {
-  return {layout.strides[0], layout.strides[1], layout.strides[2]};
+Strides kernel_strides(const Layout& layout, const Problem& problem) {
+  // Packed sequences share one batch entry.
+  return {problem.is_packed ? 0 : layout.strides[0], layout.strides[1],
+          layout.strides[2]};
+}
+
+// The seed, threshold and factor of tile/dropout.h.
+void set_dropout(const Problem& problem, AttentionParams& p) {
+  p.seed_low = static_cast<uint32_t>(problem.seed);
+  p.seed_high = static_cast<uint32_t>(problem.seed >> 32);
+  const double threshold = std::round(problem.settings.dropout_p * 65536.0);
+  p.drop_below = static_cast<uint32_t>(std::min(threshold, 65535.0));
+  p.keep_scale = static_cast<float>(65536.0 / (65536.0 - p.drop_below));
+}
+
+void set_scores(const Problem& problem, AttentionParams& p) {
+  constexpr double kLog2e = 1.4426950408889634;
+  const Settings& settings = problem.settings;
+  // Scores are in base e with a bias, else in base 2 (tile/score.h).
+  const double unit = problem.mask == MaskKind::bias ? 1.0 : kLog2e;
+  p.scale = static_cast<float>(settings.scale);
+  p.score_scale = static_cast<float>(settings.scale * unit);
+  if (settings.softcap > 0.0) {
+    p.softcap_in = static_cast<float>(settings.scale / settings.softcap);
+    p.softcap_out = static_cast<float>(settings.softcap * unit);
+  }
+}
+
+void set_mask(const Problem& problem, const Layout& mask, AttentionParams& p) {
+  const auto stride = [&](size_t axis) {
+    return problem.mask_sizes[axis] == 1 ? 0 : mask.strides[axis];
+  };
+  p.mask = {stride(0), stride(1), stride(2)};
+  p.mask_column = stride(3);
+  p.mask_batches = static_cast<int32_t>(problem.mask_sizes[0]);
+  p.mask_heads = static_cast<int32_t>(problem.mask_sizes[1]);
+  p.mask_rows = static_cast<int32_t>(problem.mask_sizes[2]);
+  p.mask_columns = static_cast<int32_t>(problem.mask_sizes[3]);
 }
 
 AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
-  constexpr double kLog2e = 1.4426950408889634;
   AttentionParams p{};
-  p.q = kernel_strides(tensors.q);
-  p.k = kernel_strides(tensors.k);
-  p.v = kernel_strides(tensors.v);
-  p.out = kernel_strides(tensors.out);
-  p.grad_out = kernel_strides(tensors.grad_out);
-  p.dq = kernel_strides(tensors.dq);
-  p.dk = kernel_strides(tensors.dk);
-  p.dv = kernel_strides(tensors.dv);
+  p.q = kernel_strides(tensors.q, problem);
+  p.k = kernel_strides(tensors.k, problem);
+  p.v = kernel_strides(tensors.v, problem);
+  p.out = kernel_strides(tensors.out, problem);
+  p.grad_out = kernel_strides(tensors.grad_out, problem);
+  p.dq = kernel_strides(tensors.dq, problem);
+  p.dk = kernel_strides(tensors.dk, problem);
+  p.dv = kernel_strides(tensors.dv, problem);
+  p.rows = {problem.is_packed ? 0 : problem.heads_q * problem.rows_per_head,
+            problem.rows_per_head, 1};
+  p.batch = static_cast<int32_t>(problem.batch);
   p.heads_q = static_cast<int32_t>(problem.heads_q);
-  p.heads_kv = static_cast<int32_t>(problem.heads_kv);
   p.group = static_cast<int32_t>(problem.heads_q / problem.heads_kv);
   p.len_q = static_cast<int32_t>(problem.len_q);
   p.len_kv = static_cast<int32_t>(problem.len_kv);
-  p.offset = problem.causal == Causal::bottom_right
-                 ? static_cast<int32_t>(problem.len_kv - problem.len_q)
-                 : 0;
+  p.is_bottom_right = problem.settings.is_bottom_right ? 1 : 0;
   // No row is farther from a column than this: an open window.
-  p.window_left = static_cast<int32_t>(problem.len_q + problem.len_kv);
-  p.window_right = problem.causal == Causal::none ? p.window_left : 0;
-  p.scale = static_cast<float>(problem.scale);
-  p.scale_log2e = static_cast<float>(problem.scale * kLog2e);
+  const int64_t open = problem.len_q + problem.len_kv;
+  const auto window = [open](int64_t size) {
+    return static_cast<int32_t>(size < 0 ? open : std::min(size, open));
+  };
+  p.window_left = window(problem.settings.window_left);
+  p.window_right = window(problem.settings.window_right);
+  p.slopes_batch = problem.has_batch_slopes ? p.heads_q : 0;
+  p.splits = static_cast<int32_t>(problem.cache.splits);
+  p.page_size = static_cast<int32_t>(problem.cache.page_size);
+  p.table_row = static_cast<int32_t>(tensors.table_row);
+  set_scores(problem, p);
+  set_mask(problem, tensors.mask, p);
+  set_dropout(problem, p);
   return p;
 }
 
@@ -183,18 +304,71 @@ uint32_t tiles_of(int64_t length, int per_threadgroup) {
                                per_threadgroup);
 }
 
-// Threadgroups along x: rows, or columns for dk and dv.
-uint32_t grid_x(const Specialisation& s, const Problem& problem) {
+// Rows of all query heads that share a key head.
+int64_t packed_rows(const Problem& problem) {
+  return problem.len_q * (problem.heads_q / problem.heads_kv);
+}
+
+Size3 grid_of(const Specialisation& s, const Problem& problem) {
+  const auto heads_q = static_cast<uint32_t>(problem.heads_q);
+  const auto batch = static_cast<uint32_t>(problem.batch);
   switch (s.kernel) {
     case Kernel::backward_prepare:
-      return tiles_of(problem.len_q, s.tile.simdgroups);
+      return {tiles_of(problem.len_q, s.tile.simdgroups), heads_q, batch};
     case Kernel::backward_dkdv:
-      return tiles_of(problem.len_kv, s.tile.cols_per_threadgroup());
+      return {tiles_of(problem.len_kv, s.tile.cols_per_threadgroup()),
+              static_cast<uint32_t>(problem.heads_kv), batch};
+    case Kernel::backward_dbias: {
+      const auto& [batches, heads, rows, columns] = problem.mask_sizes;
+      return {tiles_of(columns, s.tile.cols_per_threadgroup()),
+              tiles_of(rows, 8 * s.tile.rows),
+              static_cast<uint32_t>(batches * heads)};
+    }
+    case Kernel::decode:
+      return {tiles_of(problem.cache.splits, s.tile.simdgroups / s.tile.split),
+              static_cast<uint32_t>(problem.heads_kv) *
+                  tiles_of(packed_rows(problem), 8 * s.tile.rows),
+              batch};
+    case Kernel::combine:
+      return {tiles_of(packed_rows(problem), s.tile.simdgroups),
+              static_cast<uint32_t>(problem.heads_kv), batch};
     case Kernel::forward:
     case Kernel::backward_dq:
       break;
   }
-  return tiles_of(problem.len_q, s.tile.rows_per_threadgroup());
+  return {tiles_of(problem.len_q, s.tile.rows_per_threadgroup()), heads_q,
+          batch};
+}
+
+Argument reads(uint32_t slot, const BufferView& view) {
+  return {slot, Access::read, view, {}};
+}
+
+Argument writes(uint32_t slot, const BufferView& view) {
+  return {slot, Access::write, view, {}};
+}
+
+// The arguments that tile/domain.h and the forward name for some features.
+void add_feature_arguments(const Features& f,
+                           const Tensors& tensors,
+                           std::vector<Argument>& arguments) {
+  if (f.mask != MaskKind::none) {
+    arguments.push_back(reads(SLOT_MASK, tensors.mask.view));
+  }
+  if (f.has_slopes) arguments.push_back(reads(SLOT_SLOPES, tensors.slopes));
+  if (f.has_sinks) arguments.push_back(reads(SLOT_SINKS, tensors.sinks));
+  if (f.is_packed) {
+    arguments.push_back(reads(SLOT_STARTS_Q, tensors.starts_q));
+    arguments.push_back(reads(SLOT_STARTS_KV, tensors.starts_kv));
+  }
+  if (f.is_decode) arguments.push_back(reads(SLOT_LENGTHS, tensors.lengths));
+  if (f.is_paged) arguments.push_back(reads(SLOT_TABLE, tensors.table));
+  if (f.has_left_pads) {
+    arguments.push_back(reads(SLOT_LEFT_PADS, tensors.left_pads));
+  }
+  if (f.has_cache_rows) {
+    arguments.push_back(reads(SLOT_CACHE_ROWS, tensors.cache_rows));
+  }
 }
 
 void add_launch(Device& device,
@@ -208,36 +382,30 @@ void add_launch(Device& device,
                    problem.head_dim,
                    problem.head_dim_v,
                    vector_elements(problem, tensors),
-                   problem.causal != Causal::none,
+                   features_of(problem, kernel),
                    Tile{}};
-  if (kernel == Kernel::backward_prepare) {
-    s.head_dim = s.head_dim_v;  // it reads neither q nor k, nor any mask
-    s.has_window = false;
-  }
-  s.tile = choose_tile(kernel, s.dtype, std::max(s.head_dim, s.head_dim_v));
+  // It reads neither q nor k.
+  if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
+  // ... and this neither them nor any mask.
+  if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
+  const int64_t largest = std::max(s.head_dim, s.head_dim_v);
+  s.tile = kernel == Kernel::decode
+               ? decode_tile(s.dtype, largest, packed_rows(problem),
+                             problem.cache.page_size)
+               : choose_tile(kernel, s.dtype, largest);
   Launch launch;
   launch.pipeline = fitting_pipeline(device, s);
   launch.arguments = std::move(arguments);
+  add_feature_arguments(s.features, tensors, launch.arguments);
   launch.arguments.push_back(
       {SLOT_PARAMS,
        Access::read,
        {},
        std::as_bytes(std::span<const AttentionParams>(&plan.params, 1))});
-  const int64_t heads =
-      kernel == Kernel::backward_dkdv ? problem.heads_kv : problem.heads_q;
-  launch.threadgroups = {grid_x(s, problem), static_cast<uint32_t>(heads),
-                         static_cast<uint32_t>(problem.batch)};
+  launch.threadgroups = grid_of(s, problem);
   launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
   plan.launches.push_back(std::move(launch));
   plan.names.push_back(s.name());
-}
-
-Argument reads(uint32_t slot, const BufferView& view) {
-  return {slot, Access::read, view, {}};
-}
-
-Argument writes(uint32_t slot, const BufferView& view) {
-  return {slot, Access::write, view, {}};
 }
 
 }  // namespace
@@ -250,7 +418,7 @@ void plan_forward(Device& device,
   add_launch(device, problem, tensors, Kernel::forward,
              {reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
               reads(SLOT_V, tensors.v.view), writes(SLOT_OUT, tensors.out.view),
-              writes(SLOT_LSE, tensors.lse)},
+              writes(SLOT_LSE, tensors.lse), writes(SLOT_STATS, tensors.stats)},
              plan);
 }
 
@@ -260,15 +428,17 @@ void plan_backward(Device& device,
                    Plan& plan) {
   plan.params = parameters(problem, tensors);
   add_launch(device, problem, tensors, Kernel::backward_prepare,
-             {reads(SLOT_OUT, tensors.out.view), reads(SLOT_LSE, tensors.lse),
+             {reads(SLOT_OUT, tensors.out.view),
               reads(SLOT_GRAD_OUT, tensors.grad_out.view),
-              writes(SLOT_STATS, tensors.stats)},
+              writes(SLOT_DELTA, tensors.delta)},
              plan);
   const std::vector<Argument> inputs = {
-      reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
+      reads(SLOT_Q, tensors.q.view),
+      reads(SLOT_K, tensors.k.view),
       reads(SLOT_V, tensors.v.view),
       reads(SLOT_GRAD_OUT, tensors.grad_out.view),
-      reads(SLOT_STATS, tensors.stats)};
+      reads(SLOT_STATS, tensors.stats),
+      reads(SLOT_DELTA, tensors.delta)};
   if (tensors.dk.view.handle != nullptr) {
     auto arguments = inputs;
     arguments.push_back(writes(SLOT_DK, tensors.dk.view));
@@ -282,6 +452,38 @@ void plan_backward(Device& device,
     add_launch(device, problem, tensors, Kernel::backward_dq,
                std::move(arguments), plan);
   }
+  if (tensors.grad_mask.handle != nullptr) {
+    auto arguments = inputs;
+    arguments.push_back(writes(SLOT_GRAD_MASK, tensors.grad_mask));
+    add_launch(device, problem, tensors, Kernel::backward_dbias,
+               std::move(arguments), plan);
+  }
+}
+
+int64_t decode_splits(const Problem& problem) {
+  constexpr int64_t kThreadgroups = 128, kLeastKeys = 64;
+  const int64_t row_tiles = (packed_rows(problem) + 15) / 16;
+  const int64_t side_by_side = problem.batch * problem.heads_kv * row_tiles;
+  const int64_t most = std::max<int64_t>(problem.len_kv / kLeastKeys, 1);
+  return std::clamp<int64_t>(kThreadgroups / side_by_side, 1, most);
+}
+
+void plan_decode(Device& device,
+                 const Problem& problem,
+                 const Tensors& tensors,
+                 Plan& plan) {
+  plan.params = parameters(problem, tensors);
+  add_launch(device, problem, tensors, Kernel::decode,
+             {reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
+              reads(SLOT_V, tensors.v.view), writes(SLOT_PARTS, tensors.parts),
+              writes(SLOT_PART_STATS, tensors.part_stats)},
+             plan);
+  add_launch(
+      device, problem, tensors, Kernel::combine,
+      {reads(SLOT_PARTS, tensors.parts),
+       reads(SLOT_PART_STATS, tensors.part_stats),
+       writes(SLOT_OUT, tensors.out.view), writes(SLOT_LSE, tensors.lse)},
+      plan);
 }
 
 }  // namespace orchard::attention

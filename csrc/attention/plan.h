@@ -13,8 +13,10 @@ namespace orchard::attention {
 
 // The tensors of one call; what a call does not use stays empty.
 struct Tensors {
-  Layout q, k, v, out, grad_out, dq, dk, dv;
-  device::BufferView lse, stats;
+  Layout q, k, v, out, grad_out, dq, dk, dv, mask;
+  device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
+      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats;
+  int64_t table_row = 0;  // stride of the table's batch
 };
 
 // Launches in order, with the parameter bytes that they point to.  Not
@@ -29,16 +31,27 @@ struct Plan {
   std::vector<std::string> names;  // specialisation of each launch, for logs
 };
 
-// out and lse of q, k, v.  No length, head count or batch size may be zero.
+// out, lse and stats of q, k, v.  No length, head count or batch size may be
+// zero.
 void plan_forward(device::Device& device,
                   const Problem& problem,
                   const Tensors& tensors,
                   Plan& plan);
 
-// dq unless its view is empty; dk and dv unless theirs are.
+// dq unless its view is empty; dk and dv, and grad_mask, unless theirs are.
 void plan_backward(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
                    Plan& plan);
+
+// How many parts a decoding step cuts its keys into, if the caller does not
+// say: enough threadgroups to fill a GPU, no part of fewer than 64 keys.
+int64_t decode_splits(const Problem& problem);
+
+// out and lse of q and a cache of k and v; parts and part_stats are scratch.
+void plan_decode(device::Device& device,
+                 const Problem& problem,
+                 const Tensors& tensors,
+                 Plan& plan);
 
 }  // namespace orchard::attention

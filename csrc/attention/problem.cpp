@@ -3,22 +3,28 @@
 
 namespace orchard::attention {
 
-Problem make_problem(const Shapes<int64_t>& shapes,
-                     DType dtype,
-                     double scale,
-                     int64_t causal) {
-  Problem problem;
-  problem.dtype = dtype;
-  problem.batch = shapes.q[0];
-  problem.heads_q = shapes.q[1];
-  problem.heads_kv = shapes.k[1];
-  problem.len_q = shapes.q[2];
-  problem.len_kv = shapes.k[2];
-  problem.head_dim = shapes.q[3];
-  problem.head_dim_v = shapes.v[3];
-  problem.scale = scale;
-  problem.causal = static_cast<Causal>(causal);
-  return problem;
+void check_settings(const char* operation, const Settings& settings) {
+  if (!std::isfinite(settings.scale)) {
+    refuse(operation, "scale must be a finite number, got ", settings.scale,
+           "; leave it out for 1/sqrt(head_dim)");
+  }
+  if (!std::isfinite(settings.softcap) || settings.softcap < 0.0) {
+    refuse(operation, "softcap must be 0 (none) or positive, got ",
+           settings.softcap);
+  }
+  if (!(settings.dropout_p >= 0.0 && settings.dropout_p < 1.0)) {
+    refuse(operation, "dropout_p must be in [0, 1), got ", settings.dropout_p);
+  }
+  if (settings.window_left < -1 || settings.window_right < -1) {
+    refuse(operation, "window sizes must be -1 (open) or more, got (",
+           settings.window_left, ", ", settings.window_right, ")");
+  }
+  for (const int64_t length : {settings.max_len_q, settings.max_len_kv}) {
+    if (length < 0 || length > kMaxLength) {
+      refuse(operation, "max_seqlen must be 0 to ", kMaxLength, ", got ",
+             length);
+    }
+  }
 }
 
 std::string unsupported_reason(DType dtype, const device::Limits& limits) {

@@ -14,9 +14,10 @@
 namespace orchard::attention {
 
 enum class DType : uint8_t { float32, float16, bfloat16 };
-enum class Causal : uint8_t { none = 0, top_left = 1, bottom_right = 2 };
+enum class MaskKind : uint8_t { none, boolean, bias };
 
 inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kPageUnit = 8;  // pages are a multiple of this
 // Twice this, plus a tile, still fits the kernels' 32-bit row numbers.
 inline constexpr int64_t kMaxLength = int64_t{1} << 29;
 
@@ -38,17 +39,49 @@ struct Layout {
   device::BufferView view{};
 };
 
+// What a call asks for besides its tensors.
+struct Settings {
+  double scale = 1.0;
+  double softcap = 0.0;  // 0: none
+  double dropout_p = 0.0;
+  int64_t window_left = -1;  // -1: open
+  int64_t window_right = -1;
+  bool is_bottom_right = false;  // row r faces column r + len_kv - len_q
+  int64_t max_len_q = 0;         // of packed sequences, else 0
+  int64_t max_len_kv = 0;
+};
+
+// Where the keys of a decoding step come from.
+struct Cache {
+  bool is_used = false;
+  int64_t page_size = 0;  // keys a page; 0: no pages
+  bool has_left_pads = false;
+  bool has_rows = false;  // a batch entry names its entry of the cache
+  int64_t splits = 1;     // parts that the keys are cut into
+
+  bool is_paged() const { return page_size > 0; }
+};
+
 struct Problem {
   DType dtype = DType::float32;
-  int64_t batch = 0;
+  int64_t batch = 0;  // or sequences, when packed
   int64_t heads_q = 0;
   int64_t heads_kv = 0;
-  int64_t len_q = 0;
+  int64_t len_q = 0;  // or the longest sequence's
   int64_t len_kv = 0;
+  int64_t rows_per_head = 0;  // of all sequences, when packed; else len_q
   int64_t head_dim = 0;
   int64_t head_dim_v = 0;
-  double scale = 1.0;
-  Causal causal = Causal::none;
+  Settings settings;
+  uint64_t seed = 0;
+  MaskKind mask = MaskKind::none;
+  DType mask_dtype = DType::float32;
+  std::array<int64_t, 4> mask_sizes{1, 1, 1, 1};
+  bool has_slopes = false;
+  bool has_batch_slopes = false;
+  bool has_sinks = false;
+  bool is_packed = false;
+  Cache cache;
 };
 
 template <class Int>
@@ -67,13 +100,12 @@ template <class... Parts>
   throw Error(ErrorKind::invalid_problem, text.str());
 }
 
+void check_settings(const char* operation, const Settings& settings);
+
 // Throws Error(invalid_problem) naming the operation, what was expected and
 // what came.
 template <class Int>
-void check_shapes(const char* operation,
-                  const Shapes<Int>& shapes,
-                  double scale,
-                  int64_t causal) {
+void check_shapes(const char* operation, const Shapes<Int>& shapes) {
   const auto& [q, k, v] = shapes;
   if (k[0] != q[0] || v[0] != q[0]) {
     refuse(operation, "q, k and v must have the same batch size, got shapes ",
@@ -105,22 +137,22 @@ void check_shapes(const char* operation,
              length);
     }
   }
-  if (!std::isfinite(scale)) {
-    refuse(operation, "scale must be a finite number, got ", scale,
-           "; leave it out for 1/sqrt(head_dim)");
-  }
-  if (causal < 0 || causal > 2) {
-    refuse(operation,
-           "causal must be 0 (none), 1 (top-left) or 2 (bottom-right), got ",
-           causal);
-  }
 }
 
-// The problem of checked shapes.
-Problem make_problem(const Shapes<int64_t>& shapes,
-                     DType dtype,
-                     double scale,
-                     int64_t causal);
+// A mask is [batch, heads_q, len_q, len_kv] with any of them 1.
+template <class Int>
+void check_mask(const char* operation,
+                const Shapes<Int>& shapes,
+                const std::array<Int, 4>& mask) {
+  const std::array<Int, 4> full{shapes.q[0], shapes.q[1], shapes.q[2],
+                                shapes.k[2]};
+  for (size_t axis = 0; axis < 4; ++axis) {
+    if (mask[axis] != 1 && mask[axis] != full[axis]) {
+      refuse(operation, "attn_mask must broadcast to ", shape_text(full),
+             " [batch, heads_q, len_q, len_kv], got ", shape_text(mask));
+    }
+  }
+}
 
 // Why a device cannot run a valid problem, or "".
 std::string unsupported_reason(DType dtype, const device::Limits& limits);

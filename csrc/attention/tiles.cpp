@@ -43,7 +43,7 @@ constexpr Tile kDq4[] = {
     {192, 1, 2, 6, 3},
     {256, 1, 2, 8, 4},
 };
-constexpr Tile kPrepare[] = {
+constexpr Tile kRowEach[] = {  // a simdgroup a row
     {256, 1, 1, 8, 1},
 };
 // clang-format on
@@ -51,15 +51,18 @@ constexpr Tile kPrepare[] = {
 std::span<const Tile> table(Kernel kernel, bool is_two_byte) {
   switch (kernel) {
     case Kernel::forward:
+    case Kernel::decode:
       return is_two_byte ? std::span<const Tile>(kForward2) : kForward4;
     case Kernel::backward_dkdv:
       return is_two_byte ? std::span<const Tile>(kDkdv2) : kDkdv4;
     case Kernel::backward_dq:
+    case Kernel::backward_dbias:  // the same operands and scores
       return is_two_byte ? std::span<const Tile>(kDq2) : kDq4;
     case Kernel::backward_prepare:
+    case Kernel::combine:
       break;
   }
-  return kPrepare;
+  return kRowEach;
 }
 
 }  // namespace
@@ -70,6 +73,17 @@ const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim) {
     if (largest_head_dim <= tile.max_head_dim) return tile;
   }
   return rows.back();
+}
+
+Tile decode_tile(DType dtype,
+                 int64_t largest_head_dim,
+                 int64_t rows,
+                 int64_t page_size) {
+  Tile tile = choose_tile(Kernel::decode, dtype, largest_head_dim);
+  if (rows <= 8) tile.rows = 1;
+  while (page_size > 0 && page_size % (8 * tile.cols) != 0) tile.cols /= 2;
+  if (tile.split > 1) tile.simdgroups = tile.split;
+  return tile;
 }
 
 std::optional<Tile> smaller_tile(const Tile& tile) {

@@ -13,7 +13,10 @@ enum class Kernel : uint8_t {
   forward,
   backward_prepare,
   backward_dkdv,
-  backward_dq
+  backward_dq,
+  backward_dbias,
+  decode,
+  combine
 };
 
 struct Tile {
@@ -30,6 +33,14 @@ struct Tile {
 
 // The first row of the kernel's table that is large enough.
 const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim);
+
+// The forward's tile, cut down for a decoding step: no more rows than there
+// are, no block of columns across pages, and where simdgroups share a tile, one
+// tile a threadgroup, since tiles walk parts of different lengths.
+Tile decode_tile(DType dtype,
+                 int64_t largest_head_dim,
+                 int64_t rows,
+                 int64_t page_size);
 
 // The same work with fewer simdgroups per threadgroup, for a kernel whose
 // compiled form allows fewer threads than its row of the table; nothing when

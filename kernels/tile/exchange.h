@@ -8,6 +8,9 @@
 // The one threadgroup array of a kernel, declared first in its body.
 #define DECLARE_EXCHANGE threadgroup float exchange[EXCHANGE_FLOATS];
 #define SUM_SLICES(fragments) sum_slices(fragments, exchange, simdgroup, lane)
+// How a function takes that array, and how it is passed.
+#define EXCHANGE_PARAMETER threadgroup float *exchange,
+#define EXCHANGE_PASSED exchange,
 
 // All simdgroups of the threadgroup must call this together.  The order of
 // summation is the slices' order for each of them, so all get the same bits.
@@ -45,4 +48,6 @@ inline void sum_slices(thread Accumulator* fragments,
 #else
 #define DECLARE_EXCHANGE
 #define SUM_SLICES(fragments)
+#define EXCHANGE_PARAMETER
+#define EXCHANGE_PASSED
 #endif

@@ -158,6 +158,20 @@ struct Spread {
     Next::store_rows(row, base, at, factor, from);
   }
 
+  // Unrounded, for a sum that another kernel finishes.
+  static inline void store_floats(device float* row,
+                                  int base,
+                                  Lane at,
+                                  thread Accumulator* from) {
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) {
+      int d = base + D0 + w * at.pair + 2 * j;
+      if (d < DIM) row[d] = from[D0 / 8 + j].thread_elements()[0];
+      if (d + 1 < DIM) row[d + 1] = from[D0 / 8 + j].thread_elements()[1];
+    }
+    Next::store_floats(row, base, at, from);
+  }
+
   static inline void scale(thread Accumulator* acc, float factor) {
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
@@ -178,5 +192,9 @@ struct Spread<DIM, LENGTH, LENGTH> {
                                    thread Accumulator*) {}
   static inline void store_rows(
       device ELEM*, int, Lane, float, thread Accumulator*) {}
+  static inline void store_floats(device float*,
+                                  int,
+                                  Lane,
+                                  thread Accumulator*) {}
   static inline void scale(thread Accumulator*, float) {}
 };

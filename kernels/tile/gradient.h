@@ -1,43 +1,80 @@
-// kernels/tile/gradient.h: from scores and output gradients to probabilities
-// and score gradients; the same arithmetic for dQ and for dK, dV, so that both
-// see the same bits (FlashAttention-2, algorithm 2).
+// kernels/tile/gradient.h: from scores and output gradients to weights and
+// score gradients; the same arithmetic in every kernel of the backward, so that
+// all see the same bits (FlashAttention-2, algorithm 2).
 #pragma once
 
-// lse in base 2 and delta = sum(grad_out * out) of a row; a row that is not
-// there gets weights of zero.
-inline float2 row_stats(device const float2* stats, int row, int len_q) {
-  float2 found(EMPTY_LSE, 0.0f);
-  if (row < len_q) found = stats[row];
+// What the backward needs of a row.
+struct RowStat {
+  float maximum;
+  float inverse;  // 1 / total
+  float delta;    // sum of grad_out * out
+};
+
+// A row that is not there gets weights of zero.
+inline RowStat row_stat_of(device const float2* stats,
+                           device const float* delta,
+                           int row,
+                           int len_q) {
+  RowStat found;
+  found.maximum = EMPTY_MAXIMUM;
+  found.inverse = 0.0f;
+  found.delta = 0.0f;
+  if (row < len_q) {
+    float2 x = stats[row];
+    found.maximum = x.x;
+    found.inverse = x.y;
+    found.delta = delta[row];
+  }
   return found;
 }
 
-// s: q k^T to probabilities.  dp: grad_out v^T to the gradient of the scaled
-// score.  Both are zero where a score does not exist.
-template <int IS_EDGE>
+// s: q k^T to the weights that v got, but for keep_scale.  dp: grad_out v^T to
+// the gradient of the score: of scale * q k^T, or if OF_BIAS where the bias is
+// added.  Both are zero where a score does not exist.
+template <int IS_EDGE, int OF_BIAS>
 inline void differentiate(constant AttentionParams& p,
+                          thread const Domain& d,
+                          uint kept,
                           int row0,
                           int column0,
                           Lane at,
-                          thread const float2* stats,
+                          thread const RowStat* stats,
                           thread Accumulator* s,
                           thread Accumulator* dp) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+#if HAS_DROPOUT
+    Draws draws;
+#endif
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
+      int column = column0 + 8 * c + 2 * at.pair;
+#if HAS_DROPOUT
+      if (c % 4 == 0) draw(draws, p, d, row, column0 + 8 * c, at);
+#endif
 #pragma clang loop unroll(full)
       for (int e = 0; e < 2; ++e) {
         int f = t * TILE_COLS + c;
-        float weight =
-            fast::exp2(s[f].thread_elements()[e] * p.scale_log2e - stats[t].x);
-        float gradient = weight * (dp[f].thread_elements()[e] - stats[t].y);
+        float slope;
+        float score =
+            score_of(p, d, s[f].thread_elements()[e], row, column + e, slope);
+        float weight = weight_of(score - stats[t].maximum) * stats[t].inverse;
+        float passed = dp[f].thread_elements()[e];
+        float given = weight;
+#if HAS_DROPOUT
+        bool is_lost = is_dropped(draws, p, column0 + 8 * c, e);
+        passed = is_lost ? 0.0f : passed * p.keep_scale;
+        given = is_lost ? 0.0f : given;
+#endif
+        float gradient = weight * (passed - stats[t].delta);
+        if (!OF_BIAS) gradient *= slope;
         if (IS_EDGE) {
-          bool is_kept = is_visible(p, row0 + 8 * t + at.row,
-                                    column0 + 8 * c + 2 * at.pair + e);
-          weight = is_kept ? weight : 0.0f;
+          bool is_kept = is_kept_bit(kept, t, c, e);
+          given = is_kept ? given : 0.0f;
           gradient = is_kept ? gradient : 0.0f;
         }
-        s[f].thread_elements()[e] = weight;
+        s[f].thread_elements()[e] = given;
         dp[f].thread_elements()[e] = gradient;
       }
     }

@@ -27,3 +27,10 @@ inline float row_sum(float x) {
   x += simd_shuffle_xor(x, 1);
   return x + simd_shuffle_xor(x, 8);
 }
+
+// The eight lanes of one column differ in bits 1, 2 and 4.
+inline float column_sum(float x) {
+  x += simd_shuffle_xor(x, 2);
+  x += simd_shuffle_xor(x, 4);
+  return x + simd_shuffle_xor(x, 16);
+}

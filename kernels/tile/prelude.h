@@ -7,6 +7,12 @@
 //   TILE_ROWS, TILE_COLS  8x8 fragments of scores per simdgroup
 //   SIMDGROUPS, SPLIT     per threadgroup; of those, slices of head_dim
 //   HAS_WINDOW            whether rows see a part of the columns only
+//   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS
+//   MASK_ELEM             element type of the mask: uchar, float, half, bfloat
+//   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
+//   IS_PACKED             sequences lie one after the other in one batch entry
+//   IS_DECODE             keys come from a cache; of that,
+//   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given
 #pragma once
 
 #include <metal_stdlib>
@@ -25,16 +31,23 @@ using namespace metal;
 #define ROWS (8 * TILE_ROWS)  // of a simdgroup's tile of scores
 #define COLS (8 * TILE_COLS)
 
-// Stand-ins for infinity that survive fast math: a masked score, and the
-// floor of a row's maximum, above it so that exp2(masked - floor) is 0.
-#define MASKED_SCORE -1e30f
-#define FLOOR_SCORE -1e29f
-// lse of a row that sees nothing, inside the backward: exp2(s - this) is 0.
-#define EMPTY_LSE 1e30f
+// The least finite number: where a row's maximum starts.  Infinity is never
+// used, because fast math may assume that there is none.
+#define LOWEST -3.402823466e38f
+// Maximum of a row that sees nothing, for the backward: its weights are 0.
+#define EMPTY_MAXIMUM 1e30f
 #define LOG2E 1.44269504088896340736f
 #define LN2 0.69314718055994530942f
+
+// By its bits, because fast math may assume that there is no infinity.
+inline bool is_minus_infinity(float x) {
+  return as_type<uint>(x) == 0xff800000u;
+}
 
 #include "tile/lane.h"
 #include "tile/memory.h"
 #include "tile/fragment.h"
+#include "tile/domain.h"
 #include "tile/window.h"
+#include "tile/score.h"
+#include "tile/dropout.h"

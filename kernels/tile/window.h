@@ -1,5 +1,5 @@
 // kernels/tile/window.h: which scores exist: block ranges that skip what a
-// causal mask or window empties, and the test of one score inside a block.
+// causal mask or window empties, and one bit for each score inside a block.
 #pragma once
 
 // Half-open range of rows or columns.
@@ -9,48 +9,141 @@ struct Range {
 };
 
 // Columns that rows first .. last can see.
-inline Range visible_columns(constant AttentionParams& p, int first, int last) {
+inline Range visible_columns(constant AttentionParams& p,
+                             thread const Domain& d,
+                             int first,
+                             int last) {
   Range seen;
   seen.begin = 0;
-  seen.end = p.len_kv;
+  seen.end = d.len_kv;
 #if HAS_WINDOW
-  seen.begin = max(0, first + p.offset - p.window_left);
-  seen.end = min(p.len_kv, last + p.offset + p.window_right + 1);
+  seen.begin = max(0, POSITION(d, first) + d.offset - p.window_left);
+  seen.end = min(d.len_kv, POSITION(d, last) + d.offset + p.window_right + 1);
 #endif
+  if (last < first) seen.end = seen.begin;  // a tile past the last row
   return seen;
 }
 
 // Rows that can see columns first .. last.
-inline Range visible_rows(constant AttentionParams& p, int first, int last) {
+inline Range visible_rows(constant AttentionParams& p,
+                          thread const Domain& d,
+                          int first,
+                          int last) {
   Range seen;
   seen.begin = 0;
-  seen.end = p.len_q;
+  seen.end = d.len_q;
 #if HAS_WINDOW
-  seen.begin = max(0, first - p.offset - p.window_right);
-  seen.end = min(p.len_q, last - p.offset + p.window_left + 1);
+  seen.begin = max(0, first - d.offset - p.window_right);
+  seen.end = min(d.len_q, last - d.offset + p.window_left + 1);
 #endif
+  if (last < first) seen.end = seen.begin;  // a tile past the last column
   return seen;
 }
 
-// True when every score of rows x columns exists, so that no test is needed.
+// True when no length and no window cuts the tile at row0, column0.
 inline bool is_interior(constant AttentionParams& p,
-                        int row_first,
-                        int row_last,
-                        int column_first,
-                        int column_last) {
-  bool is_whole = column_last < p.len_kv;
+                        thread const Domain& d,
+                        int row0,
+                        int column0) {
+  bool is_whole = column0 + COLS <= d.len_kv;
 #if HAS_WINDOW
-  is_whole = is_whole && column_first >= row_last + p.offset - p.window_left &&
-             column_last <= row_first + p.offset + p.window_right;
+  is_whole =
+      is_whole &&
+      column0 >= POSITION(d, row0 + ROWS - 1) + d.offset - p.window_left &&
+      column0 + COLS - 1 <= POSITION(d, row0) + d.offset + p.window_right;
 #endif
   return is_whole;
 }
 
-inline bool is_visible(constant AttentionParams& p, int row, int column) {
-  bool is_kept = column < p.len_kv;
+inline bool is_visible(constant AttentionParams& p,
+                       thread const Domain& d,
+                       int row,
+                       int column) {
+  bool is_kept = column < d.len_kv;
 #if HAS_WINDOW
-  is_kept = is_kept && column >= row + p.offset - p.window_left &&
-            column <= row + p.offset + p.window_right;
+  int facing = POSITION(d, row) + d.offset;
+  is_kept = is_kept && column >= facing - p.window_left &&
+            column <= facing + p.window_right;
+#endif
+#if MASK
+  // The mask has no rows past len_q, which the tile may have.
+  is_kept = is_kept && row < d.len_q;
+  if (is_kept) {
+    MASK_ELEM x = d.mask[row * p.mask.row + column * p.mask_column];
+#if MASK == MASK_BOOL
+    is_kept = x != 0;
+#else
+    is_kept = !is_minus_infinity(float(x));  // finite ones count
+#endif
+  }
 #endif
   return is_kept;
+}
+
+// Bit 2 * (t * TILE_COLS + c) + e for this lane's element e of fragment (t, c).
+#define ALL_KEPT ((1u << (2 * TILE_ROWS * TILE_COLS)) - 1u)
+
+inline bool is_kept_bit(uint kept, int t, int c, int e) {
+  return (kept >> (2 * (t * TILE_COLS + c) + e)) & 1u;
+}
+
+inline uint visible_bits(constant AttentionParams& p,
+                         thread const Domain& d,
+                         int row0,
+                         int column0,
+                         Lane at) {
+  uint kept = 0;
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+#pragma clang loop unroll(full)
+      for (int e = 0; e < 2; ++e) {
+        uint bit = is_visible(p, d, row0 + 8 * t + at.row,
+                              column0 + 8 * c + 2 * at.pair + e);
+        kept |= bit << (2 * (t * TILE_COLS + c) + e);
+      }
+    }
+  }
+  return kept;
+}
+
+// This lane's bits of a tile, and whether the tile needs them at all.
+struct Sight {
+  uint kept;
+  bool is_edge;
+  bool is_empty;  // the same in all simdgroups that share barriers
+};
+
+// `row_step`, `column_step`: from one tile of a threadgroup to the next, of
+// which this is number `tile`.
+inline Sight look(constant AttentionParams& p,
+                  thread const Domain& d,
+                  int row0,
+                  int column0,
+                  int row_step,
+                  int column_step,
+                  int tile,
+                  Lane at) {
+  Sight sight;
+  sight.kept = ALL_KEPT;
+  sight.is_empty = false;
+#if MASK
+  sight.kept = visible_bits(p, d, row0, column0, at);
+  uint any = sight.kept;
+#if SPLIT > 1
+  for (int other = 0; other < TILES; ++other) {
+    if (other != tile) {
+      any |= visible_bits(p, d, row0 + (other - tile) * row_step,
+                          column0 + (other - tile) * column_step, at);
+    }
+  }
+#endif
+  sight.is_empty = !simd_any(any != 0);
+  sight.is_edge = simd_any(sight.kept != ALL_KEPT);
+#else
+  sight.is_edge = !is_interior(p, d, row0, column0);
+  if (sight.is_edge) sight.kept = visible_bits(p, d, row0, column0, at);
+#endif
+  return sight;
 }

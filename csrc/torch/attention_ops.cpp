@@ -1,0 +1,260 @@
+// csrc/torch/attention_ops.cpp: forward and backward on a device, and their
+// results' shapes alone (Meta).
+#include "torch/attention_ops.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+#include "attention/plan.h"
+#include "torch/bridge.h"
+#include "torch/call.h"
+#include "torch/inputs.h"
+#include "torch/launch_log.h"
+
+namespace orchard::torch_ops {
+namespace {
+
+using at::Tensor;
+using attention::Problem;
+using torch::jit::Stack;
+
+// The arguments of the operator on top of the stack, copied off it.
+std::vector<c10::IValue> take(Stack& stack, size_t count) {
+  const auto first = stack.end() - static_cast<std::ptrdiff_t>(count);
+  std::vector<c10::IValue> arguments(std::make_move_iterator(first),
+                                     std::make_move_iterator(stack.end()));
+  stack.erase(first, stack.end());
+  return arguments;
+}
+
+struct Outputs {
+  Tensor out, lse, stats;
+};
+
+Outputs empty_outputs(const Call& call) {
+  const Tensor& q = call.q;
+  const c10::SymInt batch = q.sym_size(0), heads = q.sym_size(1),
+                    rows = q.sym_size(2);
+  const auto numbers = q.options().dtype(at::kFloat);
+  // No kernel visits rows that belong to no sequence.
+  const bool is_zeroed = call.is_packed();
+  Outputs outputs;
+  outputs.out =
+      empty_like_layout(q, {batch, heads, rows, call.v.sym_size(3)}, is_zeroed);
+  outputs.lse = at::empty_symint({batch, heads, rows}, numbers);
+  outputs.stats = at::empty_symint({batch, heads, rows, 2}, numbers);
+  if (is_zeroed) {
+    outputs.lse.fill_(-std::numeric_limits<float>::infinity());
+    outputs.stats.zero_();
+  }
+  return outputs;
+}
+
+// What no key gives: zeros, and the sinks' share of the sum.
+void fill_empty(const Call& call, Outputs& outputs) {
+  outputs.out.zero_();
+  outputs.stats.zero_();
+  if (call.sinks.defined()) {
+    outputs.lse.copy_(call.sinks.view({1, -1, 1}).expand(outputs.lse.sizes()));
+  } else {
+    outputs.lse.fill_(-std::numeric_limits<float>::infinity());
+  }
+}
+
+void bind(const char* operation,
+          const Call& call,
+          Inputs& inputs,
+          attention::Tensors& views) {
+  views.q = inputs.layout(call.q);
+  views.k = inputs.layout(call.k);
+  views.v = inputs.layout(call.v);
+  if (call.mask.defined()) views.mask = layout_of(operation, call.mask);
+  views.slopes = inputs.numbers(call.slopes);
+  views.sinks = inputs.numbers(call.sinks);
+  views.starts_q = inputs.numbers(call.starts_q);
+  views.starts_kv = inputs.numbers(call.starts_kv);
+}
+
+Outputs run_forward(const Call& call) {
+  check_call(kForward, call);
+  const Problem problem = problem_of(kForward, call);
+  Outputs outputs = empty_outputs(call);
+  if (outputs.out.numel() == 0) return outputs;
+  if (call.k.numel() == 0) {
+    fill_empty(call, outputs);
+    return outputs;
+  }
+  attention::Tensors views;
+  Inputs inputs(kForward);
+  bind(kForward, call, inputs, views);
+  views.out = layout_of(kForward, outputs.out);
+  views.lse = buffer_view(kForward, outputs.lse);
+  views.stats = buffer_view(kForward, outputs.stats);
+  device::Device& device = device_of(kForward, call.q);
+  attention::Plan plan;
+  attention::plan_forward(device, problem, views, plan);
+  device.submit(plan.launches);
+  const int64_t number = next_forward_call();
+  log_call("FWD", number, problem, plan);
+  log_tensors("FWD", number, plan, inputs.copies());
+  return outputs;
+}
+
+using OutputMask = std::array<bool, kGradients>;
+using Gradients = std::array<Tensor, kGradients>;
+
+// Everything that backward is given.
+struct BackwardCall {
+  Tensor grad_out, out, lse, stats;
+  Call call;
+  OutputMask is_wanted{};
+};
+
+BackwardCall read_backward(Stack& stack) {
+  const auto arguments = take(stack, kBackwardArguments);
+  BackwardCall given;
+  given.grad_out = arguments[0].toTensor();
+  given.out = arguments[1].toTensor();
+  given.lse = arguments[2].toTensor();
+  given.stats = arguments[3].toTensor();
+  given.call = Call::read(arguments, kBackwardTensors);
+  const auto wanted = arguments.back().toBoolList();
+  for (size_t i = 0; i < kGradients; ++i) given.is_wanted[i] = wanted[i];
+  given.is_wanted[3] = given.is_wanted[3] && given.call.has_bias();
+  given.is_wanted[4] = given.is_wanted[4] && given.call.sinks.defined();
+  return given;
+}
+
+void check_grad_out(const BackwardCall& given) {
+  const Tensor& q = given.call.q;
+  const Tensor& grad_out = given.grad_out;
+  bool is_right = grad_out.dim() == 4 &&
+                  grad_out.scalar_type() == q.scalar_type() &&
+                  grad_out.device() == q.device();
+  for (int axis = 0; is_right && axis < 4; ++axis) {
+    const Tensor& like = axis == 3 ? given.call.v : q;
+    is_right = grad_out.sym_size(axis) == like.sym_size(axis);
+  }
+  if (is_right) return;
+  attention::refuse(
+      kBackward, "grad_out must be ", c10::toString(q.scalar_type()), " on ",
+      q.device().str(), " of shape (", q.sym_size(0), ", ", q.sym_size(1), ", ",
+      q.sym_size(2), ", ", given.call.v.sym_size(3), "), got ",
+      c10::toString(grad_out.scalar_type()), " on ", grad_out.device().str(),
+      " of shape ", grad_out.sym_sizes());
+}
+
+// Those that are wanted; dk and dv come together.
+Gradients empty_gradients(const BackwardCall& given) {
+  const Call& call = given.call;
+  const auto make = [&](const Tensor& like) {
+    return empty_like_layout(like,
+                             {like.sym_size(0), like.sym_size(1),
+                              like.sym_size(2), like.sym_size(3)},
+                             call.is_packed());
+  };
+  Gradients gradients;
+  if (given.is_wanted[0]) gradients[0] = make(call.q);
+  if (given.is_wanted[1] || given.is_wanted[2]) {
+    gradients[1] = make(call.k);
+    gradients[2] = make(call.v);
+  }
+  if (given.is_wanted[3]) {
+    gradients[3] = at::empty_symint(call.mask.sym_sizes(), call.mask.options());
+  }
+  if (given.is_wanted[4]) {
+    gradients[4] =
+        at::empty_symint(call.sinks.sym_sizes(), call.sinks.options());
+  }
+  return gradients;
+}
+
+// A sink has no value: its gradient is -delta times its weight, over all rows.
+// One number a head from two a row: plain operators do it.
+void write_sink_gradient(const BackwardCall& given,
+                         const Tensor& delta,
+                         Tensor& gradient) {
+  const Tensor weight = (given.call.sinks.view({1, -1, 1}) - given.lse)
+                            .exp()
+                            .masked_fill(given.lse.isneginf(), 0.0);
+  gradient.copy_((weight * delta).sum(at::IntArrayRef{0, 2}).neg());
+}
+
+Gradients run_backward(const BackwardCall& given) {
+  const Call& call = given.call;
+  check_call(kBackward, call);
+  const Problem problem = problem_of(kBackward, call);
+  check_grad_out(given);
+  Gradients gradients = empty_gradients(given);
+  if (call.q.numel() == 0 || call.k.numel() == 0) {  // no score: no gradient
+    for (Tensor& gradient : gradients) {
+      if (gradient.defined()) gradient.zero_();
+    }
+    return gradients;
+  }
+  const auto numbers = given.stats.options();
+  const auto shape = call.q.sizes().slice(0, 3);
+  // Rows of no sequence get no delta, and the sinks' sum would read it.
+  const Tensor delta =
+      call.is_packed() ? at::zeros(shape, numbers) : at::empty(shape, numbers);
+  attention::Tensors views;
+  Inputs inputs(kBackward);
+  bind(kBackward, call, inputs, views);
+  views.out = inputs.layout(given.out);
+  views.grad_out = inputs.layout(given.grad_out);
+  views.stats = inputs.numbers(given.stats);
+  views.delta = buffer_view(kBackward, delta);
+  if (gradients[0].defined()) views.dq = layout_of(kBackward, gradients[0]);
+  if (gradients[1].defined()) {
+    views.dk = layout_of(kBackward, gradients[1]);
+    views.dv = layout_of(kBackward, gradients[2]);
+  }
+  if (gradients[3].defined()) {
+    views.grad_mask = buffer_view(kBackward, gradients[3]);
+  }
+  device::Device& device = device_of(kBackward, call.q);
+  attention::Plan plan;
+  attention::plan_backward(device, problem, views, plan);
+  device.submit(plan.launches);
+  if (gradients[4].defined()) write_sink_gradient(given, delta, gradients[4]);
+  const int64_t number = next_backward_call();
+  log_call("BWD", number, problem, plan);
+  log_tensors("BWD", number, plan, inputs.copies());
+  return gradients;
+}
+
+void push_outputs(Stack& stack, const Outputs& outputs) {
+  torch::jit::push(stack, outputs.out, outputs.lse, outputs.stats);
+}
+
+void push_gradients(Stack& stack, const Gradients& gradients) {
+  for (const Tensor& gradient : gradients) torch::jit::push(stack, gradient);
+}
+
+}  // namespace
+
+void forward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  const auto arguments = take(*stack, Call::kArguments);
+  push_outputs(*stack, run_forward(Call::read(arguments, 0)));
+}
+
+void forward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  const auto arguments = take(*stack, Call::kArguments);
+  const Call call = Call::read(arguments, 0);
+  check_call(kForward, call);
+  push_outputs(*stack, empty_outputs(call));
+}
+
+void backward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  push_gradients(*stack, run_backward(read_backward(*stack)));
+}
+
+void backward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  const BackwardCall given = read_backward(*stack);
+  check_call(kBackward, given.call);
+  check_grad_out(given);
+  push_gradients(*stack, empty_gradients(given));
+}
+
+}  // namespace orchard::torch_ops

@@ -1,0 +1,193 @@
+// csrc/torch/autograd_ops.cpp: the operators' gradients: forward saves what
+// backward needs; gradients of gradients are refused in clear words.
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "torch/attention_ops.h"
+#include "torch/call.h"
+
+namespace orchard::torch_ops {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using torch::jit::Stack;
+// at::TensorList, because a custom function tracks no vector's tensors.
+
+using OutputMask = std::array<bool, kGradients>;
+
+// The results of an operator below the Autograd key.
+Stack run_below(const char* name, Stack stack) {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+  at::AutoDispatchBelowADInplaceOrView guard;
+  op.callBoxed(&stack);
+  return stack;
+}
+
+c10::List<bool> to_list(const OutputMask& is_wanted) {
+  c10::List<bool> list;
+  for (const bool is_set : is_wanted) list.push_back(is_set);
+  return list;
+}
+
+Stack run_backward(at::TensorList tensors,
+                   const Call& call,
+                   const OutputMask& is_wanted) {
+  Stack stack(tensors.begin(), tensors.end());
+  call.push(stack);
+  stack.emplace_back(to_list(is_wanted));
+  return run_below("orchard_ops::backward", std::move(stack));
+}
+
+Tensor tensor_or_none(const c10::IValue& value) {
+  return value.isNone() ? Tensor() : value.toTensor();
+}
+
+// Carries the first gradients and refuses second ones.
+struct BackwardFunction : Function<BackwardFunction> {
+  static variable_list forward(AutogradContext* /*context*/,
+                               at::TensorList tensors,
+                               at::TensorList /*inputs*/,
+                               const Call& call,
+                               const OutputMask& is_wanted) {
+    variable_list wanted;  // a custom function cannot return undefined ones
+    for (const c10::IValue& value : run_backward(tensors, call, is_wanted)) {
+      const Tensor gradient = tensor_or_none(value);
+      if (gradient.defined()) wanted.push_back(gradient);
+    }
+    return wanted;
+  }
+
+  static variable_list backward(AutogradContext* /*context*/,
+                                const variable_list& /*grads*/) {
+    throw Error(ErrorKind::unsupported,
+                "[flash_attention] gradients of gradients (double backward) "
+                "are not implemented: leave out create_graph=True, or use "
+                "torch.nn.functional.scaled_dot_product_attention with "
+                "torch.nn.attention's math backend for this call");
+  }
+};
+
+// The inputs that can have gradients, in the order of output_mask.
+variable_list differentiable(const Call& call) {
+  variable_list inputs{call.q, call.k, call.v};
+  if (call.has_bias()) inputs.push_back(call.mask);
+  if (call.sinks.defined()) inputs.push_back(call.sinks);
+  return inputs;
+}
+
+struct ForwardFunction : Function<ForwardFunction> {
+  static variable_list forward(AutogradContext* context,
+                               at::TensorList /*inputs*/,
+                               const Call& call) {
+    Stack stack;
+    call.push(stack);
+    const Stack results = run_below("orchard_ops::forward", std::move(stack));
+    const Tensor out = results[0].toTensor();
+    const Tensor lse = results[1].toTensor();
+    const Tensor stats = results[2].toTensor();
+    variable_list saved{out, lse, stats};
+    for (const Tensor& tensor : call.tensors()) saved.push_back(tensor);
+    context->save_for_backward(std::move(saved));
+    Stack settings;
+    call.push(settings);
+    c10::List<c10::IValue> kept(c10::AnyType::get());
+    for (size_t i = Call::kTensors; i < settings.size(); ++i) {
+      kept.push_back(settings[i]);
+    }
+    context->saved_data["settings"] = kept;
+    context->mark_non_differentiable({lse, stats});
+    return {out, lse, stats};
+  }
+
+  static variable_list backward(AutogradContext* context,
+                                const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    Stack arguments(saved.begin() + 3, saved.end());
+    for (c10::IValue& value : arguments) {
+      if (!value.toTensor().defined()) value = c10::IValue();
+    }
+    for (const c10::IValue& value :
+         context->saved_data["settings"].toListRef()) {
+      arguments.push_back(value);
+    }
+    const Call call = Call::read(arguments, 0);
+    const size_t inputs = differentiable(call).size();
+    variable_list result(inputs + 1);  // one more for the call itself
+    if (!grads[0].defined()) return result;
+    // Which of the five gradients belongs to each input.
+    std::array<size_t, kGradients> which{0, 1, 2, call.has_bias() ? 3u : 4u, 4};
+    OutputMask is_wanted{};
+    for (size_t i = 0; i < inputs; ++i) {
+      is_wanted[which[i]] = context->needs_input_grad(i);
+    }
+    Stack stack{grads[0], saved[0], saved[1], saved[2]};
+    call.push(stack);
+    stack.emplace_back(to_list(is_wanted));
+    // Through the Autograd key again, for the clear error of second gradients.
+    c10::Dispatcher::singleton()
+        .findSchemaOrThrow("orchard_ops::backward", "")
+        .callBoxed(&stack);
+    for (size_t i = 0; i < inputs; ++i) {
+      if (is_wanted[which[i]]) result[i] = tensor_or_none(stack[which[i]]);
+    }
+    return result;
+  }
+};
+
+}  // namespace
+
+void forward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  const Call call = Call::read(torch::jit::last(*stack, Call::kArguments), 0);
+  torch::jit::drop(*stack, Call::kArguments);
+  const variable_list inputs = differentiable(call);
+  for (const Tensor& output :
+       ForwardFunction::apply(at::TensorList(inputs), call)) {
+    torch::jit::push(*stack, output);
+  }
+}
+
+void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  const auto arguments = torch::jit::last(*stack, kBackwardArguments);
+  variable_list tensors;
+  for (size_t i = 0; i < kBackwardTensors; ++i) {
+    tensors.push_back(arguments[i].toTensor());
+  }
+  const Call call = Call::read(arguments, kBackwardTensors);
+  OutputMask is_wanted{};
+  const auto wanted = arguments.back().toBoolList();
+  for (size_t i = 0; i < kGradients; ++i) is_wanted[i] = wanted[i];
+  torch::jit::drop(*stack, kBackwardArguments);
+
+  variable_list inputs;
+  for (const Tensor& tensor : call.tensors()) {
+    if (tensor.defined()) inputs.push_back(tensor);
+  }
+  bool is_recorded = false;
+  for (const variable_list* list : {&tensors, &inputs}) {
+    for (const Tensor& tensor : *list) {
+      is_recorded = is_recorded || tensor.requires_grad();
+    }
+  }
+  if (!is_recorded || !at::GradMode::is_enabled()) {
+    for (const c10::IValue& value : run_backward(tensors, call, is_wanted)) {
+      stack->push_back(value);
+    }
+    return;
+  }
+  const auto outputs = BackwardFunction::apply(
+      at::TensorList(tensors), at::TensorList(inputs), call, is_wanted);
+  auto next = outputs.begin();
+  const bool has_dkv = is_wanted[1] || is_wanted[2];
+  const OutputMask is_given{is_wanted[0], has_dkv, has_dkv,
+                            is_wanted[3] && call.has_bias(),
+                            is_wanted[4] && call.sinks.defined()};
+  for (const bool is_set : is_given) {
+    torch::jit::push(*stack, is_set ? *next++ : Tensor());
+  }
+}
+
+}  // namespace orchard::torch_ops

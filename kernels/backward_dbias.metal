@@ -1,0 +1,143 @@
+// kernels/backward_dbias.metal: the gradient of a float mask: of the scores
+// where the bias is added, summed over every dimension that the mask has only
+// one of.  A tile of the mask has one writer that walks what it was broadcast
+// to, in a fixed order: no atomics.
+//
+// Grid: (ceil(mask_columns / (COLS * TILES)), ceil(mask_rows / ROWS),
+// mask_batches * mask_heads) threadgroups of 32 * SIMDGROUPS threads.
+#define SCORE_FRAGMENTS (2 * TILE_ROWS * TILE_COLS)
+#include "tile/prelude.h"
+#include "tile/exchange.h"
+#include "tile/gradient.h"
+#include "tile/rows.h"
+
+// Sums over the columns of each row into fragment 0's first element.
+inline void sum_columns(thread Accumulator* sums) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    float total = 0.0f;
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+      total += sums[t * TILE_COLS + c].thread_elements()[0];
+      total += sums[t * TILE_COLS + c].thread_elements()[1];
+    }
+    sums[t * TILE_COLS].thread_elements()[0] = row_sum(total);
+  }
+}
+
+// Sums over the rows of each column into the first row of fragments.
+inline void sum_rows(thread Accumulator* sums) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+#pragma clang loop unroll(full)
+    for (int e = 0; e < 2; ++e) {
+      float total = 0.0f;
+#pragma clang loop unroll(full)
+      for (int t = 0; t < TILE_ROWS; ++t) {
+        total += sums[t * TILE_COLS + c].thread_elements()[e];
+      }
+      sums[c].thread_elements()[e] = column_sum(total);
+    }
+  }
+}
+
+inline void store_sums(device MASK_ELEM* to,
+                       constant AttentionParams& p,
+                       int row0,
+                       int column0,
+                       Lane at,
+                       thread Accumulator* sums) {
+  if (p.mask_columns == 1) sum_columns(sums);
+  if (p.mask_rows == 1) sum_rows(sums);
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+#pragma clang loop unroll(full)
+      for (int e = 0; e < 2; ++e) {
+        int row = row0 + 8 * t + at.row;
+        int column = column0 + 8 * c + 2 * at.pair + e;
+        if (row < p.mask_rows && column < p.mask_columns) {
+          to[long(row) * p.mask_columns + column] =
+              MASK_ELEM(sums[t * TILE_COLS + c].thread_elements()[e]);
+        }
+      }
+    }
+  }
+}
+
+[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
+               device const ELEM* k_all [[buffer(SLOT_K)]],
+               device const ELEM* v_all [[buffer(SLOT_V)]],
+               device const ELEM* grad_out_all [[buffer(SLOT_GRAD_OUT)]],
+               device const float2* stats [[buffer(SLOT_STATS)]],
+               device const float* delta [[buffer(SLOT_DELTA)]],
+               device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
+               DOMAIN_ARGUMENTS constant AttentionParams& p
+               [[buffer(SLOT_PARAMS)]],
+               uint3 group [[threadgroup_position_in_grid]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
+  DECLARE_EXCHANGE
+  Lane at = lane_position(lane);
+  int base = int(simdgroup % SPLIT) * SLICE;
+  int base_v = int(simdgroup % SPLIT) * SLICE_V;
+  int tile = int(simdgroup / SPLIT);
+  int row0 = int(group.y) * ROWS;
+  int column0 = (int(group.x) * TILES + tile) * COLS;
+  // Along a dimension that it was broadcast to, a tile walks all blocks; tiles
+  // beside the first do the same, for the barriers, and write nothing.
+  int column_step = p.mask_columns == 1 ? 0 : COLS;
+  int first_column = p.mask_columns == 1 ? 0 : column0;
+  int column_end = p.mask_columns == 1 ? p.len_kv : column0 + COLS;
+  int row_end = p.mask_rows == 1 ? p.len_q : row0 + ROWS;
+  int mask_batch = int(group.z) / p.mask_heads;
+  int mask_head = int(group.z) % p.mask_heads;
+  int batch_end = p.mask_batches == 1 ? p.batch : mask_batch + 1;
+  int head_end = p.mask_heads == 1 ? p.heads_q : mask_head + 1;
+
+  Accumulator sums[TILE_ROWS * TILE_COLS];
+#pragma clang loop unroll(full)
+  for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) sums[f] = zero_accumulator();
+  for (int batch = mask_batch; batch < batch_end; ++batch) {
+    for (int head = mask_head; head < head_end; ++head) {
+      Domain d;
+      SET_EXTENT(d);
+      SET_HEAD(d, head)
+      device const ELEM* q = q_all + batch * p.q.batch + head * p.q.head;
+      device const ELEM* k =
+          k_all + batch * p.k.batch + (head / p.group) * p.k.head;
+      device const ELEM* v =
+          v_all + batch * p.v.batch + (head / p.group) * p.v.head;
+      device const ELEM* grad_out =
+          grad_out_all + batch * p.grad_out.batch + head * p.grad_out.head;
+      long first_row = batch * p.rows.batch + head * p.rows.head;
+      for (int row = row0; row < row_end; row += ROWS) {
+        Rows rows;
+        load_tile(rows, q, grad_out, stats + first_row, delta + first_row, p,
+                  d.len_q, row, base, base_v, at);
+        for (int column = first_column; column < column_end; column += COLS) {
+          Sight sight = look(p, d, row, column, 0, column_step, tile, at);
+          if (sight.is_empty) continue;
+          Accumulator s[SCORE_FRAGMENTS];
+          thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
+          multiply_columns(rows, k, v, p, d.len_kv, column, base, base_v, at, s,
+                           dp);
+          SUM_SLICES(s);
+          differentiate<1, 1>(p, d, sight.kept, row, column, at, rows.stats, s,
+                              dp);
+#pragma clang loop unroll(full)
+          for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
+            sums[f].thread_elements()[0] += dp[f].thread_elements()[0];
+            sums[f].thread_elements()[1] += dp[f].thread_elements()[1];
+          }
+        }
+      }
+    }
+  }
+  if (simdgroup % SPLIT == 0) {
+    store_sums(grad_mask + long(group.z) * p.mask_rows * p.mask_columns, p,
+               row0, column0, at, sums);
+  }
+}

@@ -1,0 +1,53 @@
+// kernels/combine.metal: the parts that decode.metal made of each row become
+// the row of out and its log-sum-exp, added in their order.
+//
+// Grid: (ceil(group * len_q / SIMDGROUPS), heads_kv, batch); one simdgroup a
+// row.
+#include "tile/prelude.h"
+
+[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void combine(
+    device const float* parts [[buffer(SLOT_PARTS)]],
+    device const float2* part_stats [[buffer(SLOT_PART_STATS)]],
+    device ELEM* out [[buffer(SLOT_OUT)]],
+    device float* lse [[buffer(SLOT_LSE)]],
+    constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  int rows = p.group * p.len_q;
+  int row = int(group.x) * SIMDGROUPS + int(simdgroup);
+  if (row >= rows) return;  // a whole simdgroup leaves
+  int head_kv = int(group.y);
+  int batch = int(group.z);
+  int head = head_kv * p.group + row % p.group;
+  int position = row / p.group;
+  long first =
+      (long(batch) * p.heads_q / p.group + head_kv) * p.splits * rows + row;
+
+  float largest = LOWEST;
+  for (int part = 0; part < p.splits; ++part) {
+    largest = max(largest, part_stats[first + long(part) * rows].x);
+  }
+  float total = 0.0f;
+  for (int part = 0; part < p.splits; ++part) {
+    float2 x = part_stats[first + long(part) * rows];
+    total += x.y * weight_of(x.x - largest);
+  }
+  bool is_empty = total == 0.0f;
+  float inverse = is_empty ? 0.0f : 1.0f / total;
+  out += batch * p.out.batch + head * p.out.head + position * p.out.row;
+  for (int d = int(lane); d < HEAD_DIM_V; d += 32) {
+    float sum = 0.0f;
+    for (int part = 0; part < p.splits; ++part) {
+      long index = first + long(part) * rows;
+      sum += parts[index * HEAD_DIM_V + d] *
+             weight_of(part_stats[index].x - largest);
+    }
+    out[d] = ELEM(sum * inverse);
+  }
+  if (lane == 0) {
+    lse[batch * p.rows.batch + head * p.rows.head + position] =
+        is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
+                 : largest * SCORE_TO_NATURAL + LN2 * precise::log2(total);
+  }
+}

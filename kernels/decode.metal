@@ -1,0 +1,126 @@
+// kernels/decode.metal: a few queries against a long cache of keys, cut into
+// parts that run side by side; combine.metal adds the parts up in their order.
+// The query heads of a key head share a tile, so each key is read once.
+//
+// Grid: (ceil(splits / TILES), heads_kv * row tiles, batch) threadgroups of
+// 32 * SIMDGROUPS threads; each tile of scores makes one part.
+#define SCORE_FRAGMENTS (TILE_ROWS * TILE_COLS)
+#include "tile/prelude.h"
+#include "tile/exchange.h"
+#include "tile/attend.h"
+
+#if IS_PAGED
+#define TABLE_ARGUMENT device const int *table [[buffer(SLOT_TABLE)]],
+#else
+#define TABLE_ARGUMENT
+#endif
+#if HAS_LEFT_PADS
+#define LEFT_PADS_ARGUMENT \
+  device const int *left_pads [[buffer(SLOT_LEFT_PADS)]],
+#else
+#define LEFT_PADS_ARGUMENT
+#endif
+#if HAS_CACHE_ROWS
+#define CACHE_ROWS_ARGUMENT \
+  device const int *cache_rows [[buffer(SLOT_CACHE_ROWS)]],
+#else
+#define CACHE_ROWS_ARGUMENT
+#endif
+
+[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void decode(
+    device const ELEM* q [[buffer(SLOT_Q)]],
+    device const ELEM* k [[buffer(SLOT_K)]],
+    device const ELEM* v [[buffer(SLOT_V)]],
+    device float* parts [[buffer(SLOT_PARTS)]],
+    device float2* part_stats [[buffer(SLOT_PART_STATS)]],
+    device const int* lengths [[buffer(SLOT_LENGTHS)]],
+    TABLE_ARGUMENT LEFT_PADS_ARGUMENT CACHE_ROWS_ARGUMENT SLOPES_ARGUMENT
+        constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]]) {
+  DECLARE_EXCHANGE
+  Lane at = lane_position(lane);
+  int slice = int(simdgroup % SPLIT);
+  int base = slice * SLICE;
+  int base_v = slice * SLICE_V;
+  int part = int(group.x) * TILES + int(simdgroup / SPLIT);
+  int rows = p.group * p.len_q;
+  int row_tiles = (rows + ROWS - 1) / ROWS;
+  int head_kv = int(group.y) / row_tiles;
+  int row0 = int(group.y) % row_tiles * ROWS;
+  int batch = int(group.z);
+
+  Domain d;
+  d.len_q = rows;
+  d.group = p.group;
+  d.first_q = 0;
+  d.first_kv = 0;
+  d.len_kv = lengths[batch];
+#if HAS_LEFT_PADS
+  d.first_kv = left_pads[batch];
+  d.len_kv -= d.first_kv;
+#endif
+  d.offset = d.len_kv - p.len_q;
+#if HAS_SLOPES
+  d.slopes = slopes + batch * p.slopes_batch + head_kv * p.group;
+#endif
+  int cache_row = batch;
+#if HAS_CACHE_ROWS
+  cache_row = cache_rows[batch];
+#endif
+#if IS_PAGED
+  cache_row = 0;  // the table says where a block of keys lies
+  table += batch * p.table_row;
+#endif
+  q += batch * p.q.batch + head_kv * p.group * p.q.head;
+  k += cache_row * p.k.batch + head_kv * p.k.head + d.first_kv * p.k.row;
+  v += cache_row * p.v.batch + head_kv * p.v.head + d.first_kv * p.v.row;
+
+  ForwardState state;
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+    begin_row(state, t, q + row % p.group * p.q.head + row / p.group * p.q.row,
+              row < rows, base, at);
+  }
+
+  // An even share of the blocks that these rows see.
+  Range seen = visible_columns(p, d, row0, min(row0 + ROWS, rows) - 1);
+  int first_block = seen.begin / COLS;
+  int blocks = max((seen.end + COLS - 1) / COLS - first_block, 0);
+  int share = (blocks + p.splits - 1) / p.splits;
+  int begin = first_block + min(part * share, blocks);
+  int end = first_block + min((part + 1) * share, blocks);
+  for (int block = begin; block < end; ++block) {
+    int column0 = block * COLS;
+    Sight sight = look(p, d, row0, column0, ROWS, 0, 0, at);
+#if IS_PAGED
+    // A block lies in one page.  Less the page's first column, because the
+    // columns of a block count from the first of all.
+    long page = table[column0 / p.page_size];
+    int page_column = column0 / p.page_size * p.page_size;
+    attend(state, k + (page * p.k.batch - page_column * p.k.row),
+           v + (page * p.v.batch - page_column * p.v.row), p, d, sight, row0,
+           column0, base, base_v, at, EXCHANGE_PASSED simdgroup, lane);
+#else
+    attend(state, k, v, p, d, sight, row0, column0, base, base_v, at,
+           EXCHANGE_PASSED simdgroup, lane);
+#endif
+  }
+
+  long first =
+      ((long(batch) * p.heads_q / p.group + head_kv) * p.splits + part) * rows;
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+    float total = row_sum(state.row_total[t]);
+    if (part < p.splits && row < rows) {
+      Values::store_floats(parts + (first + row) * HEAD_DIM_V, base_v, at,
+                           state.out + t * (SLICE_V / 8));
+      if (slice == 0 && at.pair == 0) {
+        part_stats[first + row] = float2(state.row_maximum[t], total);
+      }
+    }
+  }
+}

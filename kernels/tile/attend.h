@@ -1,0 +1,161 @@
+// kernels/tile/attend.h: one block of columns joins the running softmax of a
+// tile of rows (FlashAttention-2, algorithm 1).
+#pragma once
+
+typedef Contract<HEAD_DIM, SLICE, 0> Keys;
+typedef Spread<HEAD_DIM_V, SLICE_V, 0> Values;
+
+struct ForwardState {
+  Operand q[TILE_ROWS * (SLICE / 8)];
+  Accumulator out[TILE_ROWS * (SLICE_V / 8)];
+  float row_maximum[TILE_ROWS];  // over the row's four lanes
+  float row_total[TILE_ROWS];    // this lane's share of the row's sum
+};
+
+// Reads one row of q and clears what it gathers.
+inline void begin_row(thread ForwardState& state,
+                      int t,
+                      device const ELEM* q_row,
+                      bool is_valid,
+                      int base,
+                      Lane at) {
+  Keys::load_rows(q_row, is_valid, base, at, state.q + t * (SLICE / 8));
+#pragma clang loop unroll(full)
+  for (int f = 0; f < SLICE_V / 8; ++f) {
+    state.out[t * (SLICE_V / 8) + f] = zero_accumulator();
+  }
+  state.row_maximum[t] = LOWEST;
+  state.row_total[t] = 0.0f;
+}
+
+// s = q k^T of one block of columns, before scaling.
+inline void score(thread ForwardState& state,
+                  device const ELEM* k,
+                  constant AttentionParams& p,
+                  thread const Domain& d,
+                  int column0,
+                  int base,
+                  Lane at,
+                  thread Accumulator* s) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * at.pair;
+    Operand keys[SLICE / 8];
+    Keys::load_columns(k + column * p.k.row, p.k.row, d.len_kv - column, base,
+                       at, keys);
+#pragma clang loop unroll(full)
+    for (int t = 0; t < TILE_ROWS; ++t)
+      s[t * TILE_COLS + c] = zero_accumulator();
+#pragma clang loop unroll(full)
+    for (int f = 0; f < SLICE / 8; ++f) {
+#pragma clang loop unroll(full)
+      for (int t = 0; t < TILE_ROWS; ++t) {
+        multiply_add(s[t * TILE_COLS + c], state.q[t * (SLICE / 8) + f],
+                     keys[f]);
+      }
+    }
+  }
+}
+
+// Turns scores into exp(score - maximum) and keeps the running row statistics.
+template <int IS_EDGE>
+inline void soften(thread ForwardState& state,
+                   constant AttentionParams& p,
+                   thread const Domain& d,
+                   uint kept,
+                   int row0,
+                   int column0,
+                   Lane at,
+                   thread Accumulator* s) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+    float largest = state.row_maximum[t];
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+      int column = column0 + 8 * c + 2 * at.pair;
+#pragma clang loop unroll(full)
+      for (int e = 0; e < 2; ++e) {
+        float slope;
+        float x = score_of(p, d, s[t * TILE_COLS + c].thread_elements()[e], row,
+                           column + e, slope);
+        s[t * TILE_COLS + c].thread_elements()[e] = x;
+        if (!IS_EDGE || is_kept_bit(kept, t, c, e)) largest = max(largest, x);
+      }
+    }
+    largest = row_max(largest);
+    if (simd_any(largest != state.row_maximum[t])) {
+      float correction = weight_of(state.row_maximum[t] - largest);
+      state.row_total[t] *= correction;
+      Values::scale(state.out + t * (SLICE_V / 8), correction);
+      state.row_maximum[t] = largest;
+    }
+#if HAS_DROPOUT
+    Draws draws;
+#endif
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+#if HAS_DROPOUT
+      if (c % 4 == 0) draw(draws, p, d, row, column0 + 8 * c, at);
+#endif
+#pragma clang loop unroll(full)
+      for (int e = 0; e < 2; ++e) {
+        float x =
+            weight_of(s[t * TILE_COLS + c].thread_elements()[e] - largest);
+        if (IS_EDGE) x = is_kept_bit(kept, t, c, e) ? x : 0.0f;
+        state.row_total[t] += x;
+#if HAS_DROPOUT
+        if (is_dropped(draws, p, column0 + 8 * c, e)) x = 0.0f;
+#endif
+        s[t * TILE_COLS + c].thread_elements()[e] = x;
+      }
+    }
+  }
+}
+
+// out += p v
+inline void gather(thread ForwardState& state,
+                   device const ELEM* v,
+                   constant AttentionParams& p,
+                   thread const Domain& d,
+                   int column0,
+                   int base,
+                   Lane at,
+                   thread Accumulator* s) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    Operand weights[TILE_ROWS];
+#pragma clang loop unroll(full)
+    for (int t = 0; t < TILE_ROWS; ++t) {
+      set_pair(weights[t], ELEM(s[t * TILE_COLS + c].thread_elements()[0]),
+               ELEM(s[t * TILE_COLS + c].thread_elements()[1]));
+    }
+    int column = column0 + 8 * c + at.row;
+    Values::multiply_rows(v + column * p.v.row, column < d.len_kv, base, at,
+                          weights, state.out);
+  }
+}
+
+inline void attend(thread ForwardState& state,
+                   device const ELEM* k,
+                   device const ELEM* v,
+                   constant AttentionParams& p,
+                   thread const Domain& d,
+                   thread const Sight& sight,
+                   int row0,
+                   int column0,
+                   int base,
+                   int base_v,
+                   Lane at,
+                   EXCHANGE_PARAMETER uint simdgroup,
+                   uint lane) {
+  Accumulator s[TILE_ROWS * TILE_COLS];
+  score(state, k, p, d, column0, base, at, s);
+  SUM_SLICES(s);
+  if (sight.is_edge) {
+    soften<1>(state, p, d, sight.kept, row0, column0, at, s);
+  } else {
+    soften<0>(state, p, d, sight.kept, row0, column0, at, s);
+  }
+  gather(state, v, p, d, column0, base_v, at, s);
+}

@@ -1,0 +1,77 @@
+// kernels/tile/rows.h: a tile of rows of q and grad_out against columns of k
+// and v: scores and output gradients, for the kernels whose tiles are rows.
+#pragma once
+
+typedef Contract<HEAD_DIM, SLICE, 0> Keys;
+typedef Contract<HEAD_DIM_V, SLICE_V, 0> Values;
+
+struct Rows {
+  Operand q[TILE_ROWS * (SLICE / 8)];
+  Operand grad_out[TILE_ROWS * (SLICE_V / 8)];
+  RowStat stats[TILE_ROWS];
+};
+
+inline void load_tile(thread Rows& rows,
+                      device const ELEM* q,
+                      device const ELEM* grad_out,
+                      device const float2* stats,
+                      device const float* delta,
+                      constant AttentionParams& p,
+                      int len_q,
+                      int row0,
+                      int base,
+                      int base_v,
+                      Lane at) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+    Keys::load_rows(q + row * p.q.row, row < len_q, base, at,
+                    rows.q + t * (SLICE / 8));
+    Values::load_rows(grad_out + row * p.grad_out.row, row < len_q, base_v, at,
+                      rows.grad_out + t * (SLICE_V / 8));
+    rows.stats[t] = row_stat_of(stats, delta, row, len_q);
+  }
+}
+
+// s[t][c] = sum over dimensions of rows[t] * columns, one column fragment.
+template <int FRAGMENTS>
+inline void contract(thread const Operand* rows,
+                     thread const Operand* columns,
+                     int c,
+                     thread Accumulator* s) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) s[t * TILE_COLS + c] = zero_accumulator();
+#pragma clang loop unroll(full)
+  for (int f = 0; f < FRAGMENTS; ++f) {
+#pragma clang loop unroll(full)
+    for (int t = 0; t < TILE_ROWS; ++t) {
+      multiply_add(s[t * TILE_COLS + c], rows[t * FRAGMENTS + f], columns[f]);
+    }
+  }
+}
+
+// q.k into s, grad_out.v into dp: this simdgroup's slice of head_dim only.
+inline void multiply_columns(thread const Rows& rows,
+                             device const ELEM* k,
+                             device const ELEM* v,
+                             constant AttentionParams& p,
+                             int len_kv,
+                             int column0,
+                             int base,
+                             int base_v,
+                             Lane at,
+                             thread Accumulator* s,
+                             thread Accumulator* dp) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * at.pair;
+    Operand keys[SLICE / 8];
+    Keys::load_columns(k + column * p.k.row, p.k.row, len_kv - column, base, at,
+                       keys);
+    contract<SLICE / 8>(rows.q, keys, c, s);
+    Operand values[SLICE_V / 8];
+    Values::load_columns(v + column * p.v.row, p.v.row, len_kv - column, base_v,
+                         at, values);
+    contract<SLICE_V / 8>(rows.grad_out, values, c, dp);
+  }
+}

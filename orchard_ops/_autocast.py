@@ -1,0 +1,50 @@
+"""What autocast asks for, by PyTorch version."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["autocast_dtype", "cast_inputs"]
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype of the autocast region that we are in, None outside any."""
+    if hasattr(torch.amp, "is_autocast_available"):  # from PyTorch 2.4 on
+        is_enabled = torch.amp.is_autocast_available(
+            device_type
+        ) and torch.is_autocast_enabled(device_type)
+        return torch.get_autocast_dtype(device_type) if is_enabled else None
+    if device_type == "cpu":
+        is_enabled = torch.is_autocast_cpu_enabled()
+        return torch.get_autocast_cpu_dtype() if is_enabled else None
+    # A device of another library answers for itself; mps had no autocast yet.
+    module = getattr(torch, device_type, None)
+    if module is None or not hasattr(module, "is_autocast_enabled"):
+        return None
+    if not module.is_autocast_enabled():
+        return None
+    dtype: torch.dtype = module.get_autocast_dtype()
+    return dtype
+
+
+def cast_inputs(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cast q, k, v as autocast does for scaled_dot_product_attention.
+
+    float64 stays, as autocast leaves it; so does a float32 mask, because it is
+    added to scores that are float32 whatever the inputs are.
+    """
+    dtype = autocast_dtype(q.device.type)
+    if dtype is None:
+        return q, k, v, attn_mask
+    q, k, v = (_cast(tensor, dtype) for tensor in (q, k, v))
+    if attn_mask is not None and attn_mask.dtype != torch.float32:
+        attn_mask = _cast(attn_mask, dtype)
+    return q, k, v, attn_mask
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    is_eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if is_eligible else tensor

@@ -1,0 +1,68 @@
+"""The choice of who computes, by device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _native
+from ._arguments import Arguments
+from ._autocast import autocast_dtype
+from ._composite import attention as composite
+from ._cpu_checks import check_shapes
+from ._errors import DeviceError, translate
+from ._philox import draw_seed
+
+__all__ = ["reason_against", "run"]
+
+
+def run(
+    name: str, arguments: Arguments, need_lse: bool, seed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``(out, lse)``: from the operators, or for CPU tensors the composite.
+
+    Args:
+        name: the public function, for errors.
+        arguments: checked arguments.
+        need_lse: whether lse is wanted; else it may be empty.
+        seed: that of dropout, drawn here if None.
+    """
+    if arguments.dropout_p > 0.0:
+        arguments = arguments._replace(seed=draw_seed() if seed is None else seed)
+    if arguments.q.device.type == "cpu":
+        check_shapes(name, arguments)
+        if autocast_dtype("cpu") is None:
+            return composite(arguments, need_lse)
+        with torch.autocast("cpu", enabled=False):  # what was to be cast has been
+            return composite(arguments, need_lse)
+    _require_ops(name, arguments.q)
+    try:
+        out, lse, _ = torch.ops.orchard_ops.forward(*arguments)
+    except RuntimeError as error:
+        raise translate(error, name) from None
+    return out, lse
+
+
+def reason_against(name: str, arguments: Arguments) -> str:
+    """Return why ``run`` would refuse the arguments, or an empty string.
+
+    Raises:
+        OrchardError: the reason, where Python knows it.
+    """
+    if arguments.q.device.type == "cpu":
+        check_shapes(name, arguments)
+        return ""
+    _require_ops(name, arguments.q)
+    if arguments.dropout_p > 0.0:  # any seed would do, and none must be drawn
+        arguments = arguments._replace(seed=torch.zeros((), dtype=torch.int64))
+    reason = str(torch.ops.orchard_ops.supports(*arguments))
+    return str(translate(RuntimeError(reason)))
+
+
+def _require_ops(name: str, q: Tensor) -> None:
+    if "_C" not in _native.loaded_libraries():
+        raise DeviceError(
+            f"[{name}] expected the compiled operators for a tensor on {q.device}, "
+            f"found no _C.so in {_native.library_dir()}; build the package or use CPU "
+            "tensors"
+        )
