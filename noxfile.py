@@ -27,6 +27,12 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 FORMATTED = (".cpp", ".h", ".metal")
 DEMO_TORCH = "torch24"  # The one that the README's test command downloads too.
 NEWEST_TORCH = "torch213"
+# What PyTorch imports; nix/torch.nix names the same.
+TORCH_NEEDS = (
+    *("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy"),
+    "typing-extensions",
+)
+TWO_DIGITS = "import sys; print('{}{}'.format(*sys.version_info))"
 
 nox.options.sessions = ["lint", *(f"test-{name}" for name in MATRIX)]
 nox.options.error_on_missing_interpreters = True
@@ -161,6 +167,30 @@ def conda(session: nox.Session) -> None:
     session.run(
         "python", "tools/conda_packages.py", *session.posargs, env=kernel_cache()
     )
+
+
+@nox.session(python=interpreter(NEWEST_TORCH))
+def nix(session: nox.Session) -> None:
+    """Evaluate the flake for all systems, verify its hashes, build a package."""
+    if shutil.which("nix") is None:
+        session.error(
+            "expected the command nix (2.4 or newer) on the path, found none; install "
+            "it: apt-get install nix-bin on Debian and Ubuntu"
+        )
+    session.install(*BUILD_TOOLS, "build", *EXTRAS["cli"], *EXTRAS["test"][1:])
+    session.install(MATRIX[NEWEST_TORCH]["numpy"], *TORCH_NEEDS)
+    session.run("python", "tools/nix_flake.py")
+    session.run("pytest", "--noconftest", "-n", "2", "tests/test_nix.py")
+    session.run("python", "tools/nix_wheels.py", "--check")
+    python = session.run("python", "-c", TWO_DIGITS, silent=True).strip()
+    package = f"orchard-ops-{NEWEST_TORCH}-py{python}"
+    session.run("python", "tools/nix_flake.py", "--build", package)
+
+
+@nox.session(name="nix-wheels", python=interpreter(NEWEST_TORCH))
+def nix_wheels(session: nox.Session) -> None:
+    """Pin the wheels of versions.toml for the flake: writes nix/wheels.json."""
+    session.run("python", "tools/nix_wheels.py", *session.posargs)
 
 
 @nox.session(python=interpreter(NEWEST_TORCH))
