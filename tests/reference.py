@@ -154,7 +154,8 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores, v, is_dead, factor):
-        terms = torch.exp(scores - scores.amax(-1, keepdim=True))
+        top = scores.amax(-1, keepdim=True) if scores.numel() else scores[..., :1]
+        terms = torch.exp(scores - top)
         terms = terms.masked_fill(is_dead, 0.0)
         total = terms.sum(-1, keepdim=True).masked_fill(is_dead, 1.0)
         dropped = (terms[..., : v.size(2)] * factor).to(v.dtype)
