@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import _native
 from ._arguments import Arguments
+from ._autocast import autocast_dtype
 from ._composite import attention as composite
 from ._cpu_checks import check_shapes
 from ._errors import DeviceError, translate
@@ -31,12 +32,15 @@ def run(
         arguments = arguments._replace(seed=draw_seed() if seed is None else seed)
     if arguments.q.device.type == "cpu":
         check_shapes(name, arguments)
-        return composite(arguments, need_lse)
+        if autocast_dtype("cpu") is None:
+            return composite(arguments, need_lse)
+        with torch.autocast("cpu", enabled=False):  # what was to be cast has been
+            return composite(arguments, need_lse)
     _require_ops(name, arguments.q)
     try:
         out, lse, _ = torch.ops.orchard_ops.forward(*arguments)
     except RuntimeError as error:
-        raise translate(error) from None
+        raise translate(error, name) from None
     return out, lse
 
 
