@@ -40,6 +40,7 @@ __all__ = [
     "reset_fallbacks",
 ]
 
+_NAME = "scaled_dot_product_attention"
 # PyTorch's own function, found before anything could replace it.
 _original: Callable[..., Tensor] = functional.scaled_dot_product_attention
 _fallbacks: Counter[str] = Counter()
@@ -65,7 +66,8 @@ def enable() -> None:
     if is_enabled():
         return
     _original = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = _routed
+    # mypy takes the attribute for a function that nobody may replace.
+    setattr(functional, _NAME, _routed)
 
 
 def disable() -> None:
@@ -82,7 +84,7 @@ def disable() -> None:
             "[sdpa.disable] expected F.scaled_dot_product_attention to be the one that "
             f"enable() put there, got {current!r}; undo that replacement first"
         )
-    functional.scaled_dot_product_attention = _original
+    setattr(functional, _NAME, _original)
 
 
 @contextmanager
@@ -216,7 +218,8 @@ def _reason(
 
 def _eager_reason(*tensors: Tensor | None) -> str:
     """Return what speaks against the kernels in this state of PyTorch."""
-    if not torch.backends.cuda.flash_sdp_enabled():
+    # PyTorch's function has no types.
+    if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
         return "flash attention is switched off by torch.nn.attention.sdpa_kernel"
     if is_transformed():
         return "inside a torch.func transform"

@@ -82,4 +82,4 @@ def pad_input(
         ``[batch, seqlen, ...]``.
     """
     padded = index_put_first_axis(hidden_states, indices, batch * seqlen)
-    return padded.unflatten(0, (batch, seqlen))
+    return padded.view(batch, seqlen, *hidden_states.shape[1:])

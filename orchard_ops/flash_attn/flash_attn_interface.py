@@ -297,8 +297,6 @@ def flash_attn_with_kvcache(
     """
     name = "flash_attn_with_kvcache"
     _check_rank(name, 4, q=q, k_cache=k_cache, v_cache=v_cache)
-    from .._kvcache import flash_attention_with_kvcache
-
     if cache_seqlens is None:
         if k is not None:
             raise InvalidProblemError(
@@ -311,6 +309,8 @@ def flash_attn_with_kvcache(
         cache_seqlens = torch.full(
             (q.size(0),), cache_seqlens, dtype=torch.int32, device=q.device
         )
+    from .._kvcache import flash_attention_with_kvcache
+
     return flash_attention_with_kvcache(
         q, k_cache, v_cache, k, v, cache_seqlens=cache_seqlens,
         block_table=block_table, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
@@ -353,11 +353,11 @@ def _unpack(
 
 
 def _check_rank(name: str, rank: int, **tensors: Tensor) -> None:
-    layout = "[batch, len, heads, head_dim]" if rank == 4 else "[total, heads, head_dim]"
+    first = "batch, len" if rank == 4 else "total"
     for label, tensor in tensors.items():
         if tensor.dim() != rank:
             raise InvalidProblemError(
-                f"[{name}] expected {label} of shape {layout}, got "
-                f"{list(tensor.shape)}; add or merge dimensions with unsqueeze or "
-                "flatten"
+                f"[{name}] expected {label} of shape [{first}, heads, "
+                f"head_dim], got {list(tensor.shape)}; add or merge dimensions with "
+                "unsqueeze or flatten"
             )
