@@ -11,32 +11,26 @@ from ._autocast import autocast_dtype
 from ._composite import attention as composite
 from ._cpu_checks import check_shapes
 from ._errors import DeviceError, translate
-from ._philox import draw_seed
 from ._tracing import is_compiling
 
-__all__ = ["reason_against", "run"]
+__all__ = ["reason_against", "require_ops", "run"]
 
 
-def run(
-    name: str, arguments: Arguments, need_lse: bool, seed: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def run(name: str, arguments: Arguments, need_lse: bool) -> tuple[Tensor, Tensor]:
     """Return ``(out, lse)``: from the operators, or for CPU tensors the composite.
 
     Args:
         name: the public function, for errors.
         arguments: checked arguments.
         need_lse: whether lse is wanted; else it may be empty.
-        seed: that of dropout, drawn here if None.
     """
-    if arguments.dropout_p > 0.0:
-        arguments = arguments._replace(seed=draw_seed() if seed is None else seed)
     if arguments.q.device.type == "cpu":
         check_shapes(name, arguments)
         if autocast_dtype("cpu") is None:
             return composite(arguments, need_lse)
         with torch.autocast("cpu", enabled=False):  # what was to be cast has been
             return composite(arguments, need_lse)
-    _require_ops(name, arguments.q)
+    require_ops(name, arguments.q)
     try:
         out, lse, _ = torch.ops.orchard_ops.forward(*arguments)
     except RuntimeError as error:
@@ -54,14 +48,13 @@ def reason_against(name: str, arguments: Arguments) -> str:
     if arguments.q.device.type == "cpu" or is_compiling():
         check_shapes(name, arguments)
         return ""
-    _require_ops(name, arguments.q)
-    if arguments.dropout_p > 0.0:  # any seed would do, and none must be drawn
-        arguments = arguments._replace(seed=torch.zeros((), dtype=torch.int64))
+    require_ops(name, arguments.q)
     reason = str(torch.ops.orchard_ops.supports(*arguments))
     return str(translate(RuntimeError(reason)))
 
 
-def _require_ops(name: str, q: Tensor) -> None:
+def require_ops(name: str, q: Tensor) -> None:
+    """Raise DeviceError unless the operators are loaded."""
     if "_C" not in _native.loaded_libraries():
         raise DeviceError(
             f"[{name}] expected the compiled operators for a tensor on {q.device}, "

@@ -22,12 +22,11 @@ from __future__ import annotations
 
 from typing import Union
 
-import torch
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
 from .._errors import InvalidProblemError
-from .._philox import draw_seed
+from .._kvcache import flash_attention_with_kvcache
 from .._run import run
 from ._paged import gather_pages
 from ._probabilities import signed_probabilities
@@ -305,12 +304,6 @@ def flash_attn_with_kvcache(
             )
         pages = 1 if block_table is None else block_table.size(1)
         cache_seqlens = k_cache.size(1) * pages
-    if isinstance(cache_seqlens, int):
-        cache_seqlens = torch.full(
-            (q.size(0),), cache_seqlens, dtype=torch.int32, device=q.device
-        )
-    from .._kvcache import flash_attention_with_kvcache
-
     return flash_attention_with_kvcache(
         q, k_cache, v_cache, k, v, cache_seqlens=cache_seqlens,
         block_table=block_table, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
@@ -325,18 +318,16 @@ def flash_attn_with_kvcache(
 def _attend(
     name: str, arguments: Arguments, need_more: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if arguments.dropout_p > 0.0:
-        arguments = arguments._replace(seed=draw_seed())
-    out, lse = run(name, arguments, need_more, arguments.seed)
+    out, lse = run(name, arguments, need_more)
     probabilities = out.new_empty(0)
     if need_more and arguments.seed is not None:
         probabilities = signed_probabilities(arguments)
     return out, lse, probabilities
 
 
-def _window(window_size: tuple[int, int]) -> tuple[int, int]:
+def _window(window_size: tuple[int, int]) -> tuple[int, int] | None:
     left, right = window_size
-    return max(left, -1), max(right, -1)
+    return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
 
 
 def _unpack(
