@@ -193,23 +193,29 @@ def operator_arguments(device: torch.device, name: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("name", ["plain", "features", "dropout", "packed"])
 def test_operators_are_registered_well(name: str, device: torch.device) -> None:
-    """PyTorch's own check of schema, autograd, fake tensors and tracing passes."""
+    """PyTorch's own checks of schema, fake tensors and tracing pass."""
+    arguments = operator_arguments(device, name)
+    opcheck(torch.ops.orchard_ops.forward.default, arguments)
+    with torch.no_grad():
+        out, lse, stats = torch.ops.orchard_ops.forward(*arguments)
+    has_bias = arguments[3] is not None
+    plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    opcheck(
+        torch.ops.orchard_ops.backward.default,
+        (torch.ones_like(out), out, lse, stats, *plain, [True] * 3 + [has_bias] * 2),
+    )
+
+
+def opcheck(operator: Any, arguments: tuple[Any, ...]) -> None:
+    """Run PyTorch's checks, by version; that of autograd knows no device but CUDA."""
     if TORCH >= (2, 4):
         check = torch.library.opcheck
     else:
         from torch.testing._internal.optests import opcheck as check
-    arguments = operator_arguments(device, name)
-    check(torch.ops.orchard_ops.forward.default, arguments)
-    with torch.no_grad():
-        out, lse, stats = torch.ops.orchard_ops.forward(*arguments)
-    grad = torch.ones_like(out)
-    has_bias = arguments[3] is not None
-    mask = [True, True, True, has_bias, has_bias]
-    plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    check(
-        torch.ops.orchard_ops.backward.default,
-        (grad, out, lse, stats, *plain, mask),
-    )
+    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    check(operator, arguments, test_utils=utilities)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert all(has_kernel(operator.name(), key) for key in ("Autograd", "Meta"))
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

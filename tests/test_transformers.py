@@ -83,16 +83,22 @@ def build(name: str, implementation: str, **changes: Any) -> nn.Module:
 
 
 def pair(name: str, device: torch.device, **changes: Any) -> tuple[nn.Module, ...]:
-    """Return the same model twice: eager in float64 on the CPU, ours on the device."""
+    """Return the same model twice: eager on the CPU, ours on the device.
+
+    In float32, because eager Llama takes its softmax in float32 whatever it is given.
+    """
     eager = build(name, "eager", **changes)
-    # Initial weights are small and attention nearly uniform: sharpen it.
-    with torch.no_grad():
-        for parameter in eager.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4.0)
+    if name != "t5":
+        # Initial weights are small and attention nearly uniform: sharpen it.
+        with torch.no_grad():
+            for parameter in eager.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(4.0)
     ours = build(name, "orchard", **changes)
     ours.load_state_dict(copy.deepcopy(eager.state_dict()))
-    return eager.double(), ours.to(device)
+    ours.to(device)
+    ours.tie_weights()  # Module.to makes two of a shared weight on a foreign device
+    return eager, ours
 
 
 def batch(name: str, padding: str) -> dict[str, Tensor]:
@@ -104,11 +110,12 @@ def batch(name: str, padding: str) -> dict[str, Tensor]:
         mask[0, :4], mask[2, :1] = 0, 0
     elif padding == "right":
         mask[0, -4:], mask[2, -1:] = 0, 0
-    labels = ids.clone()
+    # What a padded position predicts counts for nothing, so neither does the first
+    # token after padding on the left.
+    counts = mask.bool() & (mask.roll(1, -1) + (torch.arange(13) == 0)).bool()
+    labels = ids.masked_fill(~counts, -100)
     if name == "t5":
         labels = torch.randint(3, 61, (3, 7), generator=generator)
-    else:
-        labels[mask == 0] = -100
     return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
 
 
@@ -121,7 +128,7 @@ def loss_and_gradients(
     result.loss.backward()
     found = {"logits": result.logits, "loss": result.loss}
     found.update((key, p.grad) for key, p in model.named_parameters())
-    return {key: value.detach().cpu().double() for key, value in found.items()}
+    return {key: value.detach().cpu() for key, value in found.items()}
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
@@ -130,7 +137,7 @@ def test_training_equals_eager(name: str, padding: str, device: torch.device) ->
     """Over a few steps logits, loss and every gradient are eager attention's."""
     eager, ours = pair(name, device)
     inputs = batch(name, padding)
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05) for m in (eager, ours)]
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.02) for m in (eager, ours)]
     losses = []
     for _ in range(3):
         want = loss_and_gradients(eager.train(), inputs, torch.device("cpu"))
@@ -176,8 +183,10 @@ def test_generating_equals_eager(name: str, padding: str, device: torch.device) 
         got = ours.eval().generate(
             **{key: value.to(device) for key, value in inputs.items()}, **options
         )
-    assert calls.fwd >= 2 * (got.shape[1] - inputs["input_ids"].shape[1] % 13)
     assert torch.equal(got.cpu(), want)
+    # Two layers a token; T5's decoder attends twice in each, its encoder once in all.
+    new = got.shape[1] - (1 if name == "t5" else inputs["input_ids"].shape[1])
+    assert calls.fwd == (2 + 4 * new if name == "t5" else 2 * new)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -99,7 +99,8 @@ def attention(
         UnsupportedError: asked for weights, a head_mask, or continuous batching.
     """
     for name, what in _REFUSED.items():
-        if others.get(name) not in (None, False):
+        given = others.get(name)
+        if given is not None and given is not False:
             raise UnsupportedError(
                 f"[transformers.attention] {what} is not offered, because the weights "
                 'are never stored; use attn_implementation="eager"'
