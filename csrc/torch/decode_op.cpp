@@ -16,8 +16,9 @@ namespace {
 using at::Tensor;
 using attention::Problem;
 using attention::refuse;
-// A class of its own in PyTorch 2.1, the standard one from 2.2 on.
-using OptionalTensor = c10::optional<Tensor>;
+// std::optional from PyTorch 2.4 on, before that PyTorch's own.
+using OptionalTensor =
+    decltype(std::declval<c10::IValue&>().toOptional<Tensor>());
 
 struct Step {
   Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes;
