@@ -1,6 +1,7 @@
 // csrc/torch/decode_op.cpp: a few queries against a cache of keys, dense or
 // paged: inference only.
 #include <ATen/ATen.h>
+#include <c10/util/Optional.h>
 #include <torch/library.h>
 
 #include "attention/plan.h"
@@ -15,7 +16,8 @@ namespace {
 using at::Tensor;
 using attention::Problem;
 using attention::refuse;
-using OptionalTensor = std::optional<Tensor>;
+// A class of its own in PyTorch 2.1, the standard one from 2.2 on.
+using OptionalTensor = c10::optional<Tensor>;
 
 struct Step {
   Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes;
