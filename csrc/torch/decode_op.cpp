@@ -1,7 +1,6 @@
 // csrc/torch/decode_op.cpp: a few queries against a cache of keys, dense or
 // paged: inference only.
 #include <ATen/ATen.h>
-#include <c10/util/Optional.h>
 #include <torch/library.h>
 
 #include "attention/plan.h"
