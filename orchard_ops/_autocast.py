@@ -7,13 +7,18 @@ from torch import Tensor
 
 __all__ = ["autocast_dtype", "cast_inputs"]
 
+# From PyTorch 2.4 on one function answers for every device that has such regions;
+# which ones is asked here, because torch.compile of 2.4 cannot trace the question.
+_HAS_DEVICES = hasattr(torch.amp, "is_autocast_available")
+_REGIONS = {"cpu", "metalsim"}
+if _HAS_DEVICES and torch.amp.is_autocast_available("mps"):
+    _REGIONS.add("mps")
+
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """Return the dtype of the autocast region that we are in, None outside any."""
-    if hasattr(torch.amp, "is_autocast_available"):  # from PyTorch 2.4 on
-        is_enabled = torch.amp.is_autocast_available(
-            device_type
-        ) and torch.is_autocast_enabled(device_type)
+    if _HAS_DEVICES:
+        is_enabled = device_type in _REGIONS and torch.is_autocast_enabled(device_type)
         return torch.get_autocast_dtype(device_type) if is_enabled else None
     if device_type == "cpu":
         is_enabled = torch.is_autocast_cpu_enabled()

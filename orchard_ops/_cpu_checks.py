@@ -20,7 +20,8 @@ def check_shapes(name: str, arguments: Arguments) -> None:
     """Check the arguments of a call with CPU tensors.
 
     CPU tensors may also be float64, because PyTorch's own operators do the
-    work and a model's float64 copy is what results are measured against.
+    work and a model's float64 copy is what results are measured against.  torch.compile
+    traces this too, with symbols for sizes: old ones take no any() of a generator.
     """
     q, k, v = arguments.q, arguments.k, arguments.v
     if q.dtype not in (*DTYPES, torch.float64):
@@ -58,7 +59,7 @@ def _check_extras(name: str, arguments: Arguments) -> None:
     q, k, mask = arguments.q, arguments.k, arguments.attn_mask
     if mask is not None:
         full = (q.size(0), q.size(1), q.size(2), k.size(2))
-        if any(size not in (1, want) for size, want in zip(mask.shape, full)):
+        if [1 for size, want in zip(mask.shape, full) if size != 1 and size != want]:
             raise InvalidProblemError(
                 f"[{name}] expected attn_mask to broadcast to [batch, heads_q, len_q, "
                 f"len_kv] = {list(full)}, got {list(mask.shape)}; unsqueeze its "
@@ -104,7 +105,7 @@ def _check_lengths(name: str, arguments: Arguments) -> None:
 
 
 def _check_equal(name: str, what: str, sizes: Sequence[int]) -> None:
-    if any(size != sizes[0] for size in sizes):
+    if [size for size in sizes if size != sizes[0]]:
         got = ", ".join(str(size) for size in sizes)
         raise InvalidProblemError(
             f"[{name}] expected one {what} in all tensors that have it, got {got}; "

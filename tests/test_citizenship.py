@@ -74,6 +74,10 @@ PROGRAMS = {
     "packed": Program(packed, ((31, 2, 64),) * 3),
     "flash_attn_func": Program(flash_attn.flash_attn_func, ((2, 17, 4, 64),) * 3),
     "sdpa": Program(lambda q, k, v: F.scaled_dot_product_attention(q, k, v)),
+    "sdpa with a bias": Program(
+        lambda q, k, v, bias: F.scaled_dot_product_attention(q, k, v, bias),
+        ((SHAPE,) * 3) + ((2, 1, 17, 17),),
+    ),
 }
 
 
