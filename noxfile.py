@@ -76,9 +76,10 @@ def install_package(session: nox.Session, name: str, extra: str) -> None:
     install_torch(session, name)
     session.install(*BUILD_TOOLS)
     session.log("Building: a few minutes the first time")
+    folder = Path(session.virtualenv.location).name  # the session's name, as a path
     session.install(
         *("--no-build-isolation", f".[{extra}]", MATRIX[name]["numpy"]),
-        f"--config-settings=build-dir=build/{session.name}",
+        f"--config-settings=build-dir=build/{folder}",
         "--config-settings=cmake.define.ORCHARD_WERROR=ON",
     )
 
@@ -115,6 +116,21 @@ def add_test_session(name: str) -> None:
 
 for entry in MATRIX:
     add_test_session(entry)
+
+
+@nox.session(name="test-transformers", python=interpreter(NEWEST_TORCH))
+@nox.parametrize("release", ["newest", "oldest"])
+def test_transformers(session: nox.Session, release: str) -> None:
+    """Train and generate with models of the newest and oldest transformers."""
+    entry = VERSIONS["transformers"][release]
+    install_package(session, entry["torch"], "test")
+    numpy = MATRIX[entry["torch"]]["numpy"]
+    session.install(f"transformers=={entry['version']}", numpy)
+    session.run(
+        *("pytest", "-n", "2", "--timeout", "600", "tests/test_transformers.py"),
+        *session.posargs,
+        env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+    )
 
 
 @nox.session(python=interpreter(DEMO_TORCH))

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 READ = (
     *("versions.toml", "pyproject.toml", "README.md", "CHANGELOG.md", ".ci/run"),
-    *("cmake/find_torch.py", "docs/packaging.md", "recipe/recipe.yaml"),
+    *("cmake/find_torch.py", "docs/packaging.md", "docs/transformers.md"),
+    "recipe/recipe.yaml",
     *("recipe/variants-linux-64.yaml", "recipe/variants-osx-arm64.yaml"),
 )
 NEW_TORCH = """
@@ -70,6 +71,8 @@ def test_this_tree_agrees(tree: Path) -> None:
         ("recipe/variants-linux-64.yaml", '"2.13"', '"2.12"', "variants-linux-64.yaml"),
         ("docs/packaging.md", "| 2.2 |", "| two |", "docs/packaging.md: no 2.2.2"),
         ("README.md", "2.3.1", "2.3", "README.md: no 2.3.1"),
+        ("docs/transformers.md", "4.48.0", "4.48", "transformers.md: no 4.48.0"),
+        ("pyproject.toml", "rmers>=4.48", "rmers>=4.51", "no transformers>=4.48"),
         (".ci/run", "nox", "nox -s test-torch24", "belong into versions.toml"),
         ("cmake/find_torch.py", "(2, 1)", "(2, 0)", "wrong OLDEST"),
     ],

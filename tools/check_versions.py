@@ -105,7 +105,18 @@ def conda_claims(tree: Tree) -> dict[str, bool]:
 
 def document_claims(tree: Tree) -> dict[str, bool]:
     """Return sentence → truth for what the documents name."""
-    return {
+    releases = tree.matrix["transformers"]
+    extra = f"transformers>={minor(releases['oldest']['version'])}"
+    claims = {
+        f"docs/transformers.md: no {release['version']}": (
+            release["version"] in tree.read("docs/transformers.md")
+        )
+        for release in releases.values()
+    }
+    claims[f"pyproject.toml: no {extra}"] = tree.pyproject["project"][
+        "optional-dependencies"
+    ]["transformers"] == [extra]
+    return claims | {
         f"{name}: no {entry['version']}": (
             pattern.format(version=entry["version"], minor=minor(entry["version"]))
             in tree.read(name)
