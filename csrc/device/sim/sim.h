@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -81,6 +82,8 @@ struct Counters {
   uint64_t stores[3] = {};
   uint64_t load_bytes[3] = {};
   uint64_t store_bytes[3] = {};
+  // Loads of device memory of 1, 2, 4, 8, 16 bytes; strict mode.
+  uint64_t load_widths[5] = {};
   uint64_t uninitialized_reads = 0;  // of threadgroup memory, strict mode
 
   Counters& operator+=(const Counters& other);
@@ -88,6 +91,8 @@ struct Counters {
 };
 
 Counters counters();  // of all dispatches since reset_counters()
+// The same by name of the kernel function.
+std::map<std::string, Counters> kernel_counters();
 void reset_counters();
 
 uint64_t allocated_bytes();  // in live buffers
