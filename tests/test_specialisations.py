@@ -23,8 +23,8 @@ def short(s: Specialisation) -> str:
     return f"{s.kernel}-" + "-".join(s.defines.values())
 
 
-# The list does not depend on PyTorch: one test session takes all of it
-# (noxfile.py), the others every sixth.
+# The whole list takes over a minute of two cores: `nox -s kernels`.  Test sessions
+# take every sixth, of all kernels and types.
 IS_WHOLE = os.environ.get("ORCHARD_ALL_KERNELS") == "1"
 every = pytest.mark.parametrize(
     "shipped", SHIPPED if IS_WHOLE else SHIPPED[::6], ids=short

@@ -98,7 +98,8 @@ constexpr Tile kBackwardDqB4[] = {
 // clang-format on
 // --- generated: end
 
-constexpr Tile kRowEach[] = {  // a simdgroup a row
+constexpr Tile kRowEach[] = {
+    // a simdgroup a row
     {256, 1, 1, 8, 1},
 };
 

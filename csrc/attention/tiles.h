@@ -28,10 +28,12 @@ struct Tile {
 
   int rows_per_threadgroup() const { return 8 * rows * simdgroups / split; }
   int cols_per_threadgroup() const { return 8 * cols * simdgroups / split; }
+  bool operator==(const Tile&) const = default;
   uint32_t threads() const { return static_cast<uint32_t>(32 * simdgroups); }
 };
 
-// The first row of the table for a class of GPU and kernel that is large enough.
+// The first row of the table for a class of GPU and kernel that is large
+// enough.
 const Tile& choose_tile(device::Family family,
                         Kernel kernel,
                         DType dtype,

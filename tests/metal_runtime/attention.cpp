@@ -68,9 +68,11 @@ double difference(const Matrix& a, const Matrix& b) {
 }  // namespace
 
 Attention::Attention(device::StorageMode mode) {
-  problem_ = attention::make_problem(
-      {{1, 1, kRows, kDim}, {1, 1, kRows, kDim}, {1, 1, kRows, kDim}},
-      attention::DType::float32, kScale, 1);
+  problem_.batch = problem_.heads_q = problem_.heads_kv = 1;
+  problem_.len_q = problem_.len_kv = problem_.rows_per_head = kRows;
+  problem_.head_dim = problem_.head_dim_v = kDim;
+  problem_.settings.scale = kScale;
+  problem_.settings.window_right = 0;  // causal
   for (void*& buffer : buffers_) buffer = new_buffer(kOffset + kBytes, mode);
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
@@ -101,6 +103,7 @@ attention::Tensors Attention::tensors() const {
   tensors.v = layout(v);
   tensors.out = layout(out);
   tensors.lse = layout(lse).view;
+  tensors.stats = layout(stats).view;
   return tensors;
 }
 
@@ -113,7 +116,7 @@ void Attention::forward(device::Device& device) const {
 void Attention::backward(device::Device& device) const {
   attention::Tensors all = tensors();
   all.grad_out = layout(grad_out);
-  all.stats = layout(stats).view;
+  all.delta = layout(delta).view;
   all.dq = layout(dq);
   all.dk = layout(dk);
   all.dv = layout(dv);

@@ -31,7 +31,7 @@ class Attention {
   double backward_error() const;
 
  private:
-  enum Slot { q, k, v, grad_out, out, dq, dk, dv, lse, stats, kSlots };
+  enum Slot { q, k, v, grad_out, out, dq, dk, dv, lse, stats, delta, kSlots };
   using Matrix = std::vector<double>;  // [kRows, kDim] or [kRows, kRows]
 
   orchard::attention::Layout layout(Slot slot) const;

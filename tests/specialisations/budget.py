@@ -29,16 +29,18 @@ def fragments(s: Specialisation, name: str) -> int:
 
 def tile_registers(s: Specialisation) -> int:
     """Registers per lane that live through a kernel's inner loop."""
-    if s.kernel == "backward_prepare":
+    if s.kernel in ("backward_prepare", "combine"):
         return 0  # one row per simdgroup, no fragments
     d, dv = fragments(s, "HEAD_DIM"), fragments(s, "HEAD_DIM_V")
     rows, columns = s["TILE_ROWS"], s["TILE_COLS"]
     scores = rows * columns * ACCUMULATOR
-    if s.kernel == "forward":  # out, scores, q
+    if s.kernel in ("forward", "decode"):  # out, scores, q
         return rows * dv * ACCUMULATOR + scores + rows * d * operand(s)
     kept = (d + dv) * operand(s)  # q and grad_out, or k and v
     if s.kernel == "backward_dq":
         return rows * (d * ACCUMULATOR + kept) + 2 * scores
+    if s.kernel == "backward_dbias":  # its own sums instead of dq
+        return rows * kept + 3 * scores
     if s.kernel == "backward_dkdv":
         return columns * ((d + dv) * ACCUMULATOR + kept) + 2 * scores
     raise ValueError(f"no count for {s.kernel}: add it here and in docs/kernels.md")
@@ -48,5 +50,7 @@ def threadgroup_bytes(s: Specialisation) -> int:
     """Bytes of the exchange in which slices add up their partial scores."""
     if s["SPLIT"] == 1:
         return 0
-    both = 1 if s.kernel == "forward" else 2  # scores, and gradients beside them
+    both = (
+        1 if s.kernel in ("forward", "decode") else 2
+    )  # scores, and gradients beside them
     return s["SIMDGROUPS"] * both * s["TILE_ROWS"] * s["TILE_COLS"] * 64 * 4
