@@ -38,6 +38,7 @@ __all__ = [
     "default_storage_mode",
     "enable",
     "family",
+    "idle",
     "kernel_counters",
     "memory",
     "reset_counters",
@@ -177,6 +178,19 @@ def strict(enabled: bool = True) -> Setting:
     previous = bool(ops.strict())
     ops.set_strict(enabled)
     return Setting(lambda: ops.set_strict(previous))
+
+
+def idle(enabled: bool = True) -> Setting:
+    """Drop every launch, so that a call's time is the host's alone; results are junk.
+
+    Returns:
+        A `Setting` that restores the previous state if used in ``with``.
+    """
+    enable()
+    ops = torch.ops.orchard_metalsim
+    previous = bool(ops.idle())
+    ops.set_idle(enabled)
+    return Setting(lambda: ops.set_idle(previous))
 
 
 def counters() -> dict[str, int]:

@@ -37,11 +37,6 @@ REGISTERS = {"A": 70, "B": 100}
 THREADGROUP_BYTES = 20 * 1024
 MOST_FRAGMENTS = 16  # a lane's two elements of each are bits of a 32-bit mask
 LENGTH = 8192
-# Cycles of a lane for one score, and for the pair of a fragment that is put together
-# from two loads: read off the kernels' text.
-ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
-ALU_PER_PAIR = 1.5
-ALU_PER_LOAD = 1.0  # an address
 ALU_PER_TILE = 24.0  # loop, ranges, branches
 # Simdgroups by slices of head_dim: a threadgroup of 128 threads, 192 for three.
 SIMDGROUPS = {1: 4, 2: 4, 3: 6, 4: 4}
@@ -108,13 +103,13 @@ def tile_work(
     spread = loads(part, element_bytes, 1)
     if kernel == "forward":
         products, count = 2, tile.cols * (contract + spread)
-        pairs, shuffles = tile.cols * fragments, 3 * tile.rows
+        shuffles = 3 * tile.rows
     elif kernel == "backward_dq":
         products, count = 3, tile.cols * (2 * contract + spread)
-        pairs, shuffles = tile.cols * 2 * fragments, 0
+        shuffles = 0
     else:
         products, count = 4, tile.rows * (4 * contract + 2)
-        pairs, shuffles = tile.rows * 4 * fragments, 0
+        shuffles = 0
     exchanged = exchanged_fragments(kernel, tile)
     walked = (tile.cols if kernel == "backward_dkdv" else tile.rows) * 8
     across = walked * tile.simdgroups // tile.split
@@ -123,10 +118,7 @@ def tile_work(
     moved = count_of_bytes(kernel, tile) * bytes_once
     return _model.Work(
         multiplies=products * visited * fragments,
-        alu=ALU_PER_SCORE[kernel] * 2 * visited
-        + ALU_PER_PAIR * pairs
-        + ALU_PER_LOAD * count
-        + ALU_PER_TILE,
+        alu=ALU_PER_TILE + _model.alu(kernel, element_bytes, 2 * visited, count),
         shuffles=shuffles,
         loads=count + 2 * exchanged * (1 + tile.split),
         exponentials=2 * visited,
@@ -217,8 +209,8 @@ def generated() -> str:
     """Return the block between the markers."""
     lines = [
         BEGIN,
-        "// nox -s tune.  Scores, predicted, not measured: picoseconds for each entry on",
-        f"// {SCORED_ON['A']} (class A) and {SCORED_ON['B']} (B); then registers of a lane.",
+        "// nox -s tune.  Scores, predicted, not measured: picoseconds for each entry",
+        f"// of the scores on {SCORED_ON['A']} (class A) and {SCORED_ON['B']} (B).",
         "// clang-format off",
         "// max_head_dim rows cols simdgroups split",
     ]

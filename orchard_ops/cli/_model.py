@@ -19,6 +19,7 @@ from ._chips import PUBLISHED, Chip, chip_named
 __all__ = [
     "Prediction",
     "Work",
+    "alu",
     "beside",
     "efficiency",
     "multiply_cycles",
@@ -40,6 +41,13 @@ FIRST_LAUNCH_SECONDS, NEXT_LAUNCH_SECONDS = 5e-6, 1.2e-6
 # Cycles for each score besides the matrix multiplies, of the peer's kernels.
 PEER_OTHER_CYCLES = {"forward": 9.0, "backward_dq": 12.0, "backward_dkdv": 14.0}
 PRODUCTS = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}
+# Read off our kernels' text, in cycles of a lane: arithmetic for each score, addresses,
+# and the pair of a fragment that is put together from two loads, of which there are
+# so many to a 16-byte load of 16-bit elements (half as many of float32).
+ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
+ALU_PER_LOAD = 1.0
+ALU_PER_PAIR = 1.5
+PAIRS_PER_LOAD = {"forward": 2.0, "backward_dkdv": 4.0, "backward_dq": 8 / 3}
 CALIBRATED_ON = {"A": "M1 Max", "B": "M4", "C": "M4"}
 
 
@@ -84,6 +92,20 @@ class Prediction:
     """Matrix cycles over all cycles, 1 at the multiply rate that benchmarks reach."""
     terms: dict[str, float] = field(default_factory=dict)
     """Seconds of each term, before the last, partly filled wave of threadgroups."""
+
+
+def alu(kernel: str, element_bytes: int, scores: float, loads: float) -> float:
+    """Return the arithmetic of one of our kernels, which the simulator cannot count.
+
+    Args:
+        kernel: its name.
+        element_bytes: of q, k and v.
+        scores: entries of the scores that a lane turns into weights.
+        loads: load instructions.
+    """
+    pairs = PAIRS_PER_LOAD.get(kernel, 0.0) * 2 / element_bytes
+    per_load = ALU_PER_LOAD + ALU_PER_PAIR * pairs
+    return ALU_PER_SCORE.get(kernel, 0.0) * scores + per_load * loads
 
 
 def multiply_cycles(element_bytes: int) -> float:
@@ -160,9 +182,7 @@ def _kind(kernel: str) -> str:
     return "forward" if kernel in ("decode", "combine") else "backward_dq"
 
 
-def _peer_cycles(
-    family: str, kernel: str, element_bytes: int, head_dim: int
-) -> float:
+def _peer_cycles(family: str, kernel: str, element_bytes: int, head_dim: int) -> float:
     """Lane-cycles for each score of the peer's kernel, by its own counts."""
     per_product = head_dim * multiply_cycles(element_bytes) / 16
     matrix = PRODUCTS[kernel] * per_product

@@ -377,6 +377,7 @@ class SimDevice : public device::Device {
   }
 
   void submit(std::span<const device::Launch> launches) override {
+    if (options().is_idle) return;
     for (const device::Launch& launch : launches) run(launch, options());
   }
 

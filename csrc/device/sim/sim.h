@@ -55,6 +55,7 @@ enum class MatrixOrder : uint32_t { ascending, descending, pairwise };
 struct Options {
   uint64_t seed = 0;                // of the schedule
   bool strict = false;              // every access checked; slow
+  bool is_idle = false;             // launches are dropped: times the host alone
   uint32_t worker_threads = 0;      // 0: one per CPU core
   bool is_eager = true;             // matrix multiplies without lane switches
   bool has_foreign_layout = false;  // lanes of a matrix permuted

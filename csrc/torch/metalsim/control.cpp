@@ -67,6 +67,9 @@ void set_schedule_seed(int64_t seed) {
 bool strict() { return sim::options().strict; }
 void set_strict(bool enabled) { sim::options().strict = enabled; }
 
+bool idle() { return sim::options().is_idle; }
+void set_idle(bool enabled) { sim::options().is_idle = enabled; }
+
 void set_compiler(std::string command) {
   sim::options().compiler = std::move(command);
 }
@@ -119,9 +122,12 @@ TORCH_LIBRARY(orchard_metalsim, m) {
   m.def("storage_mode() -> str", &storage_mode);
   m.def("set_storage_mode(str mode) -> ()", &set_storage_mode);
   m.def("memory() -> (int, int)", &memory);
+  m.def("reset_peak() -> ()", &sim::reset_peak_bytes);
   m.def("set_schedule_seed(int seed) -> ()", &set_schedule_seed);
   m.def("strict() -> bool", &strict);
   m.def("set_strict(bool enabled) -> ()", &set_strict);
+  m.def("idle() -> bool", &idle);
+  m.def("set_idle(bool enabled) -> ()", &set_idle);
   m.def("set_compiler(str command) -> ()", &set_compiler);
   m.def("counters() -> (str[], int[])", &counters);
   m.def("kernel_counters() -> (str[], str[], int[])", &kernel_counters);
