@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_specialisations import SHIPPED
 
 import orchard_ops
 from orchard_ops import sim
@@ -19,6 +18,7 @@ from orchard_ops.cli._work import Shape
 
 sys.path.insert(0, str(Path(__file__).parent / "specialisations"))
 import budget
+import specialisations
 
 LENGTH = 1024
 CLASSES = ("A", "B")
@@ -81,8 +81,8 @@ def test_each_product_is_done_once(counted: tuple[str, Shape, _work.Counts]) -> 
     for kernel, products in _model.PRODUCTS.items():
         ideal = _work.ideal_multiplies(shape, products)
         assert counts[kernel]["matrix_multiplies"] == ideal, kernel
-        # Besides: the rescaling of rows whose maximum grew, in the forward.
-        assert shape.scores <= counts[kernel]["exponentials"] < 1.1 * shape.scores
+        # Besides: in the forward, for a row and block whose maximum grew.
+        assert shape.scores <= counts[kernel]["exponentials"] < 1.15 * shape.scores
 
 
 def test_loads_and_barriers(counted: tuple[str, Shape, _work.Counts]) -> None:
@@ -113,7 +113,7 @@ def test_the_search_counts_what_the_simulator_counts(
         assert actual.threads == expected.threads
         # Within what each row or column costs once: under a tenth at this length.
         assert expected.loads <= actual.loads <= 1.25 * expected.loads
-        assert actual.exponentials == pytest.approx(expected.exponentials, rel=0.1)
+        assert actual.exponentials == pytest.approx(expected.exponentials, rel=0.15)
         assert actual.shuffles == pytest.approx(expected.shuffles, rel=0.15)
 
 
@@ -132,7 +132,7 @@ def test_counts_extrapolate() -> None:
 def test_tiles_are_what_the_search_finds() -> None:
     """tiles.cpp holds the search's table, and the search counts registers as we do."""
     assert tune.generated() in tune.TABLE.read_text(encoding="utf-8")
-    for s in SHIPPED:
+    for s in specialisations.golden():
         dims = s["HEAD_DIM"], s["HEAD_DIM_V"]
         if s.kernel not in tune.KERNELS or dims[0] != dims[1]:
             continue

@@ -110,6 +110,7 @@ def tile_work(
     else:
         products, count = 4, tile.rows * (4 * contract + 2)
         shuffles = 0
+    stats = 2 * tile.rows if kernel == "backward_dkdv" else 0
     exchanged = exchanged_fragments(kernel, tile)
     walked = (tile.cols if kernel == "backward_dkdv" else tile.rows) * 8
     across = walked * tile.simdgroups // tile.split
@@ -118,7 +119,8 @@ def tile_work(
     moved = count_of_bytes(kernel, tile) * bytes_once
     return _model.Work(
         multiplies=products * visited * fragments,
-        alu=ALU_PER_TILE + _model.alu(kernel, element_bytes, 2 * visited, count),
+        alu=ALU_PER_TILE
+        + _model.alu(kernel, element_bytes, 2 * visited, count, count - stats),
         shuffles=shuffles,
         loads=count + 2 * exchanged * (1 + tile.split),
         exponentials=2 * visited,

@@ -42,31 +42,31 @@ constexpr Tile kForwardB4[] = {
     {256, 2, 4, 4, 4},  //  441.0 ps, 80 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
-    { 64, 4, 1, 4, 1},  //   75.7 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  127.3 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  162.8 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  246.4 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  331.4 ps, 64 registers
+    { 64, 4, 1, 4, 1},  //   74.4 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  125.3 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  160.1 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  242.4 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  326.2 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
-    { 64, 1, 1, 4, 1},  //  101.9 ps, 68 registers
-    { 96, 4, 1, 4, 2},  //  169.1 ps, 64 registers
-    {128, 1, 1, 4, 2},  //  224.3 ps, 68 registers
-    {192, 1, 1, 6, 3},  //  338.9 ps, 68 registers
-    {256, 1, 1, 4, 4},  //  455.1 ps, 68 registers
+    { 64, 1, 1, 4, 1},  //  101.1 ps, 68 registers
+    { 96, 4, 1, 4, 2},  //  168.3 ps, 64 registers
+    {128, 1, 1, 4, 2},  //  223.7 ps, 68 registers
+    {192, 1, 1, 6, 3},  //  336.6 ps, 68 registers
+    {256, 1, 1, 4, 4},  //  452.0 ps, 68 registers
 };
 constexpr Tile kBackwardDkdvB2[] = {
-    { 64, 2, 1, 4, 1},  //  176.5 ps, 56 registers
-    {128, 1, 1, 4, 1},  //  359.8 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  551.8 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  751.9 ps, 100 registers
+    { 64, 2, 1, 4, 1},  //  176.2 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  359.5 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  551.2 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  751.3 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
-    { 64, 2, 2, 4, 2},  //  217.6 ps, 80 registers
-    { 96, 1, 1, 4, 1},  //  357.2 ps, 100 registers
-    {128, 2, 2, 4, 4},  //  481.7 ps, 80 registers
-    {192, 1, 1, 4, 2},  //  877.2 ps, 100 registers
-    {256, 2, 1, 4, 4},  // 1180.5 ps, 72 registers
+    { 64, 2, 2, 4, 2},  //  217.4 ps, 80 registers
+    { 96, 1, 1, 4, 1},  //  357.0 ps, 100 registers
+    {128, 2, 2, 4, 4},  //  481.4 ps, 80 registers
+    {192, 1, 1, 4, 2},  //  876.9 ps, 100 registers
+    {256, 2, 1, 4, 4},  // 1179.9 ps, 72 registers
 };
 constexpr Tile kBackwardDqA2[] = {
     { 64, 1, 8, 4, 1},  //   51.4 ps, 64 registers

@@ -86,15 +86,19 @@ class Prediction:
     """A predicted time and what decides it."""
 
     seconds: float
+    steady_seconds: float
+    """Without the last, partly filled wave of threadgroups."""
     binding: str
     """The largest term."""
     utilisation: float
     """Matrix cycles over all cycles, 1 at the multiply rate that benchmarks reach."""
     terms: dict[str, float] = field(default_factory=dict)
-    """Seconds of each term, before the last, partly filled wave of threadgroups."""
+    """Seconds of each term, steady."""
 
 
-def alu(kernel: str, element_bytes: int, scores: float, loads: float) -> float:
+def alu(
+    kernel: str, element_bytes: int, scores: float, loads: float, wide_loads: float
+) -> float:
     """Return the arithmetic of one of our kernels, which the simulator cannot count.
 
     Args:
@@ -102,10 +106,11 @@ def alu(kernel: str, element_bytes: int, scores: float, loads: float) -> float:
         element_bytes: of q, k and v.
         scores: entries of the scores that a lane turns into weights.
         loads: load instructions.
+        wide_loads: of these, loads of fragments.
     """
-    pairs = PAIRS_PER_LOAD.get(kernel, 0.0) * 2 / element_bytes
-    per_load = ALU_PER_LOAD + ALU_PER_PAIR * pairs
-    return ALU_PER_SCORE.get(kernel, 0.0) * scores + per_load * loads
+    pairs = PAIRS_PER_LOAD.get(kernel, 0.0) * 2 / element_bytes * wide_loads
+    per_score = ALU_PER_SCORE.get(kernel, 0.0)
+    return per_score * scores + ALU_PER_LOAD * loads + ALU_PER_PAIR * pairs
 
 
 def multiply_cycles(element_bytes: int) -> float:
@@ -130,8 +135,9 @@ def predict(
         "DRAM": work.dram_bytes / (DRAM_SHARE * chip.dram_gbs * 1e9),
     }
     binding = max(terms, key=lambda name: terms[name])
-    seconds = terms[binding] * _tail(work, chip)
-    return Prediction(seconds, binding, matrix / (4 * core_hz) / seconds, terms)
+    steady = terms[binding]
+    seconds = steady * _tail(work, chip)
+    return Prediction(seconds, steady, binding, matrix / (4 * core_hz) / seconds, terms)
 
 
 def beside(work: Work, chip: Chip) -> float:

@@ -100,6 +100,7 @@ def _predicted_row(name: str, shape: Shape, counts: _work.Counts, which: str) ->
         "pass": which,
         "predicted_ms": 1e3 * found["seconds"],
         "predicted_utilisation": found["utilisation"],
+        "predicted_steady_utilisation": found["steady_utilisation"],
         "binding": slowest["binding"],
         "kernels_ms": {
             kernel: 1e3 * value["seconds"] for kernel, value in found["kernels"].items()
@@ -182,17 +183,17 @@ def host(full: bool) -> Iterator[Row]:
     """Time warm calls on a device that drops every launch, beside a tiny SDPA."""
     repeats = 2000 if full else 400
     sim.enable()
-    tiny = [torch.randn(1, 1, 8, 64) for _ in range(3)]
-    q, k, v = (tensor.to(sim.DEVICE) for tensor in tiny)
-    leaves = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+    tiny = torch.randn(1, 1, 8, 64)
+    q, k, v = (tiny.to(sim.DEVICE) for _ in range(3))
+    leaf = q.detach().requires_grad_()
     orchard_ops.flash_attention(q, k, v)  # compiles
     with sim.idle():
         calls: dict[str, Callable[[], Any]] = {
             "flash_attention": partial(orchard_ops.flash_attention, q, k, v),
             "flash_attention, for a backward": partial(
-                orchard_ops.flash_attention, *leaves
+                orchard_ops.flash_attention, leaf, k, v
             ),
-            SDPA: partial(functional.scaled_dot_product_attention, *tiny),
+            SDPA: partial(functional.scaled_dot_product_attention, tiny, tiny, tiny),
         }
         medians = _interleaved(calls, repeats)
     base = medians[SDPA]

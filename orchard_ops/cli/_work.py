@@ -7,6 +7,7 @@ length is a multiple of every tile: two small runs give them for any length.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -83,8 +84,9 @@ def run(shape: Shape, strict: bool = True) -> Counts:
 
 def count(shape: Shape) -> Counts:
     """Return the counters of a problem of any length, by two short simulations."""
-    short = run(replace(shape, length=SHORT, heads=1))
-    long = run(replace(shape, length=LONG, heads=1))
+    sim.enable()
+    short = _run_once(sim.family(), replace(shape, length=SHORT, heads=1))
+    long = _run_once(sim.family(), replace(shape, length=LONG, heads=1))
     return {
         kernel: {
             name: shape.heads * _extrapolate(value, long[kernel][name], shape.length)
@@ -92,6 +94,12 @@ def count(shape: Shape) -> Counts:
         }
         for kernel, counters in short.items()
     }
+
+
+@cache
+def _run_once(family: str, shape: Shape) -> Counts:
+    with sim.family(family):
+        return run(shape)
 
 
 def _extrapolate(short: float, long: float, length: int) -> float:
@@ -109,6 +117,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     """Return the model's view of what the simulator counted for one kernel."""
     lanes = 32
     loads = counters["device_loads"] / lanes
+    wide_loads = counters["device_loads_of_16"] / lanes
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
     moved = counters["device_load_bytes"] + counters["device_store_bytes"]
@@ -118,7 +127,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
     return Work(
         multiplies=counters["matrix_multiplies"],
-        alu=_model.alu(kernel, shape.element_bytes, weights, loads),
+        alu=_model.alu(kernel, shape.element_bytes, weights, loads, wide_loads),
         shuffles=counters["shuffles"] + counters["votes"] + 8 * counters["reductions"],
         loads=loads + exchanged + counters["device_stores"] / lanes,
         exponentials=weights,
@@ -149,8 +158,9 @@ def predict_pass(
     """Predict the forward or the backward on a chip.
 
     Returns:
-        Seconds; the utilisation by useful multiplies (2 products for the forward, 5
-        for the backward); and for each kernel its seconds and binding term.
+        Seconds; the utilisation of the matrix rate by useful multiplies (2 products
+        for the forward, 5 for the backward), and the steady one, without launches and
+        partly filled waves; and for each kernel its seconds and binding term.
     """
     kernels: dict[str, Prediction] = {
         kernel: _model.predict(
@@ -163,6 +173,7 @@ def predict_pass(
         for kernel in passes(counts)[which]
     }
     seconds = sum(found.seconds for found in kernels.values())
+    steady = sum(found.steady_seconds for found in kernels.values())
     seconds += _model.FIRST_LAUNCH_SECONDS
     seconds += _model.NEXT_LAUNCH_SECONDS * (len(kernels) - 1)
     useful = ideal_multiplies(shape, PRODUCTS[which])
@@ -170,6 +181,7 @@ def predict_pass(
     return {
         "seconds": seconds,
         "utilisation": ideal / (4e9 * chip.cores * chip.ghz) / seconds,
+        "steady_utilisation": ideal / (4e9 * chip.cores * chip.ghz) / steady,
         "kernels": {
             name: {"seconds": found.seconds, "binding": found.binding}
             for name, found in kernels.items()
