@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from . import _native, sim, storage
+from . import _native, flash_attn, sdpa, sim, storage
 from ._attention import flash_attention, flash_attn_fwd, supports
 from ._errors import (
     DeviceError,
@@ -31,7 +31,9 @@ __all__ = [
     "flash_attention",
     "flash_attention_varlen",
     "flash_attention_with_kvcache",
+    "flash_attn",
     "flash_attn_fwd",
+    "sdpa",
     "sim",
     "storage",
     "supports",

@@ -20,6 +20,7 @@ from ._checks import (
     is_bottom_right,
     window_sides,
 )
+from ._philox import draw_seed
 
 __all__ = ["Arguments", "dense_arguments", "packed_arguments"]
 
@@ -63,8 +64,9 @@ def dense_arguments(
     softcap: float,
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
+    seed: Tensor | None = None,
 ) -> Arguments:
-    """Check ``flash_attention``'s arguments; the seed is left to be drawn."""
+    """Check ``flash_attention``'s arguments; draw dropout's seed if none is given."""
     check_tensors(name, q, k, v)
     q, k, v, attn_mask = cast_inputs(q, k, v, attn_mask)
     check_dtypes(name, q, k, v)
@@ -76,6 +78,7 @@ def dense_arguments(
             attn_mask = attn_mask.unsqueeze(1)
     if attn_mask is not None:
         attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
+    dropout_p = check_dropout(name, dropout_p)
     return Arguments(
         q,
         k,
@@ -83,12 +86,12 @@ def dense_arguments(
         attn_mask,
         check_per_head(name, "alibi_slopes", alibi_slopes, q),
         check_per_head(name, "sinks", sinks, q),
-        None,
+        _seed(dropout_p, seed),
         None,
         None,
         _scale(q, scale),
         check_softcap(name, softcap),
-        check_dropout(name, dropout_p),
+        dropout_p,
         *window_sides(name, window, is_causal),
         is_bottom_right(name, causal_alignment),
         0,
@@ -113,12 +116,14 @@ def packed_arguments(
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
 ) -> Arguments:
-    """Check ``flash_attention_varlen``'s arguments; the seed is left to be drawn."""
+    """Check ``flash_attention_varlen``'s arguments; draw dropout's seed."""
     check_tensors(name, q, k, v, is_packed=True)
     q, k, v, _ = cast_inputs(q, k, v, None)
     check_dtypes(name, q, k, v)
     longest = check_packing(name, q, cu_seqlens, max_seqlens)
-    q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
+    # A list, because torch.compile cannot unpack a generator everywhere.
+    q, k, v = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
+    dropout_p = check_dropout(name, dropout_p)
     return Arguments(
         q,
         k,
@@ -126,11 +131,11 @@ def packed_arguments(
         None,
         check_per_head(name, "alibi_slopes", alibi_slopes, q),
         check_per_head(name, "sinks", sinks, q),
-        None,
+        _seed(dropout_p, None),
         *cu_seqlens,
         _scale(q, scale),
         check_softcap(name, softcap),
-        check_dropout(name, dropout_p),
+        dropout_p,
         *window_sides(name, window, is_causal),
         is_bottom_right(name, causal_alignment),
         *longest,
@@ -138,5 +143,15 @@ def packed_arguments(
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
-    # head_dim 0 is refused later, with its own message.
-    return 1.0 / math.sqrt(max(q.size(-1), 1)) if scale is None else float(scale)
+    if scale is not None:
+        return float(scale)
+    # An int even where torch.compile has a symbol: kernels are made per head size, and
+    # old operators take no symbolic float.  0 is refused later, with its own message.
+    head_dim = len(range(q.size(-1)))
+    return 1.0 / math.sqrt(max(head_dim, 1))
+
+
+def _seed(dropout_p: float, seed: Tensor | None) -> Tensor | None:
+    if dropout_p == 0.0:
+        return None
+    return draw_seed() if seed is None else seed

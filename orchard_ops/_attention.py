@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._arguments import dense_arguments
 from ._errors import OrchardError
-from ._philox import draw_seed, keep_mask
+from ._philox import keep_mask
 from ._run import reason_against, run
 
 __all__ = ["flash_attention", "flash_attn_fwd", "supports"]
@@ -142,13 +142,12 @@ def flash_attn_fwd(
         causal_alignment="top-left", window=None, softcap=0.0,
         alibi_slopes=None, sinks=None,
     )  # fmt: skip
-    seed = draw_seed() if arguments.dropout_p > 0.0 else None
-    out, _ = run(name, arguments, False, seed)
+    out, _ = run(name, arguments, False)
     four = (*arguments.q.shape[:3], arguments.k.size(2))
-    if seed is None:
+    if arguments.seed is None:
         keep = torch.ones((), dtype=torch.bool, device=q.device).expand(four)
     else:
-        keep = keep_mask(seed, arguments.dropout_p, four).to(q.device)
+        keep = keep_mask(arguments.seed, arguments.dropout_p, four).to(q.device)
     return (out, keep) if q.dim() == 4 else (out.squeeze(1), keep.squeeze(1))
 
 
@@ -180,6 +179,7 @@ def supports(
             name, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa,
             causal_alignment=causal_alignment, window=window, softcap=softcap,
             alibi_slopes=alibi_slopes, sinks=sinks,
+            seed=torch.zeros((), dtype=torch.int64),  # so that none is drawn
         )  # fmt: skip
         reason = reason_against(name, arguments)
     except OrchardError as error:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from ._arguments import Arguments
 from ._philox import keep_mask, keep_scale
 
-__all__ = ["attention"]
+__all__ = ["attention", "repeat_heads", "softmax_weights"]
 
 
 def attention(
@@ -30,12 +30,7 @@ def attention(
     if arguments.cu_seqlens_q is not None and arguments.cu_seqlens_k is not None:
         ends = (arguments.cu_seqlens_q.tolist(), arguments.cu_seqlens_k.tolist())
         return _packed(arguments, ends, need_lse)
-    q, k = arguments.q, arguments.k
-    if q.size(1) != k.size(1):
-        group = q.size(1) // k.size(1)
-        arguments = arguments._replace(
-            k=k.repeat_interleave(group, 1), v=arguments.v.repeat_interleave(group, 1)
-        )
+    arguments = repeat_heads(arguments)
     if need_lse or not _sdpa_fits(arguments):
         return _plain(arguments, first_batch)
     out = functional.scaled_dot_product_attention(
@@ -46,7 +41,18 @@ def attention(
         is_causal=arguments.window_right == 0,
         scale=arguments.scale,
     )
-    return out, q.new_empty(0, dtype=torch.float32)
+    return out, arguments.q.new_empty(0, dtype=torch.float32)
+
+
+def repeat_heads(arguments: Arguments) -> Arguments:
+    """Give every query head a key head and a value head of its own."""
+    q, k, v = arguments.q, arguments.k, arguments.v
+    if q.size(1) == k.size(1):
+        return arguments
+    group = q.size(1) // k.size(1)
+    return arguments._replace(
+        k=k.repeat_interleave(group, 1), v=v.repeat_interleave(group, 1)
+    )
 
 
 def _packed(
@@ -103,6 +109,17 @@ def _sdpa_fits(a: Arguments) -> bool:
 
 
 def _plain(a: Arguments, first_batch: int) -> tuple[Tensor, Tensor]:
+    weights, lse = softmax_weights(a)
+    if a.dropout_p > 0.0 and a.seed is not None:
+        batch, heads, len_q, len_kv = weights.shape
+        shape = (batch, heads, len_q, len_kv)
+        kept = keep_mask(a.seed, a.dropout_p, shape, first_batch)
+        weights = weights * kept * keep_scale(a.dropout_p)
+    return torch.matmul(weights, a.v.to(weights.dtype)).to(a.q.dtype), lse
+
+
+def softmax_weights(a: Arguments) -> tuple[Tensor, Tensor]:
+    """Return the weights before dropout, in float32 or wider, and lse."""
     scores, keep = _scores(a)
     if a.sinks is not None:  # one more key, whose value is 0
         sinks = a.sinks.to(scores.dtype).view(1, -1, 1, 1)
@@ -114,16 +131,9 @@ def _plain(a: Arguments, first_batch: int) -> tuple[Tensor, Tensor]:
     is_dead = ~keep.any(-1, keepdim=True)
     scores = scores.masked_fill(~keep, float("-inf")).masked_fill(is_dead, 0.0)
     weights = torch.softmax(scores, -1).masked_fill(is_dead, 0.0)
-    weights = weights[..., : a.k.size(2)]
-    if a.dropout_p > 0.0 and a.seed is not None:
-        batch, heads, len_q, len_kv = weights.shape
-        shape = (batch, heads, len_q, len_kv)
-        kept = keep_mask(a.seed, a.dropout_p, shape, first_batch)
-        weights = weights * kept * keep_scale(a.dropout_p)
-    out = torch.matmul(weights, a.v.to(scores.dtype)).to(a.q.dtype)
     lse = torch.logsumexp(scores.detach(), -1)
     lse = lse.masked_fill(is_dead.squeeze(-1), float("-inf"))
-    return out, lse.to(torch.float32)
+    return weights[..., : a.k.size(2)], lse.to(torch.float32)
 
 
 def _scores(a: Arguments) -> tuple[Tensor, Tensor]:

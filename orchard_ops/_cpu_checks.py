@@ -104,7 +104,7 @@ def _check_lengths(name: str, arguments: Arguments) -> None:
 
 
 def _check_equal(name: str, what: str, sizes: Sequence[int]) -> None:
-    if len(set(sizes)) > 1:
+    if any(size != sizes[0] for size in sizes):
         got = ", ".join(str(size) for size in sizes)
         raise InvalidProblemError(
             f"[{name}] expected one {what} in all tensors that have it, got {got}; "

@@ -48,6 +48,8 @@ _BY_TAG = {
     for cls in (InvalidProblemError, UnsupportedError, DeviceError, KernelCompileError)
 }
 _TAGGED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
+# What PyTorch says where a C++ operator with a backward meets torch.func.grad or jvp.
+_NO_TRANSFORM = ("functorch transforms", "jvp is not implemented")
 # PyTorch appends its C++ frames when TORCH_SHOW_CPP_STACKTRACES is set.
 _CPP_FRAMES = "\nException raised from "
 _OPERATOR = "flash_attention"
@@ -58,13 +60,20 @@ def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
 
     The operators prefix their messages with the class name in brackets,
     because only PyTorch's own exception types cross from C++ into Python.
-    An error without such a prefix is returned unchanged.
+    What PyTorch says of transforms is put in clearer words; any other error is
+    returned unchanged.
 
     Args:
         error: what PyTorch raised.
         name: the public function that was called, put where the message names
             the operator.
     """
+    if any(words in str(error) for words in _NO_TRANSFORM):
+        return UnsupportedError(
+            f"[{name}] expected no torch.func.grad, vjp or jvp, nor forward-mode "
+            "differentiation, around this call, got one; use torch.autograd, or "
+            "torch.nn.functional.scaled_dot_product_attention for this call"
+        )
     match = _TAGGED.match(str(error))
     cls = _BY_TAG.get(match.group(1)) if match else None
     if match is None or cls is None:

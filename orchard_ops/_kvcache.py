@@ -66,7 +66,7 @@ def flash_attention_with_kvcache(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend to a cache of keys and values, after adding new ones to it in place.
 
-    For batch entry ``b``, with ``n = cache_seqlens[b]`` plus the new keys, equals the
+    Equals, for batch entry ``b`` with ``n = cache_seqlens[b]`` plus the new keys, the
     transpose of ``flash_attention(q[b].transpose(0, 1)[None], ks, vs, ...)``, where
     ``ks`` and ``vs`` are the first n keys and values of its cache and the last query
     stands at the last key (``causal_alignment="bottom-right"``).  Keys are cut into

@@ -7,6 +7,8 @@ bits belong to a weight.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,8 +30,13 @@ def draw_seed() -> Tensor:
 
 
 def threshold(dropout_p: float) -> int:
-    """Return T of 65,536: a weight is dropped if its 16 random bits are below T."""
-    return min(round(dropout_p * 65536), 65535)
+    """Return T of 65,536: a weight is dropped if its 16 random bits are below T.
+
+    T is the nearest to dropout_p, the larger of two.
+    """
+    scaled = dropout_p * 65536
+    whole = math.floor(scaled)
+    return min(whole + (scaled - whole >= 0.5), 65535)
 
 
 def keep_scale(dropout_p: float) -> float:

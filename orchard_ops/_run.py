@@ -11,24 +11,19 @@ from ._autocast import autocast_dtype
 from ._composite import attention as composite
 from ._cpu_checks import check_shapes
 from ._errors import DeviceError, translate
-from ._philox import draw_seed
+from ._tracing import is_compiling
 
 __all__ = ["reason_against", "require_ops", "run"]
 
 
-def run(
-    name: str, arguments: Arguments, need_lse: bool, seed: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def run(name: str, arguments: Arguments, need_lse: bool) -> tuple[Tensor, Tensor]:
     """Return ``(out, lse)``: from the operators, or for CPU tensors the composite.
 
     Args:
         name: the public function, for errors.
         arguments: checked arguments.
         need_lse: whether lse is wanted; else it may be empty.
-        seed: that of dropout, drawn here if None.
     """
-    if arguments.dropout_p > 0.0:
-        arguments = arguments._replace(seed=draw_seed() if seed is None else seed)
     if arguments.q.device.type == "cpu":
         check_shapes(name, arguments)
         if autocast_dtype("cpu") is None:
@@ -49,12 +44,11 @@ def reason_against(name: str, arguments: Arguments) -> str:
     Raises:
         OrchardError: the reason, where Python knows it.
     """
-    if arguments.q.device.type == "cpu":
+    # torch.compile cannot trace an operator that returns a string.
+    if arguments.q.device.type == "cpu" or is_compiling():
         check_shapes(name, arguments)
         return ""
     require_ops(name, arguments.q)
-    if arguments.dropout_p > 0.0:  # any seed would do, and none must be drawn
-        arguments = arguments._replace(seed=torch.zeros((), dtype=torch.int64))
     reason = str(torch.ops.orchard_ops.supports(*arguments))
     return str(translate(RuntimeError(reason)))
 

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,7 +308,7 @@ def compiler() -> tuple[str, ...]:
     """Return the command that compiles kernels to native code.
 
     It is ``ORCHARD_SIM_CXX`` if that variable is set, else zig of the package
-    ``ziglang``, else ``clang++`` on the path.
+    ``ziglang`` or of this environment, else ``clang++`` on the path.
 
     Raises:
         DeviceError: there is none.
@@ -329,9 +330,10 @@ def compiler() -> tuple[str, ...]:
 
 def _zig() -> Path | None:
     spec = importlib.util.find_spec("ziglang")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).with_name("zig")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).with_name("zig")
+    else:  # Conda's zig is no Python package.
+        path = Path(sys.prefix, "bin", "zig")
     return path if path.is_file() else None
 
 

@@ -10,7 +10,9 @@ import torch
 # How far a result may be from float64: the largest of three bounds.
 #
 # 1. MATH_FACTOR times the error of plain PyTorch operators in the same dtype
-#    (reference.solve_in_dtype): the criterion of FlashAttention's own tests.  It
+#    (reference.solve_in_dtype): the criterion of FlashAttention's own tests.  In 16
+#    bits the larger of two backwards': autograd's, and the one that takes a row's
+#    sum(weights * dweights) from its rounded output, as FlashAttention does.  It
 #    grows with length, size and scale as rounding does.  Their error is the largest
 #    over DRAWS inputs of the problem, the tested one included: the largest error of a
 #    few hundred numbers varies threefold from draw to draw, here as there.

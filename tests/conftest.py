@@ -1,4 +1,4 @@
-"""The device that every kernel test runs on."""
+"""The device that every kernel test runs on, and the tests' own options."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import torch
 from harness import allocating
 
 import orchard_ops
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the command line choose what test_combinations.py draws."""
+    parser.addoption("--combination", default="0", help="SEED or SEED:INDEX")
 
 
 @pytest.fixture(scope="session")

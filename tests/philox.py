@@ -6,6 +6,8 @@ with uint64 products, whereas orchard_ops multiplies in signed halves.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ def philox(counter: list[np.ndarray], key: tuple[int, int]) -> list[np.ndarray]:
 
 def threshold(dropout_p: float) -> int:
     """Return T: a weight is dropped if its 16 random bits are below T."""
-    return min(round(dropout_p * 65536), 65535)
+    return min(int(Fraction(dropout_p) * 65536 + Fraction(1, 2)), 65535)
 
 
 def keep_scale(dropout_p: float) -> float:

@@ -127,6 +127,58 @@ def attend_in_dtype(case: Case, part: Part) -> tuple[Tensor, Tensor]:
     16-bit products are taken in float32 and rounded, because old PyTorch has none on
     the CPU, and what is done to scores is done in float32, as a careful user would.
     """
+    scores, v, is_dead, lse = _columns_in_dtype(case, part)
+    weights = torch.softmax(scores, -1)[..., : v.size(2)].to(v.dtype)
+    weights = weights.masked_fill(is_dead, 0.0)
+    if part.keep is not None:
+        weights = weights * part.keep * keep_scale(case.dropout)
+    return _product(weights, v), lse
+
+
+def attend_in_steps(case: Case, part: Part) -> tuple[Tensor, Tensor]:
+    """Do as attend_in_dtype, but for a backward by the formulas of FlashAttention."""
+    scores, v, is_dead, lse = _columns_in_dtype(case, part)
+    factor = torch.ones(())
+    if part.keep is not None:
+        factor = part.keep * keep_scale(case.dropout)
+    return Steps.apply(scores, v, is_dead, factor), lse
+
+
+class Steps(torch.autograd.Function):
+    """Softmax and product in FlashAttention's order (Dao, arXiv:2307.08691).
+
+    The sum divides the product, not the weights; backward takes sum(weights *
+    dweights) as sum(grad_out * out), which with a rounded output no longer cancels
+    what it cancels in autograd.
+    """
+
+    @staticmethod
+    def forward(ctx, scores, v, is_dead, factor):
+        top = scores.amax(-1, keepdim=True) if scores.numel() else scores[..., :1]
+        terms = torch.exp(scores - top)
+        terms = terms.masked_fill(is_dead, 0.0)
+        total = terms.sum(-1, keepdim=True).masked_fill(is_dead, 1.0)
+        dropped = (terms[..., : v.size(2)] * factor).to(v.dtype)
+        out = (torch.matmul(dropped.float(), v.float()) / total).to(v.dtype)
+        weights = terms / total
+        dropped = (weights[..., : v.size(2)] * factor).to(v.dtype)
+        ctx.save_for_backward(weights, dropped, v, out, factor)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        weights, dropped, v, out, factor = ctx.saved_tensors
+        grad, values = grad_out.float(), v.float()
+        dweights = torch.matmul(grad, values.transpose(-1, -2)) * factor
+        rest = weights.size(-1) - dweights.size(-1)  # a sink, whose value is 0
+        dweights = torch.nn.functional.pad(dweights, (0, rest))
+        delta = (grad * out.float()).sum(-1, keepdim=True)
+        dv = _product(dropped.transpose(-1, -2), grad_out)
+        return weights * (dweights - delta), dv, None, None
+
+
+def _columns_in_dtype(case: Case, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return float32 scores, v for each query head, rows without keys, and lse."""
     q, k, v = part.q, part.k, part.v
     group = q.size(1) // max(k.size(1), 1)
     if group != 1:
@@ -150,13 +202,9 @@ def attend_in_dtype(case: Case, part: Part) -> tuple[Tensor, Tensor]:
         keep = torch.cat([keep, ~torch.isneginf(sinks)], -1)
     has_nothing = ~keep.any(-1, keepdim=True)
     scores = scores.masked_fill(~keep, -torch.inf).masked_fill(has_nothing, 0.0)
-    weights = torch.softmax(scores, -1)[..., : k.size(2)].to(q.dtype)
-    weights = weights.masked_fill(is_dead, 0.0)
-    if part.keep is not None:
-        weights = weights * part.keep * keep_scale(case.dropout)
     lse = torch.logsumexp(scores.detach(), -1)
     lse = lse.masked_fill(has_nothing.squeeze(-1), -torch.inf)
-    return _product(weights, v), lse
+    return scores, v, is_dead, lse
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -168,9 +216,14 @@ def solve(case: Case, inputs: Inputs) -> Results:
     return _differentiate(case, inputs, attend, Tensor.double)
 
 
-def solve_in_dtype(case: Case, inputs: Inputs) -> Results:
-    """Return what plain PyTorch operators give in the case's own dtype."""
-    return _differentiate(case, inputs, attend_in_dtype, Tensor.clone)
+def solve_in_dtype(case: Case, inputs: Inputs) -> Iterator[Results]:
+    """Yield what plain PyTorch operators give in the case's own dtype.
+
+    With autograd's backward and, where rounding makes a difference, FlashAttention's.
+    """
+    yield _differentiate(case, inputs, attend_in_dtype, Tensor.clone)
+    if case.dtype != torch.float32:
+        yield _differentiate(case, inputs, attend_in_steps, Tensor.clone)
 
 
 def _differentiate(
@@ -299,10 +352,10 @@ def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]
         if index:
             inputs = make_inputs(case, index)
             exact = solve(case, inputs)
-        plain = solve_in_dtype(case, inputs)
-        for name, want in exact.items():
-            got = _moderate(getattr(plain, name).double())
-            errors[name] = max(errors[name], largest(got - _moderate(want)))
+        for plain in solve_in_dtype(case, inputs):
+            for name, want in exact.items():
+                got = _moderate(getattr(plain, name).double())
+                errors[name] = max(errors[name], largest(got - _moderate(want)))
     return errors
 
 

@@ -25,6 +25,7 @@ def test_public_names() -> None:
         "__version__",
         "flash_attention",
         "flash_attention_varlen",
+        "flash_attention_with_kvcache",
         "flash_attn_fwd",
         "sim",
         "storage",

@@ -16,6 +16,9 @@ if sys.version_info >= (3, 11):
 else:  # pytest brings it along there.
     import tomli as tomllib
 
+sys.path.insert(0, str(ROOT / "cmake"))  # Shared with the build that pip runs.
+import wheel_metadata
+
 MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
@@ -26,9 +29,8 @@ def sources(*patterns: str) -> list[Path]:
     return sorted(path for p in patterns for path in ROOT.glob(p))
 
 
-def metadata(version: str, numpy: str) -> str:
+def metadata(version: str) -> str:
     """Return the wheel's METADATA."""
-    minor = version.rpartition(".")[0]
     lines = [
         "Metadata-Version: 2.1",
         f"Name: {PROJECT['name']}",
@@ -36,10 +38,8 @@ def metadata(version: str, numpy: str) -> str:
         f"Summary: {PROJECT['description']}",
         f"License: {PROJECT['license']}",
         f"Requires-Python: {PROJECT['requires-python']}",
-        f"Requires-Dist: torch=={minor}.*",
+        *(f"Requires-Dist: {need}" for need in wheel_metadata.requirements(version)),
     ]
-    if "<" in numpy:
-        lines.append(f"Requires-Dist: {numpy}")
     for extra, needs in PROJECT["optional-dependencies"].items():
         lines.append(f"Provides-Extra: {extra}")
         lines += [f'Requires-Dist: {need}; extra == "{extra}"' for need in needs]
@@ -71,11 +71,9 @@ def wheel_files(version: str, target: str, binaries: list[Path]) -> dict[str, by
     built = template.replace("@PROJECT_VERSION@", PROJECT["version"])
     built = built.replace("@ORCHARD_TORCH_VERSION@", version)
     files["orchard_ops/_build_info.py"] = built.encode()
-    entries = MATRIX["torch"].values()
-    numpy = next((e["numpy"] for e in entries if e["version"] == version), "numpy")
     info = f"orchard_ops-{wheel_version(version)}.dist-info"
     scripts = "".join(f"{n} = {at}\n" for n, at in PROJECT["scripts"].items())
-    files[f"{info}/METADATA"] = metadata(version, numpy).encode()
+    files[f"{info}/METADATA"] = metadata(version).encode()
     files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}".encode()
     files[f"{info}/licenses/LICENSE"] = (ROOT / "LICENSE").read_bytes()
     files[f"{info}/WHEEL"] = (

@@ -7,6 +7,9 @@ loader checks.  Each binary is then proved (tools/macos_checks.py), packed with
 fixed times and order, and listed in dist/macos/wheels.json.
 
 Usage: python tools/macos_wheels.py [--torch 2.4.1 ...] [--target 14.0 ...]
+
+A packager who has PyTorch and metal-cpp unpacked names their folders (--tree,
+--metal-cpp); nothing is downloaded then.
 """
 
 from __future__ import annotations
@@ -25,8 +28,12 @@ from typing import Any
 import macho
 import macos_checks as checks
 import macos_torch
+import package_contents
 from macos_pack import MATRIX, check_wheel, pack, sources
 from macos_toolchain import ROOT, Failure, Toolchain, run
+
+sys.path.insert(0, str(ROOT / "cmake"))
+import find_torch
 
 DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
@@ -50,9 +57,13 @@ def text_digest() -> bytes:
 class Builder:
     """The objects, libraries and wheels of one folder."""
 
-    def __init__(self, folder: Path, toolchain: Toolchain, metal_cpp: Path) -> None:
-        """Build in a folder, with metal-cpp's headers."""
-        self.folder, self.toolchain, self.metal_cpp = folder, toolchain, metal_cpp
+    def __init__(
+        self, folder: Path, toolchain: Toolchain, tree: Path, metal_cpp: Path
+    ) -> None:
+        """Build in a folder, for an unpacked PyTorch, with metal-cpp's headers."""
+        self.folder, self.toolchain = folder, toolchain
+        self.tree, self.metal_cpp = tree, metal_cpp
+        self.places = {str(p): n for n, p in enumerate((tree, metal_cpp, folder, ROOT))}
         self.digest = text_digest()
         self.tables = checks.metal_cpp_tables(metal_cpp)
 
@@ -70,7 +81,11 @@ class Builder:
         # No path of this machine may travel in __FILE__.
         command += [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={self.folder}=."]
         command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT}", *flags, str(source)]
-        key = hashlib.sha256("\0".join(command).encode() + self.digest)
+        # Where inputs lie changes nothing, so another place finds the same objects.
+        text = "\0".join([self.toolchain.name, *command[command.index("-c") :]])
+        for place, number in self.places.items():
+            text = text.replace(place, f"<{number}>")
+        key = hashlib.sha256(f"{target}\0{text}".encode() + self.digest)
         key.update(source.read_bytes())
         out = self.folder / name / f"{source.stem}-{key.hexdigest()[:16]}.o"
         if not out.exists():
@@ -94,12 +109,12 @@ class Builder:
         flags = [f"-isystem{self.metal_cpp}"]
         return self.compile_all([*files, self.embedded()], target, "device", flags)
 
-    def operator_objects(self, target: str, version: str, tree: Path) -> list[Path]:
+    def operator_objects(self, target: str, version: str) -> list[Path]:
         """Compile the operators for a PyTorch."""
-        include = tree / "torch" / "include"
+        include = self.tree / "torch" / "include"
         major, minor, _ = version.split(".")
         flags = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
-        flags += [f"-ffile-prefix-map={tree}=.", "-DORCHARD_WITH_METAL"]
+        flags += [f"-ffile-prefix-map={self.tree}=.", "-DORCHARD_WITH_METAL"]
         flags += [f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"]
         flags += [f'-DORCHARD_TORCH_VERSION="{version}"']
         files = sources("csrc/torch/*.cpp", "csrc/attention/*.cpp")
@@ -174,17 +189,19 @@ def check(
 
 
 def build_torch(
-    version: str, targets: list[str], folder: Path, into: Path
+    version: str, targets: list[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
     python = MATRIX["torch"]["torch24"]["python"]
-    tree = macos_torch.torch_tree(version, python)
+    folder, into = options.work.resolve(), options.out.resolve()
+    tree = options.tree or macos_torch.torch_tree(version, python)
     torch = libraries(tree)
-    old = libraries(macos_torch.torch_tree(WITNESS, python))
+    old = [] if options.tree else libraries(macos_torch.torch_tree(WITNESS, python))
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
-    builder = Builder(folder, toolchain, macos_torch.metal_cpp(python))
+    metal_cpp = options.metal_cpp or macos_torch.metal_cpp(python)
+    builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
     lowest = MATRIX["macos"]["torch"][version]
-    operators = builder.operator_objects(lowest, version, tree)
+    operators = builder.operator_objects(lowest, version)
     device = builder.device_objects(lowest)
     rows = []
     for target in targets:
@@ -196,13 +213,17 @@ def build_torch(
         rpaths = [f"-Wl,-rpath,@loader_path{p}" for p in ("", "/../torch/lib")]
         also = [str(library), *torch_libraries, *rpaths]
         module = builder.link(target, operators, place / OPERATORS, *also)
-        folders = [str(ROOT), str(folder), str(Path.home())]
+        folders = [*builder.places, str(Path.home())]
         objects = [*device, *operators]
         count, sent = check(
             builder.tables, folders, target, owners, [library, module], objects
         )
         wheel = pack(version, target, [library, module], into)
         check_wheel(wheel, version, target)
+        held = package_contents.read_wheel(wheel)
+        minor = version.rpartition(".")[0]
+        if found := package_contents.problems(held, minor, folders):
+            raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
         rows.append(
             {
                 "wheel": wheel.name,
@@ -224,6 +245,8 @@ def build_torch(
 def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the deployment targets to build for each PyTorch."""
     chosen: dict[str, list[str]] = {}
+    if options.tree:
+        options.torch = [find_torch.torch_version(options.tree / "torch")]
     for version, lowest in MATRIX["macos"]["torch"].items():
         targets = [
             target
@@ -253,6 +276,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch", nargs="*", help="PyTorch versions (default: all)")
     parser.add_argument("--target", nargs="*", help="deployment targets (default: all)")
+    parser.add_argument("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
+    parser.add_argument("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "macos")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "macos")
     options = parser.parse_args()
@@ -260,11 +285,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     chosen = wanted(options)
-    fetch(chosen)
+    if not chosen:
+        raise Failure(f"nothing to build: {options.torch} for macOS {options.target}")
+    if not options.tree:
+        fetch(chosen)
     for version, targets in chosen.items():
-        rows += build_torch(
-            version, targets, options.work.resolve(), options.out.resolve()
-        )
+        rows += build_torch(version, targets, options)
     (options.out / "wheels.json").write_text(json.dumps(rows, indent=1) + "\n")
     print("\n" + TABLE.format(**HEADINGS) + "sha256")
     for row in rows:

@@ -15,7 +15,9 @@ namespace {
 using at::Tensor;
 using attention::Problem;
 using attention::refuse;
-using OptionalTensor = std::optional<Tensor>;
+// std::optional from PyTorch 2.4 on, before that PyTorch's own.
+using OptionalTensor =
+    decltype(std::declval<c10::IValue&>().toOptional<Tensor>());
 
 struct Step {
   Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes;

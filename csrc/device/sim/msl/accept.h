@@ -134,18 +134,18 @@ MSL_VECTORS(bfloat)
 #define MSL_FLOAT_2(name)   \
   float name(float, float); \
   half name(half, half);
+// clang-format off
 #define MSL_MATH                                                            \
-  MSL_FLOAT_1(exp)                                                          \
-  MSL_FLOAT_1(exp2)                                                         \
-  MSL_FLOAT_1(exp10)                                                        \
-  MSL_FLOAT_1(log) MSL_FLOAT_1(log2) MSL_FLOAT_1(log10) MSL_FLOAT_1(sqrt)   \
-      MSL_FLOAT_1(rsqrt) MSL_FLOAT_1(sin) MSL_FLOAT_1(cos) MSL_FLOAT_1(tan) \
-          MSL_FLOAT_1(tanh) MSL_FLOAT_1(sinh) MSL_FLOAT_1(cosh)             \
-              MSL_FLOAT_1(floor) MSL_FLOAT_1(ceil) MSL_FLOAT_1(rint)        \
-                  MSL_FLOAT_1(round) MSL_FLOAT_1(trunc) MSL_FLOAT_1(fabs)   \
-                      MSL_FLOAT_2(pow) MSL_FLOAT_2(powr) MSL_FLOAT_2(fmod)  \
-                          MSL_FLOAT_2(divide) MSL_FLOAT_2(fmin)             \
-                              MSL_FLOAT_2(fmax)
+  MSL_FLOAT_1(exp) MSL_FLOAT_1(exp2) MSL_FLOAT_1(exp10)                     \
+  MSL_FLOAT_1(log) MSL_FLOAT_1(log2) MSL_FLOAT_1(log10)                     \
+  MSL_FLOAT_1(sqrt) MSL_FLOAT_1(rsqrt) MSL_FLOAT_1(sin)                     \
+  MSL_FLOAT_1(cos) MSL_FLOAT_1(tan) MSL_FLOAT_1(tanh)                       \
+  MSL_FLOAT_1(sinh) MSL_FLOAT_1(cosh) MSL_FLOAT_1(floor)                    \
+  MSL_FLOAT_1(ceil) MSL_FLOAT_1(rint) MSL_FLOAT_1(round)                    \
+  MSL_FLOAT_1(trunc) MSL_FLOAT_1(fabs)                                      \
+  MSL_FLOAT_2(pow) MSL_FLOAT_2(powr) MSL_FLOAT_2(fmod)                      \
+  MSL_FLOAT_2(divide) MSL_FLOAT_2(fmin) MSL_FLOAT_2(fmax)
+// clang-format on
 MSL_MATH
 namespace fast {
 MSL_MATH

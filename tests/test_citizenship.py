@@ -1,0 +1,408 @@
+"""The operators among PyTorch's own tools: compile, export, func, checkpoint, hooks."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import bits, count_calls
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import orchard_ops
+from orchard_ops import UnsupportedError, flash_attention, flash_attn, sdpa
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+SHAPE = (2, 4, 17, 64)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    """Forget compiled code, so that no test depends on another."""
+    yield
+    torch._dynamo.reset()
+
+
+def draw(device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Return leaves of random numbers, the same in every test."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    return [tensor.to(device).requires_grad_() for tensor in tensors]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function of leaves of these shapes, as a user would compile it."""
+
+    call: Callable[..., Tensor]
+    shapes: tuple[tuple[int, ...], ...] = (SHAPE,) * 3
+
+
+def packed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend within two packed sequences."""
+    ends = torch.tensor([0, 9, 31], dtype=torch.int32).to(q.device)
+    return orchard_ops.flash_attention_varlen(q, k, v, ends, ends, 22, 22)
+
+
+def everything(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, sinks: Tensor) -> Tensor:
+    """Use many features at once."""
+    return flash_attention(
+        q, k, v, bias, is_causal=True, scale=0.2, window=(9, 2), softcap=4.0,
+        alibi_slopes=sinks.detach().abs(), sinks=sinks,
+        causal_alignment="bottom-right",
+    )  # fmt: skip
+
+
+PROGRAMS = {
+    "plain": Program(flash_attention),
+    "causal": Program(lambda q, k, v: flash_attention(q, k, v, is_causal=True)),
+    "bool mask": Program(lambda q, k, v: flash_attention(q, k, v, q[..., :17] > -1)),
+    "bias": Program(flash_attention, ((SHAPE,) * 3) + ((4, 17, 17),)),
+    "dropout": Program(lambda q, k, v: flash_attention(q, k, v, dropout_p=0.4)),
+    "lse": Program(lambda q, k, v: flash_attention(q, k, v, return_lse=True)[0]),
+    "grouped": Program(flash_attention, (SHAPE, (2, 2, 17, 64), (2, 2, 17, 64))),
+    "everything": Program(
+        everything, (SHAPE, (2, 2, 23, 64), (2, 2, 23, 64), (1, 4, 17, 23), (4,))
+    ),
+    "3-d": Program(flash_attention, ((2, 17, 64),) * 3),
+    "packed": Program(packed, ((31, 2, 64),) * 3),
+    "flash_attn_func": Program(flash_attn.flash_attn_func, ((2, 17, 4, 64),) * 3),
+    "sdpa": Program(lambda q, k, v: F.scaled_dot_product_attention(q, k, v)),
+}
+
+
+def train(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    """Return output and gradients of a step whose random numbers repeat."""
+    torch.manual_seed(3)
+    out = function(*leaves)
+    return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_compiled_training(name: str, dynamic: bool, device: torch.device) -> None:
+    """torch.compile takes each feature in one graph; forward and backward keep bits."""
+    program = PROGRAMS[name]
+    leaves = draw(device, *program.shapes)
+    with sdpa.enabled(), count_calls() as calls:
+        want = train(program.call, leaves)
+        compiled = torch.compile(
+            program.call, backend="aot_eager", fullgraph=True, dynamic=dynamic
+        )
+        got = train(compiled, leaves)
+    assert (calls.fwd, calls.bwd) == (2, 2)
+    for ours, exact in zip(got, want):
+        assert torch.equal(bits(ours), bits(exact))
+
+
+def test_one_graph_for_all_lengths(device: torch.device) -> None:
+    """With dynamic=True other lengths and batches are not compiled anew."""
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(flash_attention, backend=backend, dynamic=True)
+    for batch, length in ((2, 8), (3, 9), (4, 33)):
+        (q,) = draw(device, (batch, 4, length, 64))
+        got = compiled(q, q, q, is_causal=True)
+        want = flash_attention(q, q, q, is_causal=True)
+        assert torch.equal(bits(got), bits(want))
+    assert len(graphs) == 1
+
+
+def test_compiled_dropout_draws_anew(device: torch.device) -> None:
+    """A compiled step draws new dropout each time: the draw is not made a constant."""
+    (q,) = draw(device, SHAPE)
+    compiled = torch.compile(
+        lambda q: flash_attention(q, q, q, dropout_p=0.5), backend="aot_eager"
+    )
+    torch.manual_seed(0)
+    first, second = compiled(q), compiled(q)
+    assert not torch.equal(bits(first), bits(second))
+    torch.manual_seed(0)
+    assert torch.equal(bits(compiled(q)), bits(first))
+
+
+def test_compiled_sdpa_falls_back(device: torch.device) -> None:
+    """What the kernels do not take is PyTorch's in compiled code too."""
+    with sdpa.enabled(), count_calls() as calls:
+        for where, size in (("cpu", 64), (device, 300)):
+            q = torch.randn(1, 2, 5, size).to(where)
+            compiled = torch.compile(
+                lambda q: F.scaled_dot_product_attention(q, q, q), backend="aot_eager"
+            )
+            want = F.scaled_dot_product_attention(q, q, q)
+            assert torch.equal(compiled(q).cpu(), want.cpu())
+    assert calls.fwd == 0
+
+
+class Attend(nn.Module):
+    """A layer with weights, and attention."""
+
+    def __init__(self) -> None:
+        """Make the weights."""
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor, dropout_p: float = 0.0) -> Tensor:
+        """Attend from projected queries."""
+        q = self.linear(x)
+        return flash_attention(q, x, x, dropout_p=dropout_p, is_causal=True)
+
+
+@pytest.mark.skipif(TORCH < (2, 4), reason="torch.export is stable from 2.4 on")
+def test_export(device: torch.device) -> None:
+    """torch.export keeps the operator as one call and computes the same bits."""
+    module = Attend().to(device)
+    (x,) = (leaf.detach() for leaf in draw(device, SHAPE))
+    batch = torch.export.Dim("batch", min=2, max=8)
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": {0: batch}})
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert targets.count("orchard_ops.forward.default") == 1
+    for given in (x, torch.cat([x, x])):
+        assert torch.equal(bits(program.module()(given)), bits(module(given)))
+
+
+def operator_arguments(device: torch.device, name: str) -> tuple[Any, ...]:
+    """Return arguments of ``torch.ops.orchard_ops.forward``."""
+    q, k, v, bias, sinks = draw(
+        device, (2, 4, 9, 8), (2, 2, 12, 8), (2, 2, 12, 16), (1, 4, 9, 12), (4,)
+    )
+    numbers = [0.3, 0.0, 0.0, -1, -1, False, 0, 0]
+    tensors: list[Tensor | None] = [None] * 6
+    if name == "features":
+        tensors[:3] = [bias, sinks.detach(), sinks]
+        numbers[1:6] = [5.0, 0.0, 4, 0, True]
+    if name == "dropout":
+        tensors[3], numbers[2] = torch.tensor(7), 0.3
+    if name == "packed":
+        q, k, v = draw(device, (1, 4, 9, 8), (1, 2, 12, 8), (1, 2, 12, 8))
+        tensors[4] = torch.tensor([0, 4, 9], dtype=torch.int32).to(device)
+        tensors[5] = torch.tensor([0, 7, 12], dtype=torch.int32).to(device)
+        numbers[6:] = [5, 7]
+    return (q, k, v, *tensors, *numbers)
+
+
+@pytest.mark.parametrize("name", ["plain", "features", "dropout", "packed"])
+def test_operators_are_registered_well(name: str, device: torch.device) -> None:
+    """PyTorch's own checks of schema, fake tensors and tracing pass."""
+    arguments = operator_arguments(device, name)
+    opcheck(torch.ops.orchard_ops.forward.default, arguments)
+    with torch.no_grad():
+        out, lse, stats = torch.ops.orchard_ops.forward(*arguments)
+    has_bias = arguments[3] is not None
+    plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    opcheck(
+        torch.ops.orchard_ops.backward.default,
+        (torch.ones_like(out), out, lse, stats, *plain, [True] * 3 + [has_bias] * 2),
+    )
+
+
+def opcheck(operator: Any, arguments: tuple[Any, ...]) -> None:
+    """Run PyTorch's checks, by version; that of autograd knows no device but CUDA."""
+    if TORCH >= (2, 4):
+        check = torch.library.opcheck
+    else:
+        from torch.testing._internal.optests import opcheck as check
+    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    check(operator, arguments, test_utils=utilities)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert all(has_kernel(operator.name(), key) for key in ("Autograd", "Meta"))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoint_repeats_dropout(use_reentrant: bool, device: torch.device) -> None:
+    """Activation checkpointing draws the same dropout again: the same bits."""
+    q, k, v = draw(device, *[SHAPE] * 3)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return flash_attention(q, k, v, dropout_p=0.4, is_causal=True)
+
+    def checkpointed(*tensors: Tensor) -> Tensor:
+        return checkpoint(attend, *tensors, use_reentrant=use_reentrant)
+
+    def stored(out: Tensor) -> list[Tensor]:
+        q.grad = k.grad = v.grad = None
+        out.square().sum().backward()
+        return [out, q.grad, k.grad, v.grad]
+
+    torch.manual_seed(3)
+    want = stored(attend(q, k, v))
+    with count_calls() as calls:
+        torch.manual_seed(3)
+        got = stored(checkpointed(q, k, v))
+    assert (calls.fwd, calls.bwd) == (2, 1)
+    for ours, exact in zip(got, want):
+        assert torch.equal(bits(ours), bits(exact))
+
+
+def test_vmap(device: torch.device) -> None:
+    """torch.func.vmap equals a loop; it has no gradient inside, but one around it."""
+    (q,) = draw(device, (3, *SHAPE))
+    mask = (torch.arange(17) % 4 < 3).expand(3, 17, 17).contiguous().to(device)
+
+    def attend(x: Tensor, mask: Tensor) -> Tensor:
+        return flash_attention(x, x, x, mask)
+
+    with torch.no_grad():
+        got = torch.func.vmap(attend)(q, mask)
+        want = torch.stack([attend(*pair) for pair in zip(q, mask)])
+    assert torch.equal(bits(got), bits(want))
+
+
+def test_vmap_asks_how_dropout_is_meant(device: torch.device) -> None:
+    """Under vmap dropout needs randomness="different" or "same", as PyTorch's does."""
+    (q,) = (leaf.detach() for leaf in draw(device, (2, 1, 4, 17, 64)))
+    q = q[:1].expand(2, -1, -1, -1, -1)
+
+    def attend(x: Tensor) -> Tensor:
+        return flash_attention(x, x, x, dropout_p=0.5)
+
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(attend)(q)
+    one, other = torch.func.vmap(attend, randomness="different")(q)
+    assert not torch.equal(bits(one), bits(other))
+    one, other = torch.func.vmap(attend, randomness="same")(q)
+    assert torch.equal(bits(one), bits(other))
+
+
+def test_functional_call(device: torch.device) -> None:
+    """functional_call trains weights given from outside."""
+    module = Attend().to(device)
+    (x,) = (leaf.detach() for leaf in draw(device, SHAPE))
+    weights = {
+        key: value.detach().clone().requires_grad_()
+        for key, value in module.named_parameters()
+    }
+    torch.func.functional_call(module, weights, (x,)).square().sum().backward()
+    module(x).square().sum().backward()
+    for key, value in module.named_parameters():
+        assert torch.equal(bits(weights[key].grad), bits(value.grad))
+
+
+def transformed(name: str) -> Callable[[Tensor], object]:
+    """Return a torch.func transform of attention."""
+
+    def loss(x: Tensor) -> Tensor:
+        return flash_attention(x, x, x).sum()
+
+    return {
+        "grad": torch.func.grad(loss),
+        "vjp": lambda x: torch.func.vjp(loss, x),
+        "jvp": lambda x: torch.func.jvp(loss, (x,), (x,)),
+        "vmap of grad": lambda x: torch.func.vmap(torch.func.grad(loss))(x[None]),
+        "hessian": torch.func.hessian(loss),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["grad", "vjp", "jvp", "vmap of grad", "hessian"])
+def test_transforms_are_refused(name: str, device: torch.device) -> None:
+    """Derivatives by torch.func get an error that says what to do."""
+    (x,) = (leaf.detach() for leaf in draw(device, SHAPE))
+    with pytest.raises(UnsupportedError, match=r"torch\.autograd, or"):
+        transformed(name)(x)
+
+
+def test_forward_mode_is_refused(device: torch.device) -> None:
+    """Forward-mode differentiation gets the same error."""
+    (x,) = (leaf.detach() for leaf in draw(device, SHAPE))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(UnsupportedError, match="forward-mode"):
+            flash_attention(dual, x, x)
+
+
+def test_every_subset_of_gradients(device: torch.device) -> None:
+    """Whatever requires a gradient gets the bits it gets when all do."""
+    program = PROGRAMS["everything"]
+    leaves = draw(device, *program.shapes)
+    _, *all_of_them = train(program.call, leaves)
+    for wanted in itertools.product([False, True], repeat=len(leaves)):
+        for leaf, is_wanted in zip(leaves, wanted):
+            leaf.requires_grad_(is_wanted)
+        out = program.call(*leaves)
+        assert out.requires_grad == any(wanted)
+        if not any(wanted):
+            continue
+        asked = [leaf for leaf in leaves if leaf.requires_grad]
+        grads = iter(torch.autograd.grad(out.square().sum(), asked))
+        for exact, is_wanted in zip(all_of_them, wanted):
+            if is_wanted:
+                assert torch.equal(bits(next(grads)), bits(exact))
+
+
+def test_retain_graph(device: torch.device) -> None:
+    """A kept graph gives the same gradients again; a freed one says it is freed."""
+    q, k, v = leaves = draw(device, *[SHAPE] * 3)
+    loss = flash_attention(q, k, v, dropout_p=0.3).square().sum()
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    second = torch.autograd.grad(loss, leaves)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(first, second))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, leaves)
+
+
+def test_a_changed_input_is_noticed(device: torch.device) -> None:
+    """Backward refuses when an input was changed in place since forward."""
+    q, k, v = draw(device, *[SHAPE] * 3)
+    out = flash_attention(q, k, v)
+    with torch.no_grad():
+        k.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_gradients_of_gradients_are_refused(device: torch.device) -> None:
+    """A double backward raises an error that says what to do."""
+    (q,) = draw(device, SHAPE)
+    (grad,) = torch.autograd.grad(flash_attention(q, q, q).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"double backward.*create_graph"):
+        grad.sum().backward()
+
+
+def test_saved_tensors_hooks(device: torch.device) -> None:
+    """What is kept for backward goes through the hooks, so it can be moved away."""
+    q, k, v, bias = leaves = draw(device, *[SHAPE] * 3, (1, 4, 17, 17))
+    want = train(flash_attention, leaves)
+    saved: list[torch.device] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor.device)
+        return tensor.cpu()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t.to(device)):
+        out = flash_attention(q, k, v, bias)
+    # q, k, v, the mask, out, lse and what goes with it; not more than that.
+    assert 6 <= len(saved) <= 7
+    assert {where.type for where in saved} == {device.type}
+    grads = torch.autograd.grad(out.square().sum(), leaves)
+    for ours, exact in zip((out, *grads), want):
+        assert torch.equal(bits(ours), bits(exact))
+
+
+def test_deep_copies_train_apart(device: torch.device) -> None:
+    """A deep copy of a module that attends computes the same and trains alone."""
+    module = Attend().to(device)
+    twin = copy.deepcopy(module)
+    (x,) = (leaf.detach() for leaf in draw(device, SHAPE))
+    assert torch.equal(bits(twin(x)), bits(module(x)))
+    module(x).sum().backward()
+    assert twin.linear.weight.grad is None
+    assert module.linear.weight.grad is not None
+
+
+def test_inference_mode(device: torch.device) -> None:
+    """Under inference_mode the result is the same, and keeps no graph."""
+    (q,) = draw(device, SHAPE)
+    with torch.inference_mode():
+        out = flash_attention(q, q, q)
+    assert out.is_inference()
+    assert torch.equal(bits(out), bits(flash_attention(q, q, q)))

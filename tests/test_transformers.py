@@ -1,0 +1,266 @@
+"""Training and generating with transformers' models, against their eager attention.
+
+Needs transformers, which only ``nox -s test-transformers`` installs.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Callable
+
+import pytest
+import torch
+from harness import count_calls
+from torch import Tensor, nn
+
+from orchard_ops import UnsupportedError
+from orchard_ops.integrations import transformers as integration
+
+transformers = pytest.importorskip("transformers")
+HAS_MASKS = tuple(int(p) for p in transformers.__version__.split(".")[:2]) >= (4, 53)
+SIZES = {"vocab_size": 61, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
+def llama(**changes: Any) -> nn.Module:
+    """Return a small Llama: rotary positions, grouped heads."""
+    config = transformers.LlamaConfig(
+        **SIZES,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        **changes,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def gpt2(**changes: Any) -> nn.Module:
+    """Return a small GPT-2: learned positions, attention dropout."""
+    options = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes}
+    config = transformers.GPT2Config(
+        **SIZES, n_embd=32, n_layer=2, n_head=4, n_positions=64, **options
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def t5(**changes: Any) -> nn.Module:
+    """Return a small T5: encoder and decoder, a learned bias on the scores."""
+    config = transformers.T5Config(
+        **SIZES,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+        **{"dropout_rate": 0.0, **changes},
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
+MODELS = {"llama": llama, "gpt2": gpt2}
+if HAS_MASKS:  # T5 asked no registry before
+    MODELS["t5"] = t5
+
+
+@pytest.fixture(autouse=True)
+def registered() -> None:
+    """Register the implementation; twice is once."""
+    integration.register()
+    integration.register()
+
+
+def build(name: str, implementation: str, **changes: Any) -> nn.Module:
+    """Return a model with weights that its name decides."""
+    torch.manual_seed(len(name))
+    model = MODELS[name](attn_implementation=implementation, **changes)
+    assert model.config._attn_implementation == implementation
+    return model
+
+
+def pair(name: str, device: torch.device, **changes: Any) -> tuple[nn.Module, ...]:
+    """Return the same model twice: eager on the CPU, ours on the device.
+
+    In float32, because eager Llama takes its softmax in float32 whatever it is given.
+    """
+    eager = build(name, "eager", **changes)
+    if name != "t5":
+        # Initial weights are small and attention nearly uniform: sharpen it.
+        with torch.no_grad():
+            for parameter in eager.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(4.0)
+    ours = build(name, "orchard", **changes)
+    ours.load_state_dict(copy.deepcopy(eager.state_dict()))
+    ours.to(device)
+    ours.tie_weights()  # Module.to makes two of a shared weight on a foreign device
+    return eager, ours
+
+
+def batch(name: str, padding: str) -> dict[str, Tensor]:
+    """Return token numbers, with the first or last of some rows padding."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, 61, (3, 13), generator=generator)
+    mask = torch.ones_like(ids)
+    if padding == "left":
+        mask[0, :4], mask[2, :1] = 0, 0
+    elif padding == "right":
+        mask[0, -4:], mask[2, -1:] = 0, 0
+    # What a padded position predicts counts for nothing, so neither does the first
+    # token after padding on the left.
+    counts = mask.bool() & (mask.roll(1, -1) + (torch.arange(13) == 0)).bool()
+    labels = ids.masked_fill(~counts, -100)
+    if name == "t5":
+        labels = torch.randint(3, 61, (3, 7), generator=generator)
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
+
+
+def loss_and_gradients(
+    model: nn.Module, inputs: dict[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """Run forward and backward; return logits, loss and every gradient."""
+    model.zero_grad()
+    result = model(**{key: value.to(device) for key, value in inputs.items()})
+    result.loss.backward()
+    found = {"logits": result.logits, "loss": result.loss}
+    found.update((key, p.grad) for key, p in model.named_parameters())
+    return {key: value.detach().cpu() for key, value in found.items()}
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@pytest.mark.parametrize("name", MODELS)
+def test_training_equals_eager(name: str, padding: str, device: torch.device) -> None:
+    """Over a few steps logits, loss and every gradient are eager attention's."""
+    eager, ours = pair(name, device)
+    inputs = batch(name, padding)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.02) for m in (eager, ours)]
+    losses = []
+    for _ in range(3):
+        want = loss_and_gradients(eager.train(), inputs, torch.device("cpu"))
+        with count_calls() as calls:
+            got = loss_and_gradients(ours.train(), inputs, device)
+        assert calls.fwd == calls.bwd == (6 if name == "t5" else 2)
+        kept = inputs["attention_mask"].bool()
+        if name != "t5":  # outputs of padding mean nothing
+            want["logits"], got["logits"] = want["logits"][kept], got["logits"][kept]
+        for key, exact in want.items():
+            size = exact.abs().max().clamp(min=1e-3)
+            assert (got[key] - exact).abs().max() <= 2e-4 * size, key
+        losses.append(float(want["loss"]))
+        for optimizer in optimizers:
+            optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.skipif(not HAS_MASKS, reason="T5 used no registry before 4.53")
+def test_the_learned_bias_trains(device: torch.device) -> None:
+    """T5's relative position bias gets its gradient through the kernels."""
+    eager, ours = pair("t5", device)
+    inputs = batch("t5", "right")
+    want = loss_and_gradients(eager, inputs, torch.device("cpu"))
+    got = loss_and_gradients(ours, inputs, device)
+    biases = [key for key in want if "relative_attention_bias" in key]
+    assert len(biases) == 2
+    for key in biases:
+        assert want[key].abs().max() > 1e-3
+        assert torch.allclose(got[key], want[key], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_generating_equals_eager(name: str, padding: str, device: torch.device) -> None:
+    """Greedy decoding with a cache gives eager attention's tokens."""
+    eager, ours = pair(name, device)
+    inputs = batch(name, padding)
+    inputs.pop("labels")
+    options = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+    want = eager.eval().generate(**inputs, **options)
+    with count_calls() as calls:
+        got = ours.eval().generate(
+            **{key: value.to(device) for key, value in inputs.items()}, **options
+        )
+    assert torch.equal(got.cpu(), want)
+    # Two layers a token; T5's decoder attends twice in each, its encoder once in all.
+    new = got.shape[1] - (1 if name == "t5" else inputs["input_ids"].shape[1])
+    assert calls.fwd == (2 + 4 * new if name == "t5" else 2 * new)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dropout_repeats_with_the_seed(name: str, device: torch.device) -> None:
+    """Attention dropout is drawn anew in each step, and repeats with the seed."""
+    field = {"llama": "attention_dropout", "gpt2": "attn_pdrop", "t5": "dropout_rate"}
+    model = build(name, "orchard", **{field[name]: 0.4})
+    model = model.to(device).train()
+    inputs = {key: value.to(device) for key, value in batch(name, "none").items()}
+    losses = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        losses.append(float(model(**inputs).loss))
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_checkpointing_equals_storing(device: torch.device) -> None:
+    """Gradient checkpointing gives the gradients of storing everything."""
+    _, ours = pair("llama", device)
+    inputs = batch("llama", "left")
+    want = loss_and_gradients(ours.train(), inputs, device)
+    ours.gradient_checkpointing_enable({"use_reentrant": False})
+    with count_calls() as calls:
+        got = loss_and_gradients(ours, inputs, device)
+    assert (calls.fwd, calls.bwd) == (4, 2)
+    assert all(torch.equal(got[key], value) for key, value in want.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"head_mask": torch.ones(4)}, {"output_attentions": True}, {"cache": object()}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_cannot_be_given_is_refused(options: dict[str, Any]) -> None:
+    """What asks for stored weights, or for another cache, gets a clear error."""
+    q = torch.ones(1, 4, 3, 8)
+    with pytest.raises(UnsupportedError, match='attn_implementation="eager"'):
+        integration.attention(nn.Identity(), q, q, q, None, **options)
+
+
+def test_sinks_and_softcap_are_passed_on(device: torch.device) -> None:
+    """s_aux joins the softmax, softcap bounds the scores, as in gpt-oss and Gemma 2."""
+    q, k, v = (torch.randn(1, 4, 6, 8) for _ in range(3))
+    sinks = torch.randn(4)
+    scores = 2.0 * torch.tanh(0.5 * q @ k.transpose(-1, -2) / 2.0)
+    columns = torch.cat([scores, sinks.view(1, 4, 1, 1).expand(1, 4, 6, 1)], -1)
+    want = (columns.softmax(-1)[..., :-1] @ v).transpose(1, 2)
+    got, weights = integration.attention(
+        nn.Identity(), *(t.to(device) for t in (q, k, v)), None, scaling=0.5,
+        is_causal=False, softcap=2.0, s_aux=sinks.to(device),
+    )  # fmt: skip
+    assert weights is None
+    assert torch.allclose(got.cpu(), want, atol=1e-5)
+
+
+def test_an_old_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an attention registry register() says which version has one."""
+    modeling = __import__("transformers.modeling_utils").modeling_utils
+    monkeypatch.delattr(modeling, "ALL_ATTENTION_FUNCTIONS")
+    with pytest.raises(UnsupportedError, match=r"4\.48 or newer"):
+        integration.register()
+
+
+def test_flash_attn_is_found_by_feature_tests() -> None:
+    """What transformers asks about flash_attn does not fail over our module."""
+    import sys
+
+    from orchard_ops import flash_attn
+
+    flash_attn.install_as_flash_attn()
+    try:
+        ask: Callable[[], bool] = transformers.utils.is_flash_attn_2_available
+        assert ask() is False  # it wants CUDA: register() is the way in
+        assert transformers.utils.is_flash_attn_greater_or_equal("2.1.0") in (0, 1)
+    finally:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "flash_attn"]:
+            del sys.modules[name]
