@@ -53,11 +53,11 @@ device::Device& simulator();
 enum class MatrixOrder : uint32_t { ascending, descending, pairwise };
 
 struct Options {
-  uint64_t seed = 0;                // of the schedule
-  bool strict = false;              // every access checked; slow
-  bool is_idle = false;             // launches are dropped: times the host alone
-  uint32_t worker_threads = 0;      // 0: one per CPU core
-  bool is_eager = true;             // matrix multiplies without lane switches
+  uint64_t seed = 0;            // of the schedule
+  bool strict = false;          // every access checked; slow
+  bool is_idle = false;         // launches are dropped: times the host alone
+  uint32_t worker_threads = 0;  // 0: one per CPU core
+  bool is_eager = true;         // matrix multiplies without lane switches
   bool has_foreign_layout = false;  // lanes of a matrix permuted
   MatrixOrder matrix_order = MatrixOrder::ascending;
   device::StorageMode default_storage_mode = device::StorageMode::private_;
