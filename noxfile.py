@@ -148,6 +148,19 @@ def kernels(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "tests/test_specialisations.py", env=whole)
 
 
+@nox.session(python=interpreter(NEWEST_TORCH))
+def bench(session: nox.Session) -> None:
+    """Count kernel work, predict times, time the host (arguments: --full, --json)."""
+    install_package(session, NEWEST_TORCH, "bench")
+    session.run("orchard-ops", "bench", *session.posargs, env=kernel_cache())
+
+
+@nox.session
+def tune(session: nox.Session) -> None:
+    """Choose the tiles of csrc/attention/tiles.cpp by the cost model (--check)."""
+    session.run("python", "tools/tune.py", *session.posargs)
+
+
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH))
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""

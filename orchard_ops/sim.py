@@ -38,6 +38,9 @@ __all__ = [
     "counters",
     "default_storage_mode",
     "enable",
+    "family",
+    "idle",
+    "kernel_counters",
     "memory",
     "reset_counters",
     "reset_peak_memory",
@@ -54,6 +57,7 @@ Kernel = Any
 # What PyTorch calls the device type before anybody renames it.
 _UNNAMED = "privateuseone"
 _MODES = ("private", "shared")
+_FAMILIES = ("A", "B", "C")
 _LANGUAGES = {"3.0": 0x30000, "3.1": 0x30001}  # as Metal counts them
 
 
@@ -184,11 +188,63 @@ def strict(enabled: bool = True) -> Setting:
     return Setting(lambda: ops.set_strict(previous))
 
 
+def idle(enabled: bool = True) -> Setting:
+    """Drop every launch, so that a call's time is the host's alone; results are junk.
+
+    Returns:
+        A `Setting` that restores the previous state if used in ``with``.
+    """
+    enable()
+    ops = torch.ops.orchard_metalsim
+    previous = bool(ops.idle())
+    ops.set_idle(enabled)
+    return Setting(lambda: ops.set_idle(previous))
+
+
 def counters() -> dict[str, int]:
     """Return what the kernels did since the last reset, name → count."""
     enable()
     names, values = torch.ops.orchard_metalsim.counters()
     return {str(name): int(value) for name, value in zip(names, values)}
+
+
+def kernel_counters() -> dict[str, dict[str, int]]:
+    """Return the counters of each kernel function since the last reset, by name."""
+    enable()
+    result: dict[str, dict[str, int]] = {}
+    for kernel, name, value in zip(*torch.ops.orchard_metalsim.kernel_counters()):
+        result.setdefault(str(kernel), {})[str(name)] = int(value)
+    return result
+
+
+@overload
+def family() -> str: ...
+@overload
+def family(name: str) -> Setting: ...
+def family(name: str | None = None) -> str | Setting:
+    """Get or set the class of GPU that kernels' tiles are chosen for.
+
+    Args:
+        name: ``"A"`` (M1, M2), ``"B"`` (M3, M4) or ``"C"`` (M5); without it, the
+            current class is returned.
+
+    Returns:
+        The class, or a `Setting` that restores the previous one if used in ``with``.
+
+    Raises:
+        InvalidProblemError: no such class.
+    """
+    enable()
+    ops = torch.ops.orchard_metalsim
+    previous = str(ops.family())
+    if name is None:
+        return previous
+    if name not in _FAMILIES:
+        raise InvalidProblemError(
+            f"[sim.family] expected one of {_FAMILIES}, got {name!r}"
+        )
+    ops.set_family(name)
+    return Setting(lambda: ops.set_family(previous))
 
 
 def reset_counters() -> None:

@@ -70,7 +70,10 @@ def test_the_lane_probe_keeps_metals_rules() -> None:
 
 
 def test_tiles_fit_their_budget() -> None:
-    """Each tile's registers and threadgroup memory fit the smallest GPU class."""
+    """Each tile's registers and threadgroup memory fit the GPUs that run it.
+
+    The smaller budget of class A is the search's own (tests/test_work.py).
+    """
     over = [
         f"{short(s)}: {budget.tile_registers(s)} registers, "
         f"{budget.threadgroup_bytes(s)} bytes"

@@ -414,10 +414,11 @@ void add_launch(Device& device,
   // ... and this neither them nor any mask.
   if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
   const int64_t largest = std::max(s.head_dim, s.head_dim_v);
+  const device::Family family = device.limits().family;
   s.tile = kernel == Kernel::decode
-               ? decode_tile(s.dtype, largest, packed_rows(problem),
+               ? decode_tile(family, s.dtype, largest, packed_rows(problem),
                              problem.cache.page_size)
-               : choose_tile(kernel, s.dtype, largest);
+               : choose_tile(family, kernel, s.dtype, largest);
   Launch launch;
   const Compiled& found = fitting(device, s);
   launch.pipeline = found.pipeline;

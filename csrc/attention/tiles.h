@@ -32,13 +32,18 @@ struct Tile {
   uint32_t threads() const { return static_cast<uint32_t>(32 * simdgroups); }
 };
 
-// The first row of the kernel's table that is large enough.
-const Tile& choose_tile(Kernel kernel, DType dtype, int64_t largest_head_dim);
+// The first row of the table for a class of GPU and kernel that is large
+// enough.
+const Tile& choose_tile(device::Family family,
+                        Kernel kernel,
+                        DType dtype,
+                        int64_t largest_head_dim);
 
 // The forward's tile, cut down for a decoding step: no more rows than there
 // are, no block of columns across pages, and where simdgroups share a tile, one
 // tile a threadgroup, since tiles walk parts of different lengths.
-Tile decode_tile(DType dtype,
+Tile decode_tile(device::Family family,
+                 DType dtype,
                  int64_t largest_head_dim,
                  int64_t rows,
                  int64_t page_size);

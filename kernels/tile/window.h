@@ -81,7 +81,7 @@ inline bool is_visible(constant AttentionParams& p,
 }
 
 // Bit 2 * (t * TILE_COLS + c) + e for this lane's element e of fragment (t, c).
-#define ALL_KEPT ((1u << (2 * TILE_ROWS * TILE_COLS)) - 1u)
+#define ALL_KEPT (0xffffffffu >> (32 - 2 * TILE_ROWS * TILE_COLS))
 
 inline bool is_kept_bit(uint kept, int t, int c, int e) {
   return (kept >> (2 * (t * TILE_COLS + c) + e)) & 1u;

@@ -9,7 +9,7 @@ except ImportError as error:
         "the command line needs typer and rich: pip install 'orchard-ops[cli]'"
     ) from error
 
-from . import doctor, train
+from . import bench, doctor, train
 
 __all__ = ["app"]
 
@@ -18,5 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+app.command()(bench.bench)
 app.command()(doctor.doctor)
 app.command()(train.train)

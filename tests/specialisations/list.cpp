@@ -71,7 +71,9 @@ class Recorded final : public device::Pipeline {
 
 class Recorder final : public device::Device {
  public:
-  explicit Recorder(uint32_t threads) : threads_(threads) {}
+  Recorder(device::Family family, uint32_t threads) : threads_(threads) {
+    limits_.family = family;
+  }
   std::string name() const override { return "recorder"; }
   const device::Limits& limits() const override { return limits_; }
   std::shared_ptr<const device::Pipeline> pipeline(
@@ -148,25 +150,25 @@ void decode(Recorder& recorder, Problem problem) {
 }
 
 // The largest head size of each row of the tables.
-std::set<int64_t> classes(DType dtype) {
+std::set<int64_t> classes(device::Family family, DType dtype) {
   std::set<int64_t> found;
   for (const Kernel kernel : kTiled) {
     for (int64_t dim = 1; dim <= attention::kMaxHeadDim; ++dim) {
-      found.insert(attention::choose_tile(kernel, dtype, dim).max_head_dim);
+      found.insert(
+          attention::choose_tile(family, kernel, dtype, dim).max_head_dim);
     }
   }
   return found;
 }
 
-}  // namespace
-
-int main() {
-  Recorder usual(1024);
+// Everything that a class of GPU asks for.
+std::set<std::string> lines_of(device::Family family) {
+  Recorder usual(family, 1024);
   // As if registers always ran out: every smaller tile is asked for in turn.
-  Recorder narrow(1);
+  Recorder narrow(family, 1);
   const auto& [window, bias, slopes, softcap, sinks, dropout] = kTogether;
   for (const DType dtype : kDTypes) {
-    for (const int64_t most : classes(dtype)) {
+    for (const int64_t most : classes(family, dtype)) {
       const auto largest = [&](std::initializer_list<Feature> features) {
         return problem_of(dtype, most, most, features);
       };
@@ -193,5 +195,13 @@ int main() {
     decode(usual, problem_of(dtype, 1, 1, {kPlain}));
   }
   usual.lines.merge(narrow.lines);
-  for (const std::string& line : usual.lines) std::puts(line.c_str());
+  return usual.lines;
+}
+
+}  // namespace
+
+int main() {
+  std::set<std::string> lines = lines_of(device::Family::a);
+  lines.merge(lines_of(device::Family::b));
+  for (const std::string& line : lines) std::puts(line.c_str());
 }

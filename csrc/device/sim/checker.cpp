@@ -1,6 +1,8 @@
 // csrc/device/sim/checker.cpp: see checker.h.
 #include "device/sim/checker.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "device/sim/poison.h"
@@ -96,7 +98,11 @@ std::string Checker::device_access(const Accessor& who,
   count(counters,
         found->is_constant ? abi::Space::constant : abi::Space::device, bytes,
         is_write);
-  if (!is_write) return {};
+  if (!is_write) {
+    const auto width = static_cast<size_t>(std::bit_width(bytes) - 1);
+    load_widths_[std::min(width, load_widths_.size() - 1)] += 1;
+    return {};
+  }
   const auto offset = static_cast<uint64_t>(at - found->begin);
   const std::string place = "byte " + std::to_string(offset) + " of '" +
                             found->name + "' at index " +

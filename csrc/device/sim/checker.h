@@ -2,6 +2,7 @@
 // uninitialized memory, access by access.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -61,6 +62,9 @@ class Checker {
   };
   Poisoned find_poison() const;
 
+  // Loads of device memory by width: 1, 2, 4, 8, 16 bytes.
+  const std::array<uint64_t, 5>& load_widths() const { return load_widths_; }
+
  private:
   struct Cell {  // of one byte of threadgroup memory
     uint32_t write_group_epoch = 0, write_simdgroup_epoch = 0;
@@ -109,6 +113,7 @@ class Checker {
  public:
   // The earlier access of the conflict that was reported last.
   const void* other_pc() const { return other_pc_; }
+  std::array<uint64_t, 5> load_widths_{};
 };
 
 }  // namespace orchard::sim

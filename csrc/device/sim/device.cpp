@@ -98,6 +98,13 @@ class Binding {
 
   const Job& job() const { return job_; }
 
+  void add_load_widths(Counters& counters) const {
+    if (checker_ == nullptr) return;
+    for (size_t i = 0; i < 5; ++i) {
+      counters.load_widths[i] += checker_->load_widths()[i];
+    }
+  }
+
   std::string damage() const {
     const Checker::Poisoned found =
         checker_ ? checker_->find_poison() : Checker::Poisoned{};
@@ -370,6 +377,7 @@ class SimDevice : public device::Device {
   }
 
   void submit(std::span<const device::Launch> launches) override {
+    if (options().is_idle) return;
     for (const device::Launch& launch : launches) run(launch, options());
   }
 
@@ -378,22 +386,23 @@ class SimDevice : public device::Device {
     const Options copy = chosen;
     const Binding binding(launch, copy);
     if (product(launch.threadgroups) == 0) return {};
-    const Counters counted = Execution(binding.job(), workers_).run();
+    Counters counted = Execution(binding.job(), workers_).run();
+    binding.add_load_widths(counted);
     if (std::string problem = binding.damage(); !problem.empty()) {
       refuse(problem);
     }
     const std::lock_guard counter_lock(counter_mutex_);
-    total_ += counted;
+    by_kernel_[binding.job().kernel->name] += counted;
     return counted;
   }
 
-  Counters total() {
+  std::map<std::string, Counters> by_kernel() {
     const std::lock_guard lock(counter_mutex_);
-    return total_;
+    return by_kernel_;
   }
   void reset() {
     const std::lock_guard lock(counter_mutex_);
-    total_ = {};
+    by_kernel_.clear();
   }
 
  private:
@@ -403,7 +412,7 @@ class SimDevice : public device::Device {
   std::mutex mutex_;  // one launch at a time
   std::vector<std::unique_ptr<Worker>> workers_;
   std::mutex counter_mutex_;
-  Counters total_;
+  std::map<std::string, Counters> by_kernel_;
 };
 
 SimDevice& instance() {
@@ -420,7 +429,15 @@ Options& options() {
   return *value;
 }
 
-Counters counters() { return instance().total(); }
+Counters counters() {
+  Counters total;
+  for (const auto& [name, counted] : kernel_counters()) total += counted;
+  return total;
+}
+
+std::map<std::string, Counters> kernel_counters() {
+  return instance().by_kernel();
+}
 
 void reset_counters() { instance().reset(); }
 
@@ -480,6 +497,7 @@ Counters& Counters::operator+=(const Counters& other) {
     load_bytes[i] += other.load_bytes[i];
     store_bytes[i] += other.store_bytes[i];
   }
+  for (int i = 0; i < 5; ++i) load_widths[i] += other.load_widths[i];
   return *this;
 }
 
@@ -503,6 +521,10 @@ std::vector<std::pair<std::string, uint64_t>> Counters::items() const {
     list.emplace_back(space + "_stores", stores[i]);
     list.emplace_back(space + "_load_bytes", load_bytes[i]);
     list.emplace_back(space + "_store_bytes", store_bytes[i]);
+  }
+  for (int i = 0; i < 5; ++i) {
+    list.emplace_back("device_loads_of_" + std::to_string(1 << i),
+                      load_widths[i]);
   }
   return list;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -52,10 +53,11 @@ device::Device& simulator();
 enum class MatrixOrder : uint32_t { ascending, descending, pairwise };
 
 struct Options {
-  uint64_t seed = 0;                // of the schedule
-  bool strict = false;              // every access checked; slow
-  uint32_t worker_threads = 0;      // 0: one per CPU core
-  bool is_eager = true;             // matrix multiplies without lane switches
+  uint64_t seed = 0;            // of the schedule
+  bool strict = false;          // every access checked; slow
+  bool is_idle = false;         // launches are dropped: times the host alone
+  uint32_t worker_threads = 0;  // 0: one per CPU core
+  bool is_eager = true;         // matrix multiplies without lane switches
   bool has_foreign_layout = false;  // lanes of a matrix permuted
   MatrixOrder matrix_order = MatrixOrder::ascending;
   device::StorageMode default_storage_mode = device::StorageMode::private_;
@@ -81,6 +83,8 @@ struct Counters {
   uint64_t stores[3] = {};
   uint64_t load_bytes[3] = {};
   uint64_t store_bytes[3] = {};
+  // Loads of device memory of 1, 2, 4, 8, 16 bytes; strict mode.
+  uint64_t load_widths[5] = {};
   uint64_t uninitialized_reads = 0;  // of threadgroup memory, strict mode
 
   Counters& operator+=(const Counters& other);
@@ -88,6 +92,8 @@ struct Counters {
 };
 
 Counters counters();  // of all dispatches since reset_counters()
+// The same by name of the kernel function.
+std::map<std::string, Counters> kernel_counters();
 void reset_counters();
 
 uint64_t allocated_bytes();  // in live buffers

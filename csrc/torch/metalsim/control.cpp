@@ -67,6 +67,9 @@ void set_schedule_seed(int64_t seed) {
 bool strict() { return sim::options().strict; }
 void set_strict(bool enabled) { sim::options().strict = enabled; }
 
+bool idle() { return sim::options().is_idle; }
+void set_idle(bool enabled) { sim::options().is_idle = enabled; }
+
 void set_compiler(std::string command) {
   sim::options().compiler = std::move(command);
 }
@@ -79,6 +82,35 @@ std::tuple<std::vector<std::string>, std::vector<int64_t>> counters() {
     values.push_back(static_cast<int64_t>(value));
   }
   return {std::move(names), std::move(values)};
+}
+
+// Three lists side by side: kernel, counter, value.
+std::tuple<std::vector<std::string>,
+           std::vector<std::string>,
+           std::vector<int64_t>>
+kernel_counters() {
+  std::vector<std::string> kernels, names;
+  std::vector<int64_t> values;
+  for (const auto& [kernel, counters] : sim::kernel_counters()) {
+    for (auto& [name, value] : counters.items()) {
+      kernels.push_back(kernel);
+      names.push_back(name);
+      values.push_back(static_cast<int64_t>(value));
+    }
+  }
+  return {std::move(kernels), std::move(names), std::move(values)};
+}
+
+std::string family() {
+  return std::string(1, "ABC"[static_cast<size_t>(sim::options().family)]);
+}
+
+void set_family(std::string name) {
+  TORCH_CHECK(name == "A" || name == "B" || name == "C",
+              "[InvalidProblemError] metalsim: expected GPU family 'A', 'B' or "
+              "'C', got '",
+              name, "'");
+  sim::options().family = static_cast<device::Family>(name[0] - 'A');
 }
 
 TORCH_LIBRARY(orchard_metalsim, m) {
@@ -94,9 +126,14 @@ TORCH_LIBRARY(orchard_metalsim, m) {
   m.def("set_schedule_seed(int seed) -> ()", &set_schedule_seed);
   m.def("strict() -> bool", &strict);
   m.def("set_strict(bool enabled) -> ()", &set_strict);
+  m.def("idle() -> bool", &idle);
+  m.def("set_idle(bool enabled) -> ()", &set_idle);
   m.def("set_compiler(str command) -> ()", &set_compiler);
   m.def("counters() -> (str[], int[])", &counters);
+  m.def("kernel_counters() -> (str[], str[], int[])", &kernel_counters);
   m.def("reset_counters() -> ()", &sim::reset_counters);
+  m.def("family() -> str", &family);
+  m.def("set_family(str name) -> ()", &set_family);
 }
 
 }  // namespace

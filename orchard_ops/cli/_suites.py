@@ -1,0 +1,293 @@
+"""The benchmark's suites that need no GPU; each returns rows for a table and JSON."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import orchard_ops
+from orchard_ops import sim
+
+from . import _model, _work
+from ._chips import CHIPS, PUBLISHED, chip_named
+from ._work import Shape
+
+__all__ = ["SUITES", "Row", "Suite"]
+
+Row = dict[str, Any]
+Suite = Callable[[bool], Iterator[Row]]
+"""Takes whether all shapes are wanted, yields rows."""
+
+SDPA = "F.scaled_dot_product_attention, CPU"
+MEASURED_BY_OTHERS = {
+    "forward": ("MPSGraph, mps-sdpa's README", 44.3),
+    "forward+backward": ("MPSGraph, mps-sdpa's README", 247.0),
+}
+
+
+def work(full: bool) -> Iterator[Row]:
+    """Count the kernels' work at length 8192 and predict each chip's time."""
+    sizes = (64, 128, 256) if full else (64, 128)
+    kinds = (torch.float16, torch.float32) if full else (torch.float16,)
+    for family, head_dim, dtype in itertools.product("AB", sizes, kinds):
+        for is_causal in (False, True) if full else (False,):
+            shape = Shape(head_dim=head_dim, dtype=dtype, is_causal=is_causal)
+            with sim.family(family):
+                counts = _work.count(shape)
+            for which in _work.passes(counts):
+                yield _counted_row(family, shape, counts, which)
+                for chip in CHIPS:
+                    if chip.family == family:
+                        yield _predicted_row(chip.name, shape, counts, which)
+
+
+def _described(shape: Shape) -> Row:
+    return {
+        "length": shape.length,
+        "heads": shape.heads,
+        "head_dim": shape.head_dim,
+        "dtype": str(shape.dtype).rpartition(".")[2],
+        "causal": shape.is_causal,
+    }
+
+
+def _counted_row(family: str, shape: Shape, counts: _work.Counts, which: str) -> Row:
+    done = [counts[kernel] for kernel in _work.passes(counts)[which]]
+
+    def per_score(name: str) -> float:
+        return sum(kernel[name] for kernel in done) / shape.scores
+
+    multiplies = sum(kernel["matrix_multiplies"] for kernel in done)
+    barriers = sum(
+        kernel["threadgroup_barriers"] * kernel["threads"] / kernel["threadgroups"] / 32
+        for kernel in done
+    )
+    return {
+        "kind": "counted",
+        "class": family,
+        **_described(shape),
+        "pass": which,
+        "products": multiplies / _work.ideal_multiplies(shape, 1),
+        "loads_per_8x64": per_score("device_loads") / 32 * 512,
+        "shuffles_per_8x64": per_score("shuffles") * 512,
+        "barriers_per_8x64": barriers / shape.scores * 512,
+        "exponentials_per_score": per_score("exponentials"),
+        "device_bytes_per_score": per_score("device_load_bytes")
+        + per_score("device_store_bytes"),
+        "threadgroup_bytes_per_score": per_score("threadgroup_load_bytes")
+        + per_score("threadgroup_store_bytes"),
+    }
+
+
+def _predicted_row(name: str, shape: Shape, counts: _work.Counts, which: str) -> Row:
+    found = _work.predict_pass(counts, shape, chip_named(name), which)
+    slowest = max(found["kernels"].values(), key=lambda kernel: kernel["seconds"])
+    return {
+        "kind": "predicted",
+        "chip": name,
+        **_described(shape),
+        "pass": which,
+        "predicted_ms": 1e3 * found["seconds"],
+        "predicted_utilisation": found["utilisation"],
+        "predicted_steady_utilisation": found["steady_utilisation"],
+        "binding": slowest["binding"],
+        "kernels_ms": {
+            kernel: 1e3 * value["seconds"] for kernel, value in found["kernels"].items()
+        },
+    }
+
+
+def peers(_: bool) -> Iterator[Row]:
+    """Check the model: its time for a peer's kernels beside the published one."""
+    for row in PUBLISHED:
+        chip = chip_named(row.chip)
+        predicted = _model.peer_ps_per_score(
+            chip, row.kernel, row.element_bytes, row.head_dim
+        )
+        yield {
+            "kernel": f"metal-flash-attention {row.kernel}",
+            "chip": row.chip,
+            "bytes": row.element_bytes,
+            "head_dim": row.head_dim,
+            "published_ms": row.ps_per_score * row.length**2 * 1e-9,
+            "predicted_ms": predicted * row.length**2 * 1e-9,
+            "ratio": predicted / row.ps_per_score,
+            "used for calibration": row.head_dim <= 128,
+        }
+    yield from _published_shape()
+
+
+def _published_shape() -> Iterator[Row]:
+    """Yield the M4, 8 heads, length 8192, head_dim 64: others, the peer, ours."""
+    shape, chip = Shape(), chip_named("M4")
+    with sim.family("B"):
+        counts = _work.count(shape)
+    ours = {
+        which: _work.predict_pass(counts, shape, chip, which)["seconds"] * 1e3
+        for which in ("forward", "backward")
+    }
+    peer = {
+        kernel: _model.peer_ps_per_score(chip, kernel, 2, 64) * shape.scores * 1e-9
+        for kernel in _model.PRODUCTS
+    }
+    for name, mine, theirs in (
+        ("forward", ours["forward"], peer["forward"]),
+        ("forward+backward", sum(ours.values()), sum(peer.values())),
+    ):
+        source, measured = MEASURED_BY_OTHERS[name]
+        yield {
+            "kernel": f"{name}, 8 heads, length 8192, head_dim 64",
+            "chip": "M4",
+            "measured_ms": measured,
+            "measured_with": source,
+            "predicted_peer_ms": theirs,
+            "predicted_ms": mine,
+        }
+
+
+def memory(full: bool) -> Iterator[Row]:
+    """Measure peak bytes of a training step against length."""
+    for length in (128, 256, 512, 1024, 2048) if full else (128, 256, 512):
+        size = (1, 1, length, 64)
+        sim.enable()
+        before = sim.memory().allocated_bytes
+        orchard_ops.sim.reset_peak_memory()
+        q, k, v = (
+            torch.randn(size).half().to(sim.DEVICE).requires_grad_() for _ in range(3)
+        )
+        out = orchard_ops.flash_attention(q, k, v)
+        assert isinstance(out, torch.Tensor)
+        torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+        peak = sim.memory().peak_bytes - before
+        del q, k, v, out
+        yield {
+            "length": length,
+            "peak_bytes": peak,
+            "bytes_per_row": peak / length,
+            "scores_would_take": 2 * length**2,
+        }
+
+
+def host(full: bool) -> Iterator[Row]:
+    """Time warm calls on a device that drops every launch, beside a tiny SDPA."""
+    repeats = 2000 if full else 400
+    sim.enable()
+    tiny = torch.randn(1, 1, 8, 64)
+    q, k, v = (tiny.to(sim.DEVICE) for _ in range(3))
+    leaf = q.detach().requires_grad_()
+    orchard_ops.flash_attention(q, k, v)  # compiles
+    with sim.idle():
+        calls: dict[str, Callable[[], Any]] = {
+            "flash_attention": partial(orchard_ops.flash_attention, q, k, v),
+            "flash_attention, for a backward": partial(
+                orchard_ops.flash_attention, leaf, k, v
+            ),
+            SDPA: partial(functional.scaled_dot_product_attention, tiny, tiny, tiny),
+        }
+        medians = _interleaved(calls, repeats)
+    base = medians[SDPA]
+    for name, value in medians.items():
+        yield {"call": name, "us": value * 1e6, "of_sdpa": value / base}
+
+
+def cpu(full: bool) -> Iterator[Row]:
+    """Time the CPU path beside SDPA where SDPA has the feature."""
+    sizes = ((1, 8, 256, 64), (2, 8, 512, 64)) if full else ((1, 8, 256, 64),)
+    for size, is_causal in itertools.product(sizes, (False, True)):
+        q, k, v = (torch.randn(size) for _ in range(3))
+
+        calls: dict[str, Callable[[], Any]] = {
+            name: partial(call, q, k, v, is_causal=is_causal)
+            for name, call in (
+                ("ours", orchard_ops.flash_attention),
+                ("theirs", functional.scaled_dot_product_attention),
+            )
+        }
+        medians = _interleaved(calls, 200 if full else 50)
+        yield {
+            "shape": list(size),
+            "causal": is_causal,
+            "ours_ms": 1e3 * medians["ours"],
+            "sdpa_ms": 1e3 * medians["theirs"],
+            "of_sdpa": medians["ours"] / medians["theirs"],
+        }
+
+
+def simulator(full: bool) -> Iterator[Row]:
+    """Measure simulated multiplies a second, and what compiling a kernel costs."""
+    length = 1024 if full else 512
+    q, k, v = (torch.randn(1, 2, length, 64).half().to(_device()) for _ in range(3))
+    orchard_ops.flash_attention(q, k, v)
+    sim.reset_counters()
+    started = time.perf_counter()
+    orchard_ops.flash_attention(q, k, v)
+    seconds = time.perf_counter() - started
+    multiplies = sim.counters()["matrix_multiplies"]
+    yield {
+        "what": f"forward, 2 heads, length {length}, head_dim 64, float16",
+        "multiplies_per_second": multiplies / seconds,
+        "seconds": seconds,
+    }
+    yield from _compile_times()
+
+
+_COMPILE = """
+import time, torch, orchard_ops
+orchard_ops.sim.enable()
+q = torch.zeros(1, 1, 8, 64).half().to("metalsim")
+started = time.perf_counter()
+orchard_ops.flash_attention(q, q, q)
+print(time.perf_counter() - started)
+"""
+
+
+def _compile_times() -> Iterator[Row]:
+    """Run one call in fresh processes: over an empty cache, then over a full one."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("first use, compiled", "first use, from the cache"):
+            done = subprocess.run(
+                [sys.executable, "-c", _COMPILE],
+                env={**os.environ, "ORCHARD_CACHE_DIR": folder},
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            yield {"what": f"forward, {name}", "seconds": float(done.stdout)}
+
+
+def _device() -> torch.device:
+    sim.enable()
+    return torch.device(sim.DEVICE)
+
+
+def _interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return each call's median seconds; turns alternate, so load hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 10):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if turn >= 10:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+SUITES: dict[str, Suite] = {
+    "work": work,
+    "peers": peers,
+    "memory": memory,
+    "host": host,
+    "cpu": cpu,
+    "simulator": simulator,
+}

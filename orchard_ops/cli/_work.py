@@ -1,0 +1,189 @@
+"""What our kernels do, counted by the simulator, and the model's time for it.
+
+Counts are exact polynomials of the length (quadratic, no constant) wherever the
+length is a multiple of every tile: two small runs give them for any length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+import orchard_ops
+from orchard_ops import sim
+
+from . import _model
+from ._chips import Chip
+from ._model import Prediction, Work
+
+__all__ = ["Counts", "Shape", "count", "ideal_multiplies", "passes", "predict_pass"]
+
+# Multiples of every tile's rows and columns, 192 for three slices of head_dim.
+SHORT, LONG = 192, 384
+PRODUCTS = {"forward": 2, "backward": 5}
+# Tensors that a kernel reads, as many as q: the least that DRAM must give.
+TENSORS_READ = {
+    "forward": 3,
+    "backward_prepare": 2,
+    "backward_dkdv": 4,
+    "backward_dq": 4,
+}
+
+Counts = dict[str, dict[str, float]]
+"""Counters by kernel."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A problem: square, all heads alike."""
+
+    length: int = 8192
+    head_dim: int = 64
+    dtype: torch.dtype = torch.float16
+    heads: int = 8
+    """Batch times heads."""
+    is_causal: bool = False
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element."""
+        return torch.empty(0, dtype=self.dtype).element_size()
+
+    @property
+    def scores(self) -> float:
+        """Entries of the scores that exist."""
+        every = self.heads * self.length**2
+        return every / 2 if self.is_causal else float(every)
+
+
+def run(shape: Shape, strict: bool = True) -> Counts:
+    """Run a problem, forward and backward, on the simulator; return what it counted."""
+    size = (1, shape.heads, shape.length, shape.head_dim)
+    sim.enable()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = (
+        torch.randn(size, generator=generator).to(shape.dtype).to(sim.DEVICE)
+        for _ in range(4)
+    )
+    leaves = tuple(tensor.requires_grad_() for tensor in (q, k, v))
+    with sim.strict(strict):
+        sim.reset_counters()
+        out = orchard_ops.flash_attention(q, k, v, is_causal=shape.is_causal)
+        assert isinstance(out, torch.Tensor)
+        torch.autograd.grad(out, leaves, grad)
+    found = sim.kernel_counters()
+    return {
+        kernel: {name: float(value) for name, value in counters.items()}
+        for kernel, counters in found.items()
+        if counters["matrix_multiplies"] or kernel in TENSORS_READ
+    }
+
+
+def count(shape: Shape) -> Counts:
+    """Return the counters of a problem of any length, by two short simulations."""
+    sim.enable()
+    short = _run_once(sim.family(), replace(shape, length=SHORT, heads=1))
+    long = _run_once(sim.family(), replace(shape, length=LONG, heads=1))
+    return {
+        kernel: {
+            name: shape.heads * _extrapolate(value, long[kernel][name], shape.length)
+            for name, value in counters.items()
+        }
+        for kernel, counters in short.items()
+    }
+
+
+@cache
+def _run_once(family: str, shape: Shape) -> Counts:
+    with sim.family(family):
+        return run(shape)
+
+
+def _extrapolate(short: float, long: float, length: int) -> float:
+    """Return a n^2 + b n at the length, from its values at SHORT and LONG."""
+    a = (long / LONG - short / SHORT) / (LONG - SHORT)
+    return length * (a * length + short / SHORT - a * SHORT)
+
+
+def ideal_multiplies(shape: Shape, products: int) -> float:
+    """Return the 8x8x8 multiplies of so many products over the scores that exist."""
+    return products * shape.scores * shape.head_dim / 512
+
+
+def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
+    """Return the model's view of what the simulator counted for one kernel."""
+    lanes = 32
+    loads = counters["device_loads"] / lanes
+    wide_loads = counters["device_loads_of_16"] / lanes
+    exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
+    weights = counters["exponentials"] / lanes
+    moved = counters["device_load_bytes"] + counters["device_store_bytes"]
+    groups = max(counters["threadgroups"], 1.0)
+    threads = counters["threads"] / groups
+    is_split = counters["threadgroup_barriers"] > 0
+    tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
+    return Work(
+        multiplies=counters["matrix_multiplies"],
+        alu=_model.alu(kernel, shape.element_bytes, weights, loads, wide_loads),
+        shuffles=counters["shuffles"] + counters["votes"] + 8 * counters["reductions"],
+        loads=loads + exchanged + counters["device_stores"] / lanes,
+        exponentials=weights,
+        barriers=counters["threadgroup_barriers"] * threads / lanes,
+        device_bytes=moved,
+        # Two simdgroups that walk the same blocks are taken to share each line.
+        l2_bytes=moved if is_split else moved / 2,
+        threadgroup_bytes=counters["threadgroup_load_bytes"]
+        + counters["threadgroup_store_bytes"],
+        dram_bytes=TENSORS_READ.get(kernel, 2) * tensor
+        + counters["device_store_bytes"],
+        threadgroups=groups,
+        threads=threads,
+    )
+
+
+def passes(counts: Counts) -> dict[str, list[str]]:
+    """Return the kernels of the forward and of the backward, in the counts."""
+    return {
+        "forward": [name for name in counts if name == "forward"],
+        "backward": [name for name in counts if name != "forward"],
+    }
+
+
+def predict_pass(
+    counts: Counts, shape: Shape, chip: Chip, which: str
+) -> dict[str, Any]:
+    """Predict the forward or the backward on a chip.
+
+    Returns:
+        Seconds; the utilisation of the matrix rate by useful multiplies (2 products
+        for the forward, 5 for the backward), and the steady one, without launches and
+        partly filled waves; and for each kernel its seconds and binding term.
+    """
+    kernels: dict[str, Prediction] = {
+        kernel: _model.predict(
+            work_of(kernel, counts[kernel], shape),
+            chip,
+            kernel,
+            shape.element_bytes,
+            shape.head_dim,
+        )
+        for kernel in passes(counts)[which]
+    }
+    seconds = sum(found.seconds for found in kernels.values())
+    steady = sum(found.steady_seconds for found in kernels.values())
+    seconds += _model.FIRST_LAUNCH_SECONDS
+    seconds += _model.NEXT_LAUNCH_SECONDS * (len(kernels) - 1)
+    useful = ideal_multiplies(shape, PRODUCTS[which])
+    ideal = useful * _model.multiply_cycles(shape.element_bytes)
+    return {
+        "seconds": seconds,
+        "utilisation": ideal / (4e9 * chip.cores * chip.ghz) / seconds,
+        "steady_utilisation": ideal / (4e9 * chip.cores * chip.ghz) / steady,
+        "kernels": {
+            name: {"seconds": found.seconds, "binding": found.binding}
+            for name, found in kernels.items()
+        },
+    }

@@ -1,0 +1,54 @@
+"""``orchard-ops bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orchard_ops.cli import _bench_plots, app
+
+
+def test_bench_reports_what_it_measured() -> None:
+    """Chosen suites come as JSON; memory grows with length only."""
+    wanted = ["--suite", "memory", "--suite", "host"]
+    done = CliRunner().invoke(app, ["bench", "--json", *wanted])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert set(found["suites"]) == {"memory", "host"}
+    assert "predicted" in found["note"]
+    rows = found["suites"]["memory"]
+    per_row = [row["bytes_per_row"] for row in rows]
+    assert max(per_row) <= 1.05 * min(per_row)
+    assert rows[-1]["peak_bytes"] < 1.2 * 4 * rows[0]["peak_bytes"]
+    assert all(row["us"] > 0 for row in found["suites"]["host"])
+
+
+def test_bench_draws(tmp_path: Path) -> None:
+    """Plots go into the folder that is named."""
+    pytest.importorskip("matplotlib")
+    rows = {"memory": [{"length": 8, "peak_bytes": 100, "scores_would_take": 128}]}
+    (drawn,) = _bench_plots.draw(rows, tmp_path / "new")
+    assert drawn == tmp_path / "new" / "orchard-bench-memory.png"
+    assert drawn.stat().st_size > 1000
+
+
+def test_bench_prints_tables() -> None:
+    """Without --json the same comes as tables, and says what is not measured."""
+    done = CliRunner().invoke(app, ["bench", "--suite", "memory"])
+    assert done.exit_code == 0, done.output
+    assert "peak" in done.stdout
+    assert "Nothing under 'predicted' was measured" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["speed", "gpu"])
+def test_bench_refuses_unknown_suites(name: str) -> None:
+    """A suite that is not there is an error that names those that are, or the GPU."""
+    if name == "gpu" and torch.backends.mps.is_available():
+        pytest.skip("there is a GPU")
+    done = CliRunner().invoke(app, ["bench", "--suite", name])
+    assert done.exit_code == 2
+    assert name in done.output
