@@ -53,8 +53,10 @@ def peak_bytes(case: Case, device: torch.device) -> int:
     gc.collect()
     orchard_ops.sim.reset_peak_memory()
     before = orchard_ops.sim.memory().peak_bytes
-    out, _ = attend(case, q, k, v, **tensors)
-    torch.autograd.grad(out, leaves, grad_out)
+    # In this thread: another one might free what the last call saved too late.
+    with torch.autograd.set_multithreading_enabled(False):
+        out, _ = attend(case, q, k, v, **tensors)
+        torch.autograd.grad(out, leaves, grad_out)
     return orchard_ops.sim.memory().peak_bytes - before - of_mask
 
 

@@ -175,10 +175,9 @@ Gradients empty_gradients(const BackwardCall& given) {
 void write_sink_gradient(const BackwardCall& given,
                          const Tensor& delta,
                          Tensor& gradient) {
-  const Tensor weight = (given.call.sinks.view({1, -1, 1}) - given.lse)
-                            .exp()
-                            .masked_fill(given.lse.isneginf(), 0.0);
-  gradient.copy_((weight * delta).sum(at::IntArrayRef{0, 2}).neg());
+  Tensor weight = given.call.sinks.view({1, -1, 1}) - given.lse;
+  weight.exp_().masked_fill_(given.lse.isneginf(), 0.0).mul_(delta);
+  gradient.copy_(weight.sum(at::IntArrayRef{0, 2}).neg_());
 }
 
 Gradients run_backward(const BackwardCall& given) {
