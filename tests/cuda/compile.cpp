@@ -2,13 +2,12 @@
 // adds CUDA's; see compile.h.
 #include "cuda/compile.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <regex>
 
 #include "device/kernel_source.h"
 #include "device/sim/files.h"
+#include "device/sim/token.h"
 #include "device/sim/translate.h"
 
 namespace orchard::cuda {
@@ -32,22 +31,28 @@ std::string nvcc() {
   return given ? given : "nvcc";
 }
 
-// Metal's own headers stand in metal_on_cuda.h.
-std::string preprocessed(const std::string& source) {
+void replace_all(std::string& text,
+                 std::string_view from,
+                 std::string_view to) {
+  for (size_t at = 0; (at = text.find(from, at)) != text.npos;) {
+    text.replace(at, from.size(), to);
+    at += to.size();
+  }
+}
+
+std::string preprocessed(std::string source) {
   const sim::ScratchFolder scratch;
   const std::string& at = scratch.path();
-  const std::regex metal_header("#include <metal_[a-z_]*>");
+  // Metal's own headers stand in metal_on_cuda.h.
+  replace_all(source, "#include <metal_", "#pragma metal_");
   sim::write_file(at + "/kernel.metal",
-                  std::string(device::embedded_text(kMacros)) +
-                      std::regex_replace(source, metal_header, ""));
+                  std::string(device::embedded_text(kMacros)) + source);
   run_step({"c++", "-E", "-xc++", "-std=c++20", "-nostdinc",
             at + "/kernel.metal", "-o", at + "/kernel.ii"},
            at);
   // Without the scratch folder's name, so that equal texts are equal.
   std::string text = sim::read_file(at + "/kernel.ii");
-  for (size_t found; (found = text.find(at + "/")) != text.npos;) {
-    text.erase(found, at.size() + 1);
-  }
+  replace_all(text, at + "/", "");
   return text;
 }
 
@@ -60,34 +65,55 @@ const sim::KernelText& kernel_named(const sim::Translation& found,
 }
 
 // Not by macros: "device" stands in the expansion of CUDA's own __device__.
-std::string with_cuda_words(std::string text) {
-  const std::pair<const char*, const char*> replacements[] = {
-      {"#pragma clang loop unroll\\(full\\)", "#pragma unroll"},
-      // Each threadgroup variable gets memory of its own.
-      {"local<(\\w+)>\\((\\d+)\\)", "local<$1, $2>()"},
-      {"\\b(device|thread|threadgroup)\\b", ""},
-      {"\\bconstant\\b", "const"},
-      {"\\binline\\b", "__device__ __forceinline__"},
+std::string cuda_word(const std::string& word) {
+  if (word == "device" || word == "thread" || word == "threadgroup") return "";
+  if (word == "constant") return "const";
+  if (word == "inline") return "__device__ __forceinline__";
+  return word;
+}
+
+std::string with_cuda_words(std::string text, const std::string& function) {
+  replace_all(text, "#pragma clang loop unroll(full)", "#pragma unroll");
+  std::vector<sim::Token> tokens = sim::tokenize(text);
+  const auto is = [&](size_t i, std::string_view word) {
+    return i < tokens.size() && tokens[i].is(word);
   };
-  for (const auto& [from, to] : replacements) {
-    text = std::regex_replace(text, std::regex(from), to);
+  bool has_function = false;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (is(i, "void") && is(i + 2, function) && is(i + 3, "(")) {
+      tokens[i].text = "__device__ void";
+      has_function = true;
+    } else if (is(i, "local") && is(i + 1, "<") && is(i + 3, ">")) {
+      // local<type>(number): each threadgroup variable gets its own memory.
+      tokens[i + 2].text += ", " + tokens[i + 5].text;
+      tokens[i + 5].text.clear();
+    } else {
+      tokens[i].text = cuda_word(tokens[i].text);
+    }
   }
-  return text;
+  if (!has_function) {
+    throw Error(ErrorKind::compile, "cuda: no function " + function);
+  }
+  std::string out;
+  for (const sim::Token& token : tokens) out += token.text;
+  return out;
 }
 
 // The kernel's function is called by the entry point: its arguments.
 std::string call_of(const sim::KernelText& kernel) {
-  const std::regex buffer("buffer<\\((\\d+)\\)>");
+  constexpr std::string_view buffer = "buffer<";  // buffer<(3)>
   std::string text = kernel.function + "(";
   for (const sim::KernelParameter& parameter : kernel.parameters) {
     if (!text.ends_with('(')) text += ", ";
-    std::smatch slot;
-    if (!std::regex_match(parameter.source, slot, buffer)) {
-      text += parameter.source + "()";
+    const std::string& source = parameter.source;
+    if (!source.starts_with(buffer)) {
+      text += source + "()";
     } else if (parameter.is_reference) {
       text += "reference{bindings.bytes}";
     } else {
-      text += "pointer{bindings.buffers[" + slot[1].str() + "]}";
+      const std::string slot =
+          source.substr(buffer.size(), source.size() - buffer.size() - 1);
+      text += "pointer{bindings.buffers[" + slot + "]}";
     }
   }
   return text + ");";
@@ -99,13 +125,8 @@ std::string cuda_source(const device::PipelineRequest& request) {
   const sim::Translation found =
       sim::translate_text(preprocessed(device::kernel_source(request)));
   const sim::KernelText& kernel = kernel_named(found, request.entry);
-  std::string body = with_cuda_words(found.body);
-  const std::regex definition("void(\\s+" + kernel.function + "\\s*\\()");
-  if (!std::regex_search(body, definition)) {
-    throw Error(ErrorKind::compile, "cuda: no function " + kernel.function);
-  }
-  body = std::regex_replace(body, definition, "__device__ void$1");
-  return std::string(device::embedded_text(kHeader)) + body +
+  return std::string(device::embedded_text(kHeader)) +
+         with_cuda_words(found.body, kernel.function) +
          "\nextern \"C\" __global__ void __launch_bounds__(" +
          kernel.max_threads + ") " + kernel.name +
          "_entry(const __grid_constant__ Bindings bindings) {\n  using "

@@ -111,7 +111,10 @@ def build(folder: Path) -> Path:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, [*files(*SOURCES), embedded]))
-    libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
+    # First, since some libtorch exports parts of a C++ library of its own, too old
+    # for ours: std::filesystem of PyTorch 2.11 for CUDA crashes when called by us.
+    libraries = ["-lstdc++"]
+    libraries += [f"-L{path}" for path in cpp_extension.library_paths()]
     libraries += ["-ltorch", "-ltorch_cpu", "-lc10", *driver()]
     target = folder / "_C.so"
     run(["c++", "-shared", *objects, *libraries, "-o", str(target)])
