@@ -27,6 +27,12 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 FORMATTED = (".cpp", ".h", ".metal")
 DEMO_TORCH = "torch24"  # The one that the README's test command downloads too.
 NEWEST_TORCH = "torch213"
+# What PyTorch imports; nix/torch.nix names the same.
+TORCH_NEEDS = (
+    *("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy"),
+    "typing-extensions",
+)
+TWO_DIGITS = "import sys; print('{}{}'.format(*sys.version_info))"
 
 nox.options.sessions = ["lint", *(f"test-{name}" for name in MATRIX)]
 nox.options.error_on_missing_interpreters = True
@@ -118,11 +124,75 @@ def demo(session: nox.Session) -> None:
     session.run("orchard-ops", "train", *session.posargs, env=kernel_cache())
 
 
+@nox.session(python=interpreter(NEWEST_TORCH))
+def kernels(session: nox.Session) -> None:
+    """Check every kernel specialisation that ships by Metal's rules, not a sample."""
+    install_package(session, NEWEST_TORCH, "test")
+    whole = {**kernel_cache(), "ORCHARD_ALL_KERNELS": "1"}
+    session.run("pytest", "-n", "2", "tests/test_specialisations.py", env=whole)
+
+
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH))
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}")
     session.run("python", "tools/macos_wheels.py", *session.posargs)
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def package(session: nox.Session) -> None:
+    """Make the sdist and a wheel from it; check both, test the installed wheel."""
+    name = session.posargs[0] if session.posargs else DEMO_TORCH
+    install_torch(session, name)
+    session.install(*BUILD_TOOLS, "build", MATRIX[name]["numpy"])
+    out = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--no-isolation", "-o", str(out))
+    sdist = next(out.glob("*.tar.gz"))
+    session.log("Building a wheel from it: a few minutes")
+    wheel = ("python", "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
+    session.run(*wheel, "--quiet", "--wheel-dir", str(out), str(sdist))
+    session.run("python", "tools/package_contents.py", *map(str, out.iterdir()))
+    session.install(f"{next(out.glob('*.whl'))}[sim,cli]", MATRIX[name]["numpy"])
+    with session.chdir(out):  # Not where the source folder would be imported.
+        session.run("orchard-ops", "doctor", env=kernel_cache())
+        session.run("python", ROOT / "recipe" / "smoke.py", env=kernel_cache())
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def conda(session: nox.Session) -> None:
+    """Build, install and test conda packages offline (--torch 2.4, --target, --all)."""
+    session.install(*PROJECT["dependency-groups"]["conda"], "pytest>=8")
+    session.run("pytest", "--noconftest", "-q", "tests/test_conda.py")
+    session.run(
+        "python", "tools/conda_packages.py", *session.posargs, env=kernel_cache()
+    )
+
+
+@nox.session(python=interpreter(NEWEST_TORCH))
+def nix(session: nox.Session) -> None:
+    """Prove the flake: all systems, hashes, one build (--evaluate: the first alone)."""
+    if shutil.which("nix") is None:
+        session.error(
+            "expected the command nix (2.4 or newer) on the path, found none; install "
+            "it: apt-get install nix-bin on Debian and Ubuntu"
+        )
+    session.install(*BUILD_TOOLS, "build", *EXTRAS["cli"], *EXTRAS["test"][1:])
+    session.install(MATRIX[NEWEST_TORCH]["numpy"], *TORCH_NEEDS)
+    session.run("python", "tools/nix_flake.py")
+    session.run("pytest", "--noconftest", "-n", "2", "tests/test_nix.py")
+    if "--evaluate" in session.posargs:  # no downloads
+        return
+    session.run("python", "tools/nix_wheels.py", "--check")
+    python = session.run("python", "-c", TWO_DIGITS, silent=True).strip()
+    package = f"orchard-ops-{NEWEST_TORCH}-py{python}"
+    session.run("python", "tools/nix_flake.py", "--build", package)
+
+
+@nox.session(name="nix-wheels", python=interpreter(NEWEST_TORCH))
+def nix_wheels(session: nox.Session) -> None:
+    """Pin the wheels of versions.toml for the flake: writes nix/wheels.json."""
+    session.run("python", "tools/nix_wheels.py", *session.posargs)
 
 
 @nox.session(python=interpreter(NEWEST_TORCH))

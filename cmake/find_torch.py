@@ -1,37 +1,41 @@
 """Tell CMake where a PyTorch lies and how it was built, without importing it.
 
-Prints ``version;major;minor;cxx11_abi;root`` for the PyTorch of the interpreter
-that runs this script, or for the one in the folder given as its argument (an
-unpacked wheel: the folder that holds ``torch/``).  Reading files rather than
-importing keeps this fast and works where the wheel's own libraries cannot load.
+Prints ``version;major;minor;cxx11_abi;root;include`` for the PyTorch in the
+folder given as argument (an unpacked wheel: the folder that holds ``torch/``), or
+in the one that the environment variable ORCHARD_TORCH_WHEEL names, or else for
+that of the interpreter that runs this script.  Reading files rather than importing
+keeps this fast and works where the wheel's own libraries cannot load.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
 
 OLDEST = (2, 1)
 HOW_TO_GET = (
-    "install PyTorch into this interpreter and build with --no-build-isolation, "
-    "or pass -DORCHARD_TORCH_WHEEL=<folder of an unpacked wheel>"
+    "install PyTorch 2.1 or newer into the interpreter that builds and build with "
+    "pip's --no-build-isolation, or set the environment variable "
+    "ORCHARD_TORCH_WHEEL to the folder of an unpacked wheel"
 )
 # A constructor that takes a std::string: its name spells the string's ABI.
 NEW_STRING = b"_ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx11"
 
 
-def torch_root(wheel: str) -> Path:
+def torch_root(wheel: str = "") -> Path:
     """Return the folder ``torch/`` of a wheel, or of this interpreter."""
+    wheel = wheel or os.environ.get("ORCHARD_TORCH_WHEEL", "")
     if wheel:
         root = Path(wheel).resolve() / "torch"
         if not (root / "version.py").is_file():
-            raise SystemExit(f"no PyTorch in {root}: {HOW_TO_GET}")
+            raise SystemExit(f"[orchard_ops] no PyTorch in {root}: {HOW_TO_GET}")
         return root
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        raise SystemExit(f"{sys.executable} has no PyTorch: {HOW_TO_GET}")
+        raise SystemExit(f"[orchard_ops] {sys.executable} has no PyTorch: {HOW_TO_GET}")
     return Path(spec.origin).parent
 
 
@@ -40,11 +44,25 @@ def torch_version(root: Path) -> str:
     text = (root / "version.py").read_text(encoding="utf-8")
     match = re.search(r"^__version__ = '(\d+\.\d+\.\d+)", text, re.MULTILINE)
     if match is None:
-        raise SystemExit(f"{root}/version.py names no version")
+        raise SystemExit(f"[orchard_ops] {root}/version.py names no version")
     version = match[1]
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        raise SystemExit(f"PyTorch {version} in {root} is older than 2.1: {HOW_TO_GET}")
+        raise SystemExit(
+            f"[orchard_ops] PyTorch {version} in {root} is too old: {HOW_TO_GET}"
+        )
     return version
+
+
+def include_folder(root: Path) -> Path:
+    """Return the folder of the C++ headers: conda's lie in the environment's."""
+    folders = [root / "include", *(up / "include" for up in list(root.parents)[2:4])]
+    for folder in folders:
+        if (folder / "ATen" / "ATen.h").is_file():
+            return folder
+    raise SystemExit(
+        f"[orchard_ops] PyTorch in {root} lacks its C++ headers (ATen/ATen.h in "
+        f"{folders[0]}): {HOW_TO_GET}"
+    )
 
 
 def has_cxx11_abi(root: Path) -> bool:
@@ -58,7 +76,8 @@ def main() -> None:
     root = torch_root(sys.argv[1] if len(sys.argv) > 1 else "")
     version = torch_version(root)
     major, minor, _ = version.split(".")
-    print(version, major, minor, int(has_cxx11_abi(root)), root.as_posix(), sep=";")
+    folders = root.as_posix(), include_folder(root).as_posix()
+    print(version, major, minor, int(has_cxx11_abi(root)), *folders, sep=";")
 
 
 if __name__ == "__main__":

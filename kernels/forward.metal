@@ -14,6 +14,7 @@
 #define SINKS_ARGUMENT device const float *sinks [[buffer(SLOT_SINKS)]],
 // A sink is a column without a value: it joins the row's maximum and total.
 inline void add_sink(thread ForwardState& state, int t, float sink) {
+  if (is_minus_infinity(sink)) return;  // no sink
   float largest = max(state.row_maximum[t], sink);
   float correction = weight_of(state.row_maximum[t] - largest);
   state.row_total[t] =

@@ -16,6 +16,7 @@ from ._errors import (
     OrchardError,
     UnsupportedError,
 )
+from ._kvcache import flash_attention_with_kvcache
 from ._varlen import flash_attention_varlen
 
 __version__ = _native.VERSION
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "flash_attention",
     "flash_attention_varlen",
+    "flash_attention_with_kvcache",
     "flash_attn_fwd",
     "sim",
     "storage",

@@ -10,6 +10,7 @@ from torch import Tensor
 from ._autocast import cast_inputs
 from ._checks import (
     check_dropout,
+    check_dtypes,
     check_grouping,
     check_mask,
     check_packing,
@@ -66,6 +67,7 @@ def dense_arguments(
     """Check ``flash_attention``'s arguments; the seed is left to be drawn."""
     check_tensors(name, q, k, v)
     q, k, v, attn_mask = cast_inputs(q, k, v, attn_mask)
+    check_dtypes(name, q, k, v)
     check_mask(name, attn_mask, q)
     check_grouping(name, q, k, enable_gqa)
     if q.dim() == 3:
@@ -114,6 +116,7 @@ def packed_arguments(
     """Check ``flash_attention_varlen``'s arguments; the seed is left to be drawn."""
     check_tensors(name, q, k, v, is_packed=True)
     q, k, v, _ = cast_inputs(q, k, v, None)
+    check_dtypes(name, q, k, v)
     longest = check_packing(name, q, cu_seqlens, max_seqlens)
     q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
     return Arguments(

@@ -16,6 +16,7 @@ from ._errors import InvalidProblemError, UnsupportedError
 
 __all__ = [
     "check_dropout",
+    "check_dtypes",
     "check_grouping",
     "check_mask",
     "check_packing",
@@ -35,7 +36,7 @@ _PACKED = "3 dimensions [tokens, heads, head_dim]"
 def check_tensors(
     name: str, q: Tensor, k: Tensor, v: Tensor, *, is_packed: bool = False
 ) -> None:
-    """Check that q, k, v are tensors of one rank (3 or 4), device and dtype."""
+    """Check that q, k, v are tensors of one rank (3 or 4) and device."""
     for label, tensor in (("q", q), ("k", k), ("v", v)):
         _check_is_tensor(name, label, tensor)
     ranks = (3,) if is_packed else (3, 4)
@@ -50,15 +51,19 @@ def check_tensors(
             f"[{name}] expected q, k and v on one device, got {q.device}, {k.device} "
             f"and {v.device}; move them with .to(q.device)"
         )
-    if not q.dtype == k.dtype == v.dtype:
-        raise InvalidProblemError(
-            f"[{name}] expected q, k and v of one dtype, got {q.dtype}, {k.dtype} and "
-            f"{v.dtype}; cast them with .to(q.dtype)"
-        )
     if q.device.type not in DEVICES:
         raise UnsupportedError(
             f"[{name}] expected a tensor on mps, metalsim or cpu, got {q.device}; move "
             "it with .to"
+        )
+
+
+def check_dtypes(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Check that q, k, v have one dtype, as autocast may have given them."""
+    if not q.dtype == k.dtype == v.dtype:
+        raise InvalidProblemError(
+            f"[{name}] expected q, k and v of one dtype, got {q.dtype}, {k.dtype} and "
+            f"{v.dtype}; cast them with .to(q.dtype)"
         )
 
 
@@ -108,7 +113,7 @@ def check_packing(
     """
     for side, ends, longest in zip("qk", cu_seqlens, max_seqlens):
         _check_beside(name, f"cu_seqlens_{side}", ends, q)
-        if ends.dtype != torch.int32 or ends.dim() != 1 or ends.size(0) < 1:
+        if ends.dtype != torch.int32 or ends.dim() != 1 or ends.size(0) < 2:
             raise InvalidProblemError(
                 f"[{name}] expected cu_seqlens_{side} to be int32 of shape [sequences "
                 f"+ 1], got {ends.dtype} of shape {list(ends.shape)}; make it with "

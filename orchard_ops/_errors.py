@@ -50,17 +50,24 @@ _BY_TAG = {
 _TAGGED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
 # PyTorch appends its C++ frames when TORCH_SHOW_CPP_STACKTRACES is set.
 _CPP_FRAMES = "\nException raised from "
+_OPERATOR = "flash_attention"
 
 
-def translate(error: RuntimeError) -> Exception:
+def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
     """Return the typed exception for an error raised by ``torch.ops.orchard_ops``.
 
     The operators prefix their messages with the class name in brackets,
     because only PyTorch's own exception types cross from C++ into Python.
     An error without such a prefix is returned unchanged.
+
+    Args:
+        error: what PyTorch raised.
+        name: the public function that was called, put where the message names
+            the operator.
     """
     match = _TAGGED.match(str(error))
     cls = _BY_TAG.get(match.group(1)) if match else None
     if match is None or cls is None:
         return error
-    return cls(match.group(2).split(_CPP_FRAMES)[0])
+    text = match.group(2).split(_CPP_FRAMES)[0]
+    return cls(text.replace(f"[{_OPERATOR}]", f"[{name}]", 1))

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from . import _native
 from ._arguments import Arguments
+from ._autocast import autocast_dtype
 from ._composite import attention as composite
 from ._cpu_checks import check_shapes
 from ._errors import DeviceError, translate
 from ._philox import draw_seed
 
-__all__ = ["reason_against", "run"]
+__all__ = ["reason_against", "require_ops", "run"]
 
 
 def run(
@@ -30,12 +31,15 @@ def run(
         arguments = arguments._replace(seed=draw_seed() if seed is None else seed)
     if arguments.q.device.type == "cpu":
         check_shapes(name, arguments)
-        return composite(arguments, need_lse)
-    _require_ops(name, arguments.q)
+        if autocast_dtype("cpu") is None:
+            return composite(arguments, need_lse)
+        with torch.autocast("cpu", enabled=False):  # what was to be cast has been
+            return composite(arguments, need_lse)
+    require_ops(name, arguments.q)
     try:
         out, lse, _ = torch.ops.orchard_ops.forward(*arguments)
     except RuntimeError as error:
-        raise translate(error) from None
+        raise translate(error, name) from None
     return out, lse
 
 
@@ -48,14 +52,15 @@ def reason_against(name: str, arguments: Arguments) -> str:
     if arguments.q.device.type == "cpu":
         check_shapes(name, arguments)
         return ""
-    _require_ops(name, arguments.q)
+    require_ops(name, arguments.q)
     if arguments.dropout_p > 0.0:  # any seed would do, and none must be drawn
         arguments = arguments._replace(seed=torch.zeros((), dtype=torch.int64))
     reason = str(torch.ops.orchard_ops.supports(*arguments))
     return str(translate(RuntimeError(reason)))
 
 
-def _require_ops(name: str, q: Tensor) -> None:
+def require_ops(name: str, q: Tensor) -> None:
+    """Raise DeviceError unless the operators are loaded."""
     if "_C" not in _native.loaded_libraries():
         raise DeviceError(
             f"[{name}] expected the compiled operators for a tensor on {q.device}, "

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ from ._errors import DeviceError, InvalidProblemError, translate
 
 __all__ = [
     "DEVICE",
+    "Footprint",
     "Kernel",
     "Memory",
     "Setting",
+    "check",
     "compile",
     "compiler",
     "counters",
@@ -50,6 +53,7 @@ Kernel = Any
 # What PyTorch calls the device type before anybody renames it.
 _UNNAMED = "privateuseone"
 _MODES = ("private", "shared")
+_LANGUAGES = {"3.0": 0x30000, "3.1": 0x30001}  # as Metal counts them
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,17 @@ class Memory:
     """Held by live tensors now."""
     peak_bytes: int
     """The most that was ever held at once."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a kernel's text takes besides registers."""
+
+    threadgroup_bytes: int
+    """Threadgroup memory that all kernels of the text declare."""
+    spilled: tuple[str, ...]
+    """Types (LLVM's) of arrays that are indexed by what is no constant, so that no
+    compiler can keep them in registers: slow memory on a GPU."""
 
 
 class Setting:
@@ -197,11 +212,47 @@ def compile(  # noqa: A001 - the design's name, used as sim.compile
         raise translate(error) from None
 
 
+def check(
+    source: str, defines: Mapping[str, str] | None = None, *, language: str = "3.1"
+) -> Footprint:
+    """Type-check a kernel by rules of Metal's that running it here does not need.
+
+    Every pointer and reference names its address space and keeps it, nothing
+    becomes or leaves bfloat silently, array sizes are constant, attributes agree
+    in type, and what Metal lacks (double, function pointers, variables outside
+    functions) is refused.  What passes may still be refused by Apple's compiler.
+
+    Args:
+        source: text in the Metal shading language.
+        defines: preprocessor macros, name → value.
+        language: Metal's version, ``"3.0"`` (macOS 13, without bfloat) or ``"3.1"``.
+
+    Returns:
+        What the text takes besides registers.
+
+    Raises:
+        KernelCompileError: a rule is broken; holds lines and reasons.
+        InvalidProblemError: another language version.
+        DeviceError: no compiler or no simulator was found.
+    """
+    if language not in _LANGUAGES:
+        raise InvalidProblemError(
+            f"[sim.check] expected a language of {tuple(_LANGUAGES)}, got {language!r}"
+        )
+    module = _native.sim_module()
+    module.set_compiler(shlex.join(compiler()))
+    try:
+        found = module.accept(source, dict(defines or {}), _LANGUAGES[language])
+    except RuntimeError as error:
+        raise translate(error) from None
+    return Footprint(found[0], tuple(found[1]))
+
+
 def compiler() -> tuple[str, ...]:
     """Return the command that compiles kernels to native code.
 
     It is ``ORCHARD_SIM_CXX`` if that variable is set, else zig of the package
-    ``ziglang``, else ``clang++`` on the path.
+    ``ziglang`` or of this environment, else ``clang++`` on the path.
 
     Raises:
         DeviceError: there is none.
@@ -223,9 +274,10 @@ def compiler() -> tuple[str, ...]:
 
 def _zig() -> Path | None:
     spec = importlib.util.find_spec("ziglang")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).with_name("zig")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).with_name("zig")
+    else:  # Conda's zig is no Python package.
+        path = Path(sys.prefix, "bin", "zig")
     return path if path.is_file() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,8 +14,16 @@ import orchard_ops
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """Return mps where there is one, else the simulator's metalsim."""
-    if torch.backends.mps.is_available():
+    """Return ORCHARD_TEST_DEVICE, or mps where there is one, else metalsim."""
+    wanted = os.environ.get("ORCHARD_TEST_DEVICE", "")
+    if wanted not in ("", "mps", "metalsim"):
+        raise pytest.UsageError(f"ORCHARD_TEST_DEVICE: mps or metalsim, not {wanted!r}")
+    has_mps = torch.backends.mps.is_available()
+    if wanted == "mps" and not has_mps:
+        raise pytest.UsageError(
+            "ORCHARD_TEST_DEVICE=mps, but PyTorch sees no Apple GPU"
+        )
+    if has_mps and wanted != "metalsim":
         return torch.device("mps")
     orchard_ops.sim.enable()
     return torch.device("metalsim")

@@ -24,6 +24,8 @@ def test_public_names() -> None:
         "UnsupportedError",
         "__version__",
         "flash_attention",
+        "flash_attention_varlen",
+        "flash_attention_with_kvcache",
         "flash_attn_fwd",
         "sim",
         "storage",
@@ -52,8 +54,30 @@ def test_further_arguments_are_keywords() -> None:
         "window": None,
         "softcap": 0.0,
         "alibi_slopes": None,
+        "sinks": None,
         "return_lse": False,
     }
+
+
+def test_supports_takes_what_flash_attention_takes() -> None:
+    """supports() has the same parameters, but for return_lse."""
+    parameters = dict(inspect.signature(orchard_ops.flash_attention).parameters)
+    del parameters["return_lse"]
+    assert dict(inspect.signature(orchard_ops.supports).parameters) == parameters
+
+
+def test_varlen_arguments() -> None:
+    """flash_attention_varlen has its lengths, then flash_attention's arguments."""
+    packed = inspect.signature(orchard_ops.flash_attention_varlen).parameters
+    dense = inspect.signature(orchard_ops.flash_attention).parameters
+    assert list(packed)[:7] == [
+        *("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"),
+        *("max_seqlen_q", "max_seqlen_k"),
+    ]
+    shared = [name for name in dense if name not in ("attn_mask", "enable_gqa")]
+    assert list(packed)[7:] == shared[3:]
+    for name in shared[3:]:
+        assert packed[name] == dense[name]
 
 
 def test_flash_attn_fwd_signature() -> None:
@@ -71,13 +95,21 @@ def test_flash_attn_fwd_signature() -> None:
     assert signature.parameters["causal"].default is False
 
 
-@pytest.mark.parametrize("name", ["flash_attention", "flash_attn_fwd", "supports"])
+FUNCTIONS = [
+    name for name in orchard_ops.__all__ if inspect.isfunction(vars(orchard_ops)[name])
+]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstrings(name: str) -> None:
     """Every public function says what it returns; the main ones what they equal."""
     text = inspect.getdoc(getattr(orchard_ops, name))
     assert text is not None
     assert "Returns:" in text
     assert name == "supports" or ("Equals" in text and "Raises:" in text)
+    if "Args:" in text:
+        for parameter in inspect.signature(getattr(orchard_ops, name)).parameters:
+            assert f"\n    {parameter}: " in text
 
 
 def test_supports_says_yes(device: torch.device) -> None:
@@ -86,6 +118,21 @@ def test_supports_says_yes(device: torch.device) -> None:
     assert orchard_ops.supports(q, q, q, is_causal=True) == (True, "")
     there = q.to(device)
     assert orchard_ops.supports(there, there, there) == (True, "")
+
+
+def test_supports_says_yes_to_all_at_once(device: torch.device) -> None:
+    """Every feature is supported, whatever it is combined with; no number is drawn."""
+    for place in (device, torch.device("cpu")):
+        q, k, mask = (
+            torch.ones(s).to(place) for s in [(2, 4, 5, 8), (2, 2, 5, 8), (5,)]
+        )
+        slopes, sinks = (torch.ones(s).to(place) for s in [(2, 4), (4,)])
+        state = torch.get_rng_state()
+        assert orchard_ops.supports(
+            q, k, k, mask, 0.5, True, causal_alignment="bottom-right", window=(3, 3),
+            softcap=2.0, alibi_slopes=slopes, sinks=sinks,
+        ) == (True, "")  # fmt: skip
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_meta_tensors_give_shapes() -> None:

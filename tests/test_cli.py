@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from orchard_ops.cli import app
+import orchard_ops
+from orchard_ops.cli import _self_test, app
 from orchard_ops.cli._comparison import Comparison, Result
 from orchard_ops.cli._corpus import Batches, read_corpus
 from orchard_ops.cli._gpt import Shape
@@ -17,7 +20,7 @@ from orchard_ops.cli._gpt import Shape
 
 def test_doctor_finds_a_working_device(device: torch.device) -> None:
     """Doctor's check passes and its JSON names versions, device and libraries."""
-    done = CliRunner().invoke(app, ["doctor", "--json"])
+    done = CliRunner().invoke(app, ["doctor", "--json", "--device", device.type])
     findings = json.loads(done.stdout)
     assert done.exit_code == 0, findings
     assert findings["ok"]
@@ -26,11 +29,98 @@ def test_doctor_finds_a_working_device(device: torch.device) -> None:
     assert "_C" in findings["libraries"]
 
 
-def test_doctor_prints_a_table() -> None:
+def test_doctor_prints_a_table(device: torch.device) -> None:
     """Without --json doctor prints the same for people."""
-    done = CliRunner().invoke(app, ["doctor"])
+    done = CliRunner().invoke(app, ["doctor", "--device", device.type])
     assert done.exit_code == 0
     assert torch.__version__ in done.stdout
+
+
+def report(path: Path, device: str, *more: str) -> Any:
+    """Run doctor --report."""
+    wanted = ["doctor", "--json", "--report", str(path), "--device", device]
+    return CliRunner().invoke(app, [*wanted, *more])
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="t" name="good"/>
+<testcase classname="t" name="bad"><failure message="x"/></testcase>
+<testcase classname="t" name="left_out"><skipped/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_doctor_writes_one_report(device: torch.device, tmp_path: Path) -> None:
+    """The report is private and holds versions, probe, tests and timings."""
+    path, results = tmp_path / "report.json", tmp_path / "results.xml"
+    results.write_text(JUNIT)
+    done = report(path, device.type, "--tests", str(results))
+    assert done.exit_code == 0, done.output
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert str(Path.home()) not in path.read_text()
+    found = json.loads(path.read_text())
+    assert found["torch"] == torch.__version__
+    assert found["device"].startswith(device.type)
+    assert found["lane_layout"]
+    assert len(found["self_test"]) == 5
+    assert found["tests"]["counts"] == {"passed": 1, "failure": 1, "skipped": 1}
+    assert found["tests"]["not_passed"] == ["failure: t::bad", "skipped: t::left_out"]
+    for row in found["benchmark"]:
+        assert row["ours_ms"] > 0, row
+        assert row["sdpa_ms"] > 0, row
+
+
+def test_doctor_replaces_nothing(tmp_path: Path) -> None:
+    """A report never goes through a link nor over a file, and says so at once."""
+    kept, link = tmp_path / "kept", tmp_path / "link"
+    kept.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    for path in (kept, link):
+        done = report(path, "metalsim")
+        assert done.exit_code == 2
+        assert "exists" in done.output
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_doctor_refuses_what_is_no_test_result(tmp_path: Path) -> None:
+    """Test results that cannot be read are an error, not an empty summary."""
+    (tmp_path / "results.xml").write_text("no xml")
+    more = ["--tests", str(tmp_path / "results.xml")]
+    done = report(tmp_path / "report.json", "metalsim", *more)
+    assert done.exit_code == 2
+    assert "--junit-xml" in done.output
+    done = CliRunner().invoke(app, ["doctor", *more])
+    assert done.exit_code == 2
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is a GPU")
+def test_doctor_does_not_fall_back(tmp_path: Path) -> None:
+    """Asked for mps without a GPU, doctor fails and the report says why."""
+    done = report(tmp_path / "report.json", "mps")
+    assert done.exit_code == 1
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert not found["ok"]
+    assert "no Apple GPU" in found["error"]
+
+
+def test_doctor_finds_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention that is a little wrong, or raises, is not ok."""
+    cpu = torch.device("cpu")
+    assert _self_test.all_ok(_self_test.self_test(cpu))
+    real = orchard_ops.flash_attention
+
+    def shifted(*arguments: Any, **more: Any) -> Any:
+        out = real(*arguments, **more)
+        return out if out.dtype == torch.float64 else out + 0.1
+
+    monkeypatch.setattr(orchard_ops, "flash_attention", shifted)
+    assert not any(row["ok"] for row in _self_test.self_test(cpu))
+
+    def raising(*_: Any, **__: Any) -> Any:
+        raise orchard_ops.DeviceError("gone")
+
+    monkeypatch.setattr(orchard_ops, "flash_attention", raising)
+    assert all(row["error"] == "gone" for row in _self_test.self_test(cpu))
 
 
 def test_corpus_reads_source_code_only(tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ Inputs = dict[str, Any]
 
 
 def make(**changes: Any) -> Callable[[torch.device], Inputs]:
-    """Return a maker of valid arguments with some replaced; shapes become tensors."""
+    """Return a maker of valid arguments with some replaced; shapes become tensors.
+
+    Whatever is a tensor moves to the device.
+    """
 
     def build(device: torch.device) -> Inputs:
         inputs: Inputs = dict.fromkeys("qkv", (2, 4, 6, 16))
@@ -24,9 +27,10 @@ def make(**changes: Any) -> Callable[[torch.device], Inputs]:
         for name in "qkv":
             if isinstance(inputs[name], tuple):
                 inputs[name] = torch.zeros(inputs[name])
-            if isinstance(inputs[name], Tensor):
-                inputs[name] = inputs[name].to(device)
-        return inputs
+        return {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
 
     return build
 
@@ -35,7 +39,9 @@ def on_cpu(name: str) -> Callable[[torch.device], Inputs]:
     """Return a maker of arguments of which one lies on the CPU."""
 
     def build(device: torch.device) -> Inputs:
-        inputs = make()(device)
+        inputs = make(
+            attn_mask=torch.ones(6, 6), sinks=torch.ones(4), alibi_slopes=torch.ones(4)
+        )(device)
         inputs[name] = inputs[name].cpu()
         return inputs
 
@@ -91,17 +97,78 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
         InvalidProblemError,
         ["middle", "bottom-right"],
     ),
-    "attn_mask": (
-        make(attn_mask=torch.ones(6, 6, dtype=torch.bool)),
-        UnsupportedError,
-        ["attn_mask"],
+    "dropout NaN": (make(dropout_p=float("nan")), InvalidProblemError, ["nan"]),
+    "mask not a tensor": (make(attn_mask=[1]), InvalidProblemError, ["list"]),
+    "mask of integers": (
+        make(attn_mask=torch.ones(6, 6, dtype=torch.int64)),
+        InvalidProblemError,
+        ["attn_mask", "int64", "float32", "bool"],
     ),
-    "dropout": (make(dropout_p=0.1), UnsupportedError, ["dropout_p"]),
-    "window": (make(window=(4, 0)), UnsupportedError, ["window"]),
-    "softcap": (make(softcap=20.0), UnsupportedError, ["softcap"]),
-    "alibi": (make(alibi_slopes=torch.ones(4)), UnsupportedError, ["alibi_slopes"]),
+    "mask of another half": (
+        make(attn_mask=torch.ones(6, 6, dtype=torch.bfloat16)),
+        InvalidProblemError,
+        ["attn_mask", "bfloat16", "float32"],
+    ),
+    "mask of rank 5": (
+        make(attn_mask=torch.ones(1, 2, 4, 6, 6)),
+        InvalidProblemError,
+        ["attn_mask", "[1, 2, 4, 6, 6]"],
+    ),
+    "mask of rank 4, q of rank 3": (
+        make(**dict.fromkeys("qkv", (2, 6, 16)), attn_mask=torch.ones(2, 1, 6, 6)),
+        InvalidProblemError,
+        ["attn_mask", "[2, 1, 6, 6]"],
+    ),
+    "mask too short": (
+        make(attn_mask=torch.ones(6, 5)),
+        InvalidProblemError,
+        ["attn_mask", "1, 1, 6, 5", "2, 4, 6, 6"],
+    ),
+    "mask of key heads": (
+        make(k=(2, 2, 6, 16), v=(2, 2, 6, 16), attn_mask=torch.ones(2, 2, 6, 6)),
+        InvalidProblemError,
+        ["attn_mask", "2, 2, 6, 6", "2, 4, 6, 6"],
+    ),
+    "mask on the CPU": (on_cpu("attn_mask"), InvalidProblemError, ["mask", "cpu"]),
+    "window of one": (make(window=4), InvalidProblemError, ["window", "4"]),
+    "window of three": (make(window=(1, 2, 3)), InvalidProblemError, ["(1, 2, 3)"]),
+    "window negative": (make(window=(-2, 0)), InvalidProblemError, ["(-2, 0)"]),
+    "window of floats": (make(window=(1.5, 0)), InvalidProblemError, ["(1.5, 0)"]),
+    "softcap negative": (make(softcap=-1.0), InvalidProblemError, ["softcap", "-1.0"]),
+    "softcap infinite": (
+        make(softcap=float("inf")),
+        InvalidProblemError,
+        ["softcap", "inf"],
+    ),
+    "slopes of integers": (
+        make(alibi_slopes=torch.ones(4, dtype=torch.int32)),
+        InvalidProblemError,
+        ["alibi_slopes", "int32"],
+    ),
+    "slopes for other heads": (
+        make(alibi_slopes=torch.ones(3)),
+        InvalidProblemError,
+        ["alibi_slopes", "[4]", "[3]"],
+    ),
+    "slopes for other batches": (
+        make(alibi_slopes=torch.ones(3, 4)),
+        InvalidProblemError,
+        ["alibi_slopes", "[2, 4]", "[3, 4]"],
+    ),
+    "slopes on the CPU": (
+        on_cpu("alibi_slopes"),
+        InvalidProblemError,
+        ["alibi_slopes", "cpu"],
+    ),
+    "sinks not a tensor": (make(sinks=1.0), InvalidProblemError, ["sinks", "float"]),
+    "sinks for other heads": (
+        make(sinks=torch.ones(1)),
+        InvalidProblemError,
+        ["sinks", "[4]", "[1]"],
+    ),
+    "sinks on the CPU": (on_cpu("sinks"), InvalidProblemError, ["sinks", "cpu"]),
 }
-MIXED_DEVICES = {"k on the CPU", "q on the CPU"}
+MIXED_DEVICES = {name for name in BAD if name.endswith("on the CPU")}
 
 
 def check(name: str, device: torch.device) -> None:
@@ -149,10 +216,12 @@ def test_gradient_of_the_wrong_shape(
 ) -> None:
     """The backward operator refuses a gradient that does not fit the output."""
     q = torch.randn(1, 1, 6, 16).to(device)
-    out, lse = orchard_ops.flash_attention(q, q, q, return_lse=True)
     grad = torch.ones(shape).to(device)
+    arguments = [q, q, q, *[None] * 6, 0.25, 0.0, 0.0, -1, -1, False, 0, 0]
+    out, lse, stats = torch.ops.orchard_ops.forward(*arguments)
+    wanted = [True, True, True, False, False]
     with count_calls() as calls, pytest.raises(RuntimeError) as caught:
-        torch.ops.orchard_ops.backward(grad, q, q, q, out, lse, 0.25, 0)
+        torch.ops.orchard_ops.backward(grad, out, lse, stats, *arguments, wanted)
     error = _errors.translate(caught.value)
     assert isinstance(error, InvalidProblemError)
     assert "(1, 1, 6, 16)" in str(error)

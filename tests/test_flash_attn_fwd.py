@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import Case
@@ -52,11 +54,25 @@ def test_dropout_outside_the_unit_interval(dropout_p: float) -> None:
         orchard_ops.flash_attn_fwd(q, q, q, 1.0, dropout_p)
 
 
-def test_dropout_is_not_there_yet() -> None:
-    """A valid dropout probability other than 0 raises UnsupportedError."""
-    q = torch.randn(1, 1, 4, 8)
-    with pytest.raises(orchard_ops.UnsupportedError, match="dropout_p"):
-        orchard_ops.flash_attn_fwd(q, q, q, 1.0, 0.1)
+@pytest.mark.parametrize("ndim", [4, 3])
+def test_mask_is_what_dropout_kept(ndim: int, device: torch.device) -> None:
+    """With dropout the mask is the one that gives the output and the gradients."""
+    case = Case(f"fwd-dropout-{ndim}", ndim=ndim, batch=2, len_q=19, len_kv=45,
+                scale=0.2, causal="top-left", dropout=0.4)  # fmt: skip
+    inputs = make_inputs(case)
+    q, k, v = (t.to(device).requires_grad_() for t in inputs.core[:3])
+    out, mask = orchard_ops.flash_attn_fwd(q, k, v, 0.2, 0.4, causal=True)
+    assert mask.shape == (*q.shape[:-1], 45)
+    assert (mask.dtype, mask.device.type) == (torch.bool, device.type)
+    kept = mask.cpu() if ndim == 4 else mask.cpu().unsqueeze(1)
+    out.backward(inputs.grad_out.to(device))
+    _, lse = orchard_ops.flash_attention(
+        q, k, v, scale=0.2, is_causal=True, return_lse=True
+    )
+    results = (out.detach(), lse, q.grad, k.grad, v.grad)
+    assert_close(
+        case, replace(inputs, keep=(kept,)), Results(*(t.cpu() for t in results))
+    )
 
 
 def test_the_old_module_still_has_its_names() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 TARGET = "13.0"
@@ -132,3 +136,118 @@ def test_refuses_a_private_runtime(tmp_path: Path) -> None:
     found = macho.read(library(tmp_path))
     found.exports.add("___cxa_throw")
     assert "C++ runtime" in checks.misbuilt(found, TARGET, b"", [])[0]
+
+
+def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
+    """The tool's own check ends the run and names symbol, selector and binary."""
+    import macho
+    import macos_checks as checks
+    import macos_wheels
+
+    source = tmp_path / "sends.cpp"
+    source.write_text(
+        "namespace NS::Private::Selector { extern void* s_kexplode_; }\n"
+        "void* send() { return NS::Private::Selector::s_kexplode_; }\n"
+    )
+    sender = tmp_path / "sends.o"
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", f"aarch64-macos.{TARGET}"]
+    subprocess.run([*zig, "-c", str(source), "-o", str(sender)], check=True)
+    path = library(tmp_path)
+    needed = macho.read(path).imports
+    owners = checks.Owners({owner: set() for owner in needed.values()})
+    with pytest.raises(macos_wheels.Failure) as caught:
+        macos_wheels.check({}, [], TARGET, owners, [path], [sender])
+    assert "libpart.dylib: _present" in str(caught.value)
+    assert "explode_ is in none of metal-cpp's tables" in str(caught.value)
+    assert caught.value.code != 0
+
+
+@pytest.mark.parametrize(
+    ("said", "names_the_cause"),
+    [
+        ("The user requested (constraint) torch<=2.14.1", True),
+        ("ERROR: No matching distribution found for torch==9.9", False),
+    ],
+)
+def test_says_why_pip_refused(said: str, names_the_cause: bool) -> None:
+    """Pip's own words are kept; a constraint is named as the cause, with a remedy."""
+    import macos_torch
+
+    text = macos_torch.refusal("torch==2.15.0", "3.11", said)
+    assert said in text
+    assert "torch==2.15.0" in text
+    assert ("Lift it" in text) == names_the_cause
+
+
+def packed(folder: Path, version: str) -> Path:
+    """Pack a wheel as the tool does, around binaries that only a Mac can load."""
+    import macos_pack
+
+    binaries = []
+    for name in ("liborchard_device.dylib", "_C.so"):
+        binaries.append(library(folder).rename(folder / name))
+    return macos_pack.pack(version, TARGET, binaries, folder)
+
+
+def test_a_wheel_depends_on_its_files_alone(tmp_path: Path) -> None:
+    """Two packings of the same files give the same bytes, which read back right."""
+    import macos_pack
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = packed(tmp_path / "a", "2.4.1"), packed(tmp_path / "b", "2.4.1")
+    assert first.read_bytes() == second.read_bytes()
+    macos_pack.check_wheel(first, "2.4.1", TARGET)
+
+
+def test_a_wheel_with_another_stamp_is_refused(tmp_path: Path) -> None:
+    """A wheel whose name, requirement or stamp tell different stories is named."""
+    import macos_pack
+
+    wheel = packed(tmp_path, "2.4.1")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    stamp = "orchard_ops/_build_info.py"
+    files[stamp] = files[stamp].replace(b"2.4.1", b"2.1.2")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(macos_pack.Failure, match=r"the loader's stamp: 2\.1\.2"):
+        macos_pack.check_wheel(wheel, "2.4.1", TARGET)
+
+
+def imported(wheel: Path, into: Path) -> subprocess.CompletedProcess[str]:
+    """Import orchard_ops out of an unpacked wheel in a process of its own."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(into)
+    code = f"import sys; sys.path.insert(0, {str(into)!r}); import orchard_ops"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ORCHARD")}
+    return subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, env=environment
+    )
+
+
+RUNNING = torch.__version__.split("+")[0]
+MATRIX = (TOOLS.parent / "versions.toml").read_text(encoding="utf-8")
+BUILT = re.findall(r'^"(\d+\.\d+\.\d+)" = ', MATRIX, re.MULTILINE)
+OTHERS = [v for v in BUILT if v.split(".")[:2] != RUNNING.split(".")[:2]]
+
+
+@pytest.mark.parametrize("version", OTHERS)
+def test_a_wheel_for_another_pytorch_refuses_to_load(
+    version: str, tmp_path: Path
+) -> None:
+    """Importing names both versions, and comes before the binary is touched."""
+    done = imported(packed(tmp_path, version), tmp_path / "site")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"built for PyTorch {version}, but PyTorch {torch.__version__}" in last
+    assert "cannot load" not in done.stderr
+
+
+def test_a_wheel_for_this_pytorch_gets_past_the_stamp(tmp_path: Path) -> None:
+    """With the right stamp the binary itself is opened (and is no Linux library)."""
+    done = imported(packed(tmp_path, RUNNING), tmp_path / "site")
+    assert done.returncode != 0
+    assert "cannot load" in done.stderr
+    assert "_C.so" in done.stderr

@@ -20,19 +20,28 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="session")
-def program() -> Path:
+# One process-wide stream, which mps_stream.cpp declares itself; PyTorch's own
+# header; many streams, one current in each thread.
+MINORS = (4, 13, 14)
+
+
+def build(minor: int) -> Path:
     """Build the program, once for all processes of a test run."""
     sys.path.insert(0, str(HERE))
     import build
 
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return build.build(Path(base) / "orchard-ops-dev" / "metal_runtime")
+    return build.build(Path(base) / "orchard-ops-dev" / "metal_runtime", minor)
 
 
-@pytest.mark.parametrize("name", TESTS)
-def test_metal_device(program: Path, name: str) -> None:
-    """Each test of test_metal.cpp passes in a process of its own."""
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The program with the streams of PyTorch 2.4."""
+    return build(MINORS[0])
+
+
+def passes(program: Path, name: str) -> None:
+    """Run one test in a process of its own."""
     done = subprocess.run(
         [program, name],
         env={"ORCHARD_SIM_CXX": f"{sys.executable} -m ziglang c++", **os.environ},
@@ -43,7 +52,21 @@ def test_metal_device(program: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", TESTS)
+def test_metal_device(program: Path, name: str) -> None:
+    """Each test of test_metal.cpp passes."""
+    passes(program, name)
+
+
+@pytest.mark.parametrize("name", [name for name in TESTS if "stream" in name])
+@pytest.mark.parametrize("minor", MINORS[1:])
+def test_streams_of_newer_pytorch(minor: int, name: str) -> None:
+    """The tests of the stream pass with what PyTorch has from 2.7 and from 2.14 on."""
+    passes(build(minor), name)
+
+
 def test_program_knows_its_tests(program: Path) -> None:
     """The list of tests here is the program's own."""
     listed = subprocess.run([program], text=True, capture_output=True, check=True)
     assert listed.stdout.split() == TESTS
+    assert sum("stream" in name for name in TESTS) >= 4

@@ -5,46 +5,128 @@ Usage: python tools/check_versions.py (exits 1 and names what disagrees)
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import conda_variants
 import tomllib
+from conda_variants import minor
 
 ROOT = Path(__file__).resolve().parent.parent
+# Documents that name every PyTorch, by version or by minor.
+NAMED_IN = {"README.md": "{version}", "docs/packaging.md": "| {minor} |"}
 
 
-def read(name: str) -> str:
-    """Return the text of a file of the project."""
-    return (ROOT / name).read_text(encoding="utf-8")
+class Tree:
+    """The texts of a source tree."""
+
+    def __init__(self, root: Path) -> None:
+        """Read a tree's tables."""
+        self.root = root
+        self.matrix: dict[str, Any] = tomllib.loads(self.read("versions.toml"))
+        self.pyproject = tomllib.loads(self.read("pyproject.toml"))
+        self.entries: list[dict[str, Any]] = list(self.matrix["torch"].values())
+
+    def read(self, name: str) -> str:
+        """Return the text of a file of the project."""
+        return (self.root / name).read_text(encoding="utf-8")
 
 
-def disagreements(matrix: dict[str, Any], project: dict[str, Any]) -> list[str]:
-    """Return one sentence for each place that disagrees."""
-    extras, entries = project["optional-dependencies"], matrix["torch"].values()
-    minors = [entry["version"].rpartition(".")[0] for entry in entries]
-    pythons, zig = matrix["package"]["python"], matrix["package"]["ziglang"]
-    oldest = tuple(map(int, minors[0].split(".")))
-    readme = read("README.md")
-    heading = f"\n## {project['version']} "
+def matrix_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for the matrix itself."""
+    macos, pythons = tree.matrix["macos"], tree.matrix["package"]["python"]
+    targets = macos["deployment_targets"]
     claims = {
-        f"pyproject.toml: must pin ziglang {zig}": f"ziglang=={zig}" in extras["sim"],
-        "pyproject.toml: wrong torch": f"torch>={minors[0]}" in project["dependencies"],
-        "pyproject.toml: wrong Python": project["requires-python"] == f">={pythons[0]}",
-        "find_torch.py: wrong OLDEST": f"= {oldest}\n" in read("cmake/find_torch.py"),
-        f"CHANGELOG.md: no heading{heading}": heading in read("CHANGELOG.md"),
+        f"versions.toml: no SDK for macOS {target}": target in macos["sdk"]
+        for target in targets
     }
-    for entry in entries:
-        claims[f"README.md: no {entry['version']}"] = entry["version"] in readme
+    for name, entry in tree.matrix["torch"].items():
+        version = entry["version"]
+        digits = minor(version).replace(".", "")
+        claims |= {
+            f"versions.toml: {name} is not torch{digits}": name == f"torch{digits}",
+            f"versions.toml: no oldest macOS for {version}": (
+                macos["torch"].get(version) in targets
+            ),
+            f"versions.toml: {name}: unknown Python": (
+                {entry["python"], *entry["pythons"]} <= set(pythons)
+            ),
+        }
+    return claims
+
+
+def build_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for what the build and pip read."""
+    project, zig = tree.pyproject["project"], tree.matrix["package"]["ziglang"]
+    oldest = tuple(map(int, minor(tree.entries[0]["version"]).split(".")))
+    pythons = tree.matrix["package"]["python"]
+    heading = f"\n## {project['version']} "
+    return {
+        f"pyproject.toml: must pin ziglang {zig}": (
+            f"ziglang=={zig}" in project["optional-dependencies"]["sim"]
+        ),
+        "pyproject.toml: torch must come from cmake/wheel_metadata.py": (
+            project["dynamic"] == ["dependencies"]
+        ),
+        "pyproject.toml: wrong Python": project["requires-python"] == f">={pythons[0]}",
+        "find_torch.py: wrong OLDEST": (
+            f"OLDEST = {oldest}\n" in tree.read("cmake/find_torch.py")
+        ),
+        f"CHANGELOG.md: no heading{heading}": heading in tree.read("CHANGELOG.md"),
+        ".ci/run: versions belong into versions.toml": (
+            re.search(r"torch|\d+\.\d+", tree.read(".ci/run")) is None
+        ),
+    }
+
+
+def conda_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for the conda recipe."""
+    project, recipe = tree.pyproject["project"], tree.read("recipe/recipe.yaml")
+    needs = [n for n in tree.pyproject["build-system"]["requires"] if ";" not in n]
+    needs += project["optional-dependencies"]["cli"]
+    claims = {
+        f"{name}: run python tools/conda_variants.py": tree.read(name) == text
+        for name, text in conda_variants.variant_files(tree.matrix).items()
+    }
+    for need in needs:
+        wanted = need.replace(">=", " >=")
+        claims[f"recipe.yaml: no {wanted}"] = f"- {wanted}\n" in recipe
+    command, function = next(iter(project["scripts"].items()))
+    return claims | {
+        "recipe.yaml: wrong version": f'\n  version: "{project["version"]}"\n'
+        in recipe,
+        "recipe.yaml: wrong zig": f"zig =={tree.matrix['package']['ziglang']} "
+        in recipe,
+        "recipe.yaml: wrong command": f"- {command} = {function}\n" in recipe,
+    }
+
+
+def document_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for what the documents name."""
+    return {
+        f"{name}: no {entry['version']}": (
+            pattern.format(version=entry["version"], minor=minor(entry["version"]))
+            in tree.read(name)
+        )
+        for name, pattern in NAMED_IN.items()
+        for entry in tree.entries
+    }
+
+
+def disagreements(root: Path) -> list[str]:
+    """Return one sentence for each place of a source tree that disagrees."""
+    tree = Tree(root)
+    claims = matrix_claims(tree)
+    if all(claims.values()):  # What follows builds on a sound matrix.
+        claims |= build_claims(tree) | conda_claims(tree) | document_claims(tree)
     return [sentence for sentence, holds in claims.items() if not holds]
 
 
 def main() -> None:
     """Print what disagrees and exit accordingly."""
-    matrix = tomllib.loads(read("versions.toml"))
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    found = disagreements(matrix, project)
-    sys.exit("\n".join(found) or 0)
+    sys.exit("\n".join(disagreements(ROOT)) or 0)
 
 
 if __name__ == "__main__":

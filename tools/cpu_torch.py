@@ -11,6 +11,7 @@ The unpacked tree is kept in a private per-user cache and hard-linked into every
 environment that asks for it. It is for tests: do not redistribute it.
 
 Usage: python tools/cpu_torch.py 2.4.1 [--python VENV/bin/python] [numpy<2 ...]
+       python tools/cpu_torch.py --tree FOLDER  (an unpacked wheel, changed in place)
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+# CUDA's libraries.  NVPL is not one of them: it is the CPU's BLAS on arm64.
+CUDA = r"lib(torch_cuda|c10_cuda|caffe2_nvrtc|torch_nvshmem|nccl|nv(?!pl)|cu)[^/]*$"
 # Files of a CUDA wheel that the CPU half never opens.
-DROPPED = re.compile(
-    r"torch/lib/lib(torch_cuda|c10_cuda|caffe2_nvrtc|torch_nvshmem|nv|cu)[^/]*$"
-    r"|nvfuser|torch/(bin/test_|test/|lib/[^/]*\.a$)"
-)
+DROPPED = re.compile(rf"torch/lib/{CUDA}|nvfuser|torch/(bin/test_|test/|lib/[^/]*\.a$)")
 CUDA_REQUIREMENT = re.compile(r"Requires-Dist:\s*(nvidia-|cuda-|triton|pytorch-triton)")
 # What any Linux with a C++ runtime has; every other unknown soname is stubbed.
 SYSTEM_SONAMES = (
     *("libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0"),
-    *("libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"),
+    *("libstdc++.so.6", "libgcc_s.so.1", "libz.so.1"),
+    *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
 )
 GIL_CHECKER = "_ZN4c10d15get_gil_checkerEv"
 NCCL_OPTIONS = "_ZN4c10d16ProcessGroupNCCL7OptionsC"  # The constructors.
@@ -185,6 +186,11 @@ def build_stub(out: Path, nodes: dict[str, set[str]], loose: set[str]) -> None:
 def add_stubs(tree: Path) -> None:
     """Fill the gaps that the dropped CUDA libraries leave in a tree."""
     gaps = Gaps(sorted(p for p in tree.rglob("*.so*") if p.is_file()))
+    # A stub of anything else would give wrong numbers instead of an error.
+    if others := [name for name in gaps.versions if not re.match(CUDA, name)]:
+        raise SystemExit(
+            f"cpu_torch: {tree} needs {others}: not CUDA, so no stub will do"
+        )
     count = len(gaps.unversioned) + sum(
         len(names) for nodes in gaps.versions.values() for names in nodes.values()
     )
@@ -204,6 +210,18 @@ def settle_metadata(tree: Path) -> list[str]:
     (info / "RECORD").write_text("".join(f'"{name}",,\n' for name in files))
     needs = [line.partition(":") for line in lines if "Requires-Dist:" in line]
     return [need.strip() for _, _, need in needs if "extra ==" not in need]
+
+
+def drop_cuda(tree: Path) -> None:
+    """Make an unpacked wheel one for the CPU; one without CUDA stays as it is."""
+    if not (tree / "torch" / "lib" / "libtorch_cuda.so").exists():
+        say(f"no CUDA in {tree}")
+        return
+    for path in sorted(tree.rglob("*")):
+        if path.is_file() and DROPPED.match(path.relative_to(tree).as_posix()):
+            path.unlink()
+    add_stubs(tree)
+    settle_metadata(tree)
 
 
 def pip(python: str, *arguments: str | Path) -> None:
@@ -257,10 +275,16 @@ def link_or_copy(source: str, target: str) -> None:
 def main() -> None:
     """Install the version asked for into the interpreter asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("version", help="exact version, such as 2.4.1")
+    parser.add_argument("version", nargs="?", help="exact version, such as 2.4.1")
+    parser.add_argument("--tree", type=Path, help="an unpacked wheel to change")
     parser.add_argument("--python", default=sys.executable, help="install into this")
     parser.add_argument("also", nargs="*", help="requirements to install beside it")
     options = parser.parse_intermixed_args()
+    if options.tree:
+        drop_cuda(options.tree.resolve())
+        return
+    if not options.version:
+        parser.error("name a version, or --tree")
     tag, platform, site = json.loads(output(options.python, "-c", QUERY))
     if not platform.startswith("linux"):
         pip(options.python, "install", f"torch=={options.version}", *options.also)

@@ -42,13 +42,37 @@ def locked(name: str) -> Iterator[Path]:
         yield root / name
 
 
+class NotFetchedError(RuntimeError):
+    """Pip did not give a wheel; the message says why, in pip's words and ours."""
+
+
+def refusal(requirement: str, python: str, said: str) -> str:
+    """Say why pip gave no wheel, and what to do."""
+    text = f"pip gave no {requirement} for macOS arm64 and Python {python}:\n{said}"
+    if "constraint" in said:
+        text += (
+            "\nThe cause is a constraint in pip's own configuration: `pip config debug`"
+            " shows the file, the variable PIP_CONSTRAINT may name another. Lift it."
+        )
+    return text
+
+
 def download(requirement: str, python: str, into: Path) -> Path:
-    """Download the macOS arm64 wheel of a requirement for a Python."""
+    """Download the macOS arm64 wheel of a requirement for a Python.
+
+    Raises:
+        NotFetchedError: pip refused or failed.
+    """
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", *platforms]
     command += ["--python-version", python, "--dest", str(into), requirement]
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, text=True, capture_output=True)
+    if done.returncode != 0:
+        # Which constraint it was pip says on stdout only.
+        said = [line.strip() for line in f"{done.stdout}{done.stderr}".splitlines()]
+        lines = [x for x in said if x.startswith("ERROR") or "user requested" in x]
+        raise NotFetchedError(refusal(requirement, python, "\n".join(lines)))
     return next(into.glob("*.whl"))
 
 

@@ -7,113 +7,42 @@ loader checks.  Each binary is then proved (tools/macos_checks.py), packed with
 fixed times and order, and listed in dist/macos/wheels.json.
 
 Usage: python tools/macos_wheels.py [--torch 2.4.1 ...] [--target 14.0 ...]
+
+A packager who has PyTorch and metal-cpp unpacked names their folders (--tree,
+--metal-cpp); nothing is downloaded then.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
-import zipfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import macho
 import macos_checks as checks
 import macos_torch
-import tomllib
+import package_contents
+from macos_pack import MATRIX, check_wheel, pack, sources
+from macos_toolchain import ROOT, Failure, Toolchain, run
 
-ROOT = Path(__file__).resolve().parent.parent
-MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+sys.path.insert(0, str(ROOT / "cmake"))
+import find_torch
+
 DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
-FRAMEWORKS = ("Foundation", "Metal")
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
-TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>8}  "
+TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>9}  "
+HEADINGS = {
+    **{name: name for name in ("torch", "python", "target", "bytes", "symbols")},
+    "messages": "selectors",
+}
 WITNESS = "2.4.1"  # Its libraries load on macOS 11: all they need is there.
-EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
-
-
-class Failure(SystemExit):
-    """What makes a wheel unfit, one sentence a line."""
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """How to compile and link for a deployment target."""
-
-    is_native: bool
-    stubs: Path
-
-    @property
-    def name(self) -> str:
-        """Return what the wheel's table calls it."""
-        return "Apple clang" if self.is_native else "zig " + zig_version()
-
-    def compiler(self, target: str) -> list[str]:
-        """Return the command that compiles and links C++."""
-        if self.is_native:
-            flags = ["-arch", "arm64", f"-mmacosx-version-min={target}"]
-            return ["xcrun", "clang++", *flags]
-        return [sys.executable, "-m", "ziglang", "c++", "-target", zig_target(target)]
-
-    def compile_flags(self) -> list[str]:
-        """Return what keeps zig's C++ compatible with the system's libc++."""
-        if self.is_native:
-            return []
-        return [
-            # Only what the deployment target's libc++ has may be called.
-            "-U_LIBCPP_HAS_NO_VENDOR_AVAILABILITY_ANNOTATIONS",
-            "-fno-sanitize=undefined",
-            # No PyTorch needs operator delete with a size, so none proves it.
-            "-fno-sized-deallocation",
-            f"-isystem{ROOT / 'tools' / 'macos_sdk'}",
-        ]
-
-    def linker(self, target: str) -> list[str]:
-        """Return the command that links; zig's C one brings no libc++ along."""
-        command = self.compiler(target)
-        if not self.is_native:
-            command[command.index("c++")] = "cc"
-        return [*command, "-shared", "-s", "-Wl,-headerpad_max_install_names"]
-
-    def system_libraries(self) -> list[str]:
-        """Return the system's libraries that we link."""
-        if self.is_native:
-            return [f for name in FRAMEWORKS for f in ("-framework", name)] + ["-lobjc"]
-        return sorted(str(path) for path in self.stubs.glob("*.tbd"))
-
-
-def zig_version() -> str:
-    """Return the version of the ziglang that runs."""
-    command = [sys.executable, "-m", "ziglang", "version"]
-    return subprocess.run(
-        command, check=True, text=True, capture_output=True
-    ).stdout.strip()
-
-
-def zig_target(target: str) -> str:
-    """Return zig's name of a deployment target."""
-    return f"aarch64-macos.{target}"
-
-
-def run(*command: str | Path) -> None:
-    """Run a command; its output is the error if it fails."""
-    done = subprocess.run(command, text=True, capture_output=True)
-    if done.returncode != 0:
-        raise Failure(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-
-
-def sources(*patterns: str) -> list[Path]:
-    """Return the source files that match, in a fixed order."""
-    return sorted(path for p in patterns for path in ROOT.glob(p))
 
 
 def text_digest() -> bytes:
@@ -128,9 +57,13 @@ def text_digest() -> bytes:
 class Builder:
     """The objects, libraries and wheels of one folder."""
 
-    def __init__(self, folder: Path, toolchain: Toolchain, metal_cpp: Path) -> None:
-        """Build in a folder, with metal-cpp's headers."""
-        self.folder, self.toolchain, self.metal_cpp = folder, toolchain, metal_cpp
+    def __init__(
+        self, folder: Path, toolchain: Toolchain, tree: Path, metal_cpp: Path
+    ) -> None:
+        """Build in a folder, for an unpacked PyTorch, with metal-cpp's headers."""
+        self.folder, self.toolchain = folder, toolchain
+        self.tree, self.metal_cpp = tree, metal_cpp
+        self.places = {str(p): n for n, p in enumerate((tree, metal_cpp, folder, ROOT))}
         self.digest = text_digest()
         self.tables = checks.metal_cpp_tables(metal_cpp)
 
@@ -148,7 +81,11 @@ class Builder:
         # No path of this machine may travel in __FILE__.
         command += [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={self.folder}=."]
         command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT}", *flags, str(source)]
-        key = hashlib.sha256("\0".join(command).encode() + self.digest)
+        # Where inputs lie changes nothing, so another place finds the same objects.
+        text = "\0".join([self.toolchain.name, *command[command.index("-c") :]])
+        for place, number in self.places.items():
+            text = text.replace(place, f"<{number}>")
+        key = hashlib.sha256(f"{target}\0{text}".encode() + self.digest)
         key.update(source.read_bytes())
         out = self.folder / name / f"{source.stem}-{key.hexdigest()[:16]}.o"
         if not out.exists():
@@ -172,12 +109,12 @@ class Builder:
         flags = [f"-isystem{self.metal_cpp}"]
         return self.compile_all([*files, self.embedded()], target, "device", flags)
 
-    def operator_objects(self, target: str, version: str, tree: Path) -> list[Path]:
+    def operator_objects(self, target: str, version: str) -> list[Path]:
         """Compile the operators for a PyTorch."""
-        include = tree / "torch" / "include"
+        include = self.tree / "torch" / "include"
         major, minor, _ = version.split(".")
         flags = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
-        flags += [f"-ffile-prefix-map={tree}=.", "-DORCHARD_WITH_METAL"]
+        flags += [f"-ffile-prefix-map={self.tree}=.", "-DORCHARD_WITH_METAL"]
         flags += [f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"]
         flags += [f'-DORCHARD_TORCH_VERSION="{version}"']
         files = sources("csrc/torch/*.cpp", "csrc/attention/*.cpp")
@@ -227,14 +164,14 @@ def write_stubs(owners: checks.Owners, folder: Path) -> None:
 
 
 def check(
-    builder: Builder,
+    tables: dict[str, str],
+    folders: list[str],
     target: str,
     owners: checks.Owners,
     binaries: list[Path],
     objects: list[Path],
 ) -> tuple[int, list[str]]:
     """Prove binaries; return the number of symbols and the messages they send."""
-    folders = [str(ROOT), str(builder.folder), str(Path.home())]
     problems, count = [], 0
     for path in binaries:
         binary = macho.read(path)
@@ -245,103 +182,26 @@ def check(
         count += len(binary.imports)
     senders = [o for o in objects if not o.name.startswith("implementation-")]
     used = checks.messages([macho.read(path) for path in senders])
-    problems += checks.unfit_messages(used, builder.tables, target)
+    problems += checks.unfit_messages(used, tables, target)
     if problems:
         raise Failure("\n".join(problems))
-    return count, sorted(builder.tables[name] for name in used)
-
-
-def metadata(version: str, numpy: str) -> str:
-    """Return the wheel's METADATA."""
-    minor = version.rpartition(".")[0]
-    lines = [
-        "Metadata-Version: 2.1",
-        f"Name: {PROJECT['name']}",
-        f"Version: {wheel_version(version)}",
-        f"Summary: {PROJECT['description']}",
-        f"License: {PROJECT['license']}",
-        f"Requires-Python: {PROJECT['requires-python']}",
-        f"Requires-Dist: torch=={minor}.*",
-    ]
-    if "<" in numpy:
-        lines.append(f"Requires-Dist: {numpy}")
-    for extra, needs in PROJECT["optional-dependencies"].items():
-        lines.append(f"Provides-Extra: {extra}")
-        lines += [f'Requires-Dist: {need}; extra == "{extra}"' for need in needs]
-    lines += [f"Classifier: {name}" for name in PROJECT["classifiers"]]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    head = "\n".join(lines)
-    return f"{head}\nDescription-Content-Type: text/markdown\n\n{readme}"
-
-
-def wheel_version(version: str) -> str:
-    """Return our version with the PyTorch that the wheel is for."""
-    major, minor, _ = version.split(".")
-    return f"{PROJECT['version']}+torch{major}.{minor}"
-
-
-def tag(target: str) -> str:
-    """Return the wheel's tag: any Python 3, one macOS."""
-    return f"py3-none-macosx_{target.replace('.', '_')}_arm64"
-
-
-def wheel_files(version: str, target: str, binaries: list[Path]) -> dict[str, bytes]:
-    """Return every file of a wheel but its RECORD."""
-    files = {
-        str(path.relative_to(ROOT)): path.read_bytes()
-        for path in sources("orchard_ops/**/*.py", "orchard_ops/py.typed")
-    }
-    files.update({f"orchard_ops/{path.name}": path.read_bytes() for path in binaries})
-    template = (ROOT / "cmake" / "build_info.py.in").read_text()
-    built = template.replace("@PROJECT_VERSION@", PROJECT["version"])
-    built = built.replace("@ORCHARD_TORCH_VERSION@", version)
-    files["orchard_ops/_build_info.py"] = built.encode()
-    entries = MATRIX["torch"].values()
-    numpy = next((e["numpy"] for e in entries if e["version"] == version), "numpy")
-    info = f"orchard_ops-{wheel_version(version)}.dist-info"
-    scripts = "".join(f"{n} = {at}\n" for n, at in PROJECT["scripts"].items())
-    files[f"{info}/METADATA"] = metadata(version, numpy).encode()
-    files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}".encode()
-    files[f"{info}/licenses/LICENSE"] = (ROOT / "LICENSE").read_bytes()
-    files[f"{info}/WHEEL"] = (
-        "Wheel-Version: 1.0\nGenerator: orchard-ops macos_wheels\n"
-        f"Root-Is-Purelib: false\nTag: {tag(target)}\n"
-    ).encode()
-    return files
-
-
-def pack(version: str, target: str, binaries: list[Path], into: Path) -> Path:
-    """Write a wheel whose bytes depend on its files alone."""
-    files = wheel_files(version, target, binaries)
-    info = next(name for name in files if name.endswith("/WHEEL")).rpartition("/")[0]
-    rows = []
-    for name, data in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
-        rows.append(f"{name},sha256={digest.decode()},{len(data)}\n")
-    files[f"{info}/RECORD"] = ("".join(rows) + f"{info}/RECORD,,\n").encode()
-    out = into / f"orchard_ops-{wheel_version(version)}-{tag(target)}.whl"
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            entry = zipfile.ZipInfo(name, EPOCH)
-            is_binary = name.endswith((".so", ".dylib"))
-            entry.external_attr = (0o100755 if is_binary else 0o100644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, data)
-    return out
+    return count, sorted(tables[name] for name in used)
 
 
 def build_torch(
-    version: str, targets: list[str], folder: Path, into: Path
+    version: str, targets: list[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
     python = MATRIX["torch"]["torch24"]["python"]
-    tree = macos_torch.torch_tree(version, python)
+    folder, into = options.work.resolve(), options.out.resolve()
+    tree = options.tree or macos_torch.torch_tree(version, python)
     torch = libraries(tree)
-    old = libraries(macos_torch.torch_tree(WITNESS, python))
+    old = [] if options.tree else libraries(macos_torch.torch_tree(WITNESS, python))
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
-    builder = Builder(folder, toolchain, macos_torch.metal_cpp(python))
+    metal_cpp = options.metal_cpp or macos_torch.metal_cpp(python)
+    builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
     lowest = MATRIX["macos"]["torch"][version]
-    operators = builder.operator_objects(lowest, version, tree)
+    operators = builder.operator_objects(lowest, version)
     device = builder.device_objects(lowest)
     rows = []
     for target in targets:
@@ -353,10 +213,17 @@ def build_torch(
         rpaths = [f"-Wl,-rpath,@loader_path{p}" for p in ("", "/../torch/lib")]
         also = [str(library), *torch_libraries, *rpaths]
         module = builder.link(target, operators, place / OPERATORS, *also)
+        folders = [*builder.places, str(Path.home())]
+        objects = [*device, *operators]
         count, sent = check(
-            builder, target, owners, [library, module], [*device, *operators]
+            builder.tables, folders, target, owners, [library, module], objects
         )
         wheel = pack(version, target, [library, module], into)
+        check_wheel(wheel, version, target)
+        held = package_contents.read_wheel(wheel)
+        minor = version.rpartition(".")[0]
+        if found := package_contents.problems(held, minor, folders):
+            raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
         rows.append(
             {
                 "wheel": wheel.name,
@@ -378,6 +245,8 @@ def build_torch(
 def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the deployment targets to build for each PyTorch."""
     chosen: dict[str, list[str]] = {}
+    if options.tree:
+        options.torch = [find_torch.torch_version(options.tree / "torch")]
     for version, lowest in MATRIX["macos"]["torch"].items():
         targets = [
             target
@@ -389,24 +258,41 @@ def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     return chosen
 
 
+def fetch(versions: Iterable[str]) -> None:
+    """Fetch all that comes from the network, so that what is missing fails first."""
+    python = MATRIX["torch"]["torch24"]["python"]
+    missing = []
+    for version in sorted({WITNESS, *versions}, key=checks.number):
+        try:
+            macos_torch.torch_tree(version, python)
+        except macos_torch.NotFetchedError as error:
+            missing.append(f"{error}\nOr leave it out: name the others after --torch.")
+    if missing:
+        raise Failure("\n\n".join(missing))
+
+
 def main() -> None:
     """Build what the command line asks for, prove it and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch", nargs="*", help="PyTorch versions (default: all)")
     parser.add_argument("--target", nargs="*", help="deployment targets (default: all)")
+    parser.add_argument("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
+    parser.add_argument("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "macos")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "macos")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for version, targets in wanted(options).items():
-        rows += build_torch(
-            version, targets, options.work.resolve(), options.out.resolve()
-        )
+    chosen = wanted(options)
+    if not chosen:
+        raise Failure(f"nothing to build: {options.torch} for macOS {options.target}")
+    if not options.tree:
+        fetch(chosen)
+    for version, targets in chosen.items():
+        rows += build_torch(version, targets, options)
     (options.out / "wheels.json").write_text(json.dumps(rows, indent=1) + "\n")
-    names = ("torch", "python", "target", "bytes", "symbols", "messages")
-    print("\n" + TABLE.format(**{name: name for name in names}) + "sha256")
+    print("\n" + TABLE.format(**HEADINGS) + "sha256")
     for row in rows:
         print(TABLE.format(**row) + row["sha256"])
 

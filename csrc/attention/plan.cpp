@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <compare>
-#include <map>
 #include <mutex>
 #include <numeric>
-#include <tuple>
+#include <unordered_map>
 
 #include "attention/tiles.h"
 
@@ -69,7 +67,7 @@ struct Features {
   bool has_left_pads = false;
   bool has_cache_rows = false;
 
-  auto operator<=>(const Features&) const = default;
+  bool operator==(const Features&) const = default;
 
   const char* mask_type() const {
     return mask == MaskKind::bias ? metal_type(mask_dtype) : "uchar";
@@ -121,13 +119,7 @@ struct Specialisation {
   Features features;
   Tile tile{};
 
-  auto key() const {
-    return std::tuple(kernel, dtype, head_dim, head_dim_v, vec, features,
-                      tile.rows, tile.cols, tile.simdgroups);
-  }
-  bool operator<(const Specialisation& other) const {
-    return key() < other.key();
-  }
+  bool operator==(const Specialisation&) const = default;
   std::string name() const {
     const Tile& t = tile;
     return std::string(kernel_name(kernel)) + "_" + metal_type(dtype) + "_d" +
@@ -170,14 +162,48 @@ device::PipelineRequest request_for(const Specialisation& s,
   return request;
 }
 
-// Pipelines by specialisation, so that a warm call builds no text.
-std::shared_ptr<const Pipeline> pipeline_for(Device& device,
-                                             const Specialisation& s) {
+// A compiled specialisation, kept as long as the process: no more text is
+// built and nothing is allocated to find it again.
+struct Compiled {
+  std::shared_ptr<const Pipeline> pipeline;
+  std::string name;
+};
+
+struct Key {
+  const Device* device;
+  Specialisation specialisation;
+  bool operator==(const Key&) const = default;
+};
+
+struct KeyHash {
+  size_t operator()(const Key& key) const noexcept {
+    const Specialisation& s = key.specialisation;
+    const Features& f = s.features;
+    uint64_t bits = 0;
+    for (const bool is_set :
+         {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
+          f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
+          f.has_cache_rows}) {
+      bits = bits << 1 | (is_set ? 1 : 0);
+    }
+    auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;
+    for (const int64_t value :
+         {static_cast<int64_t>(s.kernel), static_cast<int64_t>(s.dtype),
+          static_cast<int64_t>(f.mask), static_cast<int64_t>(f.mask_dtype),
+          s.head_dim, s.head_dim_v, s.vec, int64_t{s.tile.rows},
+          int64_t{s.tile.cols}, int64_t{s.tile.simdgroups}}) {
+      hash = (hash ^ static_cast<uint64_t>(value)) * 0x9E3779B97F4A7C15u;
+      hash ^= hash >> 29;
+    }
+    return hash;
+  }
+};
+
+const Compiled& compiled(Device& device, const Specialisation& s) {
   static std::mutex mutex;
-  static std::map<std::pair<const Device*, Specialisation>,
-                  std::shared_ptr<const Pipeline>>
-      cache;
-  const std::pair<const Device*, Specialisation> key(&device, s);
+  // Nodes, so that a reference outlives later insertions.
+  static std::unordered_map<Key, Compiled, KeyHash> cache;
+  const Key key{&device, s};
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = cache.find(key);
@@ -185,19 +211,18 @@ std::shared_ptr<const Pipeline> pipeline_for(Device& device,
   }
   // Compiled outside the lock: others may compile other kernels meanwhile.
   const std::string file = std::string(kernel_name(s.kernel)) + ".metal";
-  auto pipeline = device.pipeline(request_for(s, file));
+  Compiled fresh{device.pipeline(request_for(s, file)), s.name()};
   const std::lock_guard<std::mutex> lock(mutex);
-  return cache.emplace(key, std::move(pipeline)).first->second;
+  return cache.emplace(key, std::move(fresh)).first->second;
 }
 
-// The pipeline of a specialisation, or of one with a smaller tile: how many
-// threads a kernel's registers leave room for is known only once compiled.
-std::shared_ptr<const Pipeline> fitting_pipeline(Device& device,
-                                                 Specialisation& s) {
+// That of a specialisation, or of one with a smaller tile: how many threads a
+// kernel's registers leave room for is known only once compiled.
+const Compiled& fitting(Device& device, Specialisation& s) {
   for (;;) {
-    auto pipeline = pipeline_for(device, s);
-    const uint32_t most = pipeline->max_threads_per_threadgroup();
-    if (s.tile.threads() <= most) return pipeline;
+    const Compiled& found = compiled(device, s);
+    const uint32_t most = found.pipeline->max_threads_per_threadgroup();
+    if (s.tile.threads() <= most) return found;
     const std::optional<Tile> smaller = smaller_tile(s.tile);
     if (!smaller) {
       throw Error(ErrorKind::unsupported,
@@ -394,7 +419,8 @@ void add_launch(Device& device,
                              problem.cache.page_size)
                : choose_tile(kernel, s.dtype, largest);
   Launch launch;
-  launch.pipeline = fitting_pipeline(device, s);
+  const Compiled& found = fitting(device, s);
+  launch.pipeline = found.pipeline;
   launch.arguments = std::move(arguments);
   add_feature_arguments(s.features, tensors, launch.arguments);
   launch.arguments.push_back(
@@ -405,7 +431,7 @@ void add_launch(Device& device,
   launch.threadgroups = grid_of(s, problem);
   launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
   plan.launches.push_back(std::move(launch));
-  plan.names.push_back(s.name());
+  plan.names.push_back(&found.name);
 }
 
 }  // namespace

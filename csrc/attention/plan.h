@@ -28,7 +28,8 @@ struct Plan {
 
   AttentionParams params{};
   std::vector<device::Launch> launches;
-  std::vector<std::string> names;  // specialisation of each launch, for logs
+  // Specialisation of each launch, for logs; they live as long as the process.
+  std::vector<const std::string*> names;
 };
 
 // out, lse and stats of q, k, v.  No length, head count or batch size may be

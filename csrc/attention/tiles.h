@@ -28,6 +28,7 @@ struct Tile {
 
   int rows_per_threadgroup() const { return 8 * rows * simdgroups / split; }
   int cols_per_threadgroup() const { return 8 * cols * simdgroups / split; }
+  bool operator==(const Tile&) const = default;
   uint32_t threads() const { return static_cast<uint32_t>(32 * simdgroups); }
 };
 

@@ -42,12 +42,12 @@ Outputs empty_outputs(const Call& call) {
   Outputs outputs;
   outputs.out =
       empty_like_layout(q, {batch, heads, rows, call.v.sym_size(3)}, is_zeroed);
-  const auto make = [&](c10::SymIntArrayRef sizes) {
-    return is_zeroed ? at::zeros_symint(sizes, numbers)
-                     : at::empty_symint(sizes, numbers);
-  };
-  outputs.lse = make({batch, heads, rows});
-  outputs.stats = make({batch, heads, rows, 2});
+  outputs.lse = at::empty_symint({batch, heads, rows}, numbers);
+  outputs.stats = at::empty_symint({batch, heads, rows, 2}, numbers);
+  if (is_zeroed) {
+    outputs.lse.fill_(-std::numeric_limits<float>::infinity());
+    outputs.stats.zero_();
+  }
   return outputs;
 }
 
@@ -175,7 +175,9 @@ Gradients empty_gradients(const BackwardCall& given) {
 void write_sink_gradient(const BackwardCall& given,
                          const Tensor& delta,
                          Tensor& gradient) {
-  const Tensor weight = (given.call.sinks.view({1, -1, 1}) - given.lse).exp();
+  const Tensor weight = (given.call.sinks.view({1, -1, 1}) - given.lse)
+                            .exp()
+                            .masked_fill(given.lse.isneginf(), 0.0);
   gradient.copy_((weight * delta).sum(at::IntArrayRef{0, 2}).neg());
 }
 

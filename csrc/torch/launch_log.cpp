@@ -109,7 +109,7 @@ void log_call(const char* direction,
        << problem.len_kv << ", " << problem.head_dim_v
        << ") dtype=" << dtype_name(problem.dtype) << " kernels=";
   for (size_t i = 0; i < plan.names.size(); ++i) {
-    line << (i == 0 ? "" : ",") << plan.names[i];
+    line << (i == 0 ? "" : ",") << *plan.names[i];
   }
   line << '\n';
   append(path_from("ORCHARD_KERNEL_LOG", "/tmp/flashattn_kernel_calls.log"),
@@ -125,7 +125,7 @@ void log_tensors(const char* direction,
   for (size_t i = 0; i < plan.launches.size(); ++i) {
     for (const device::Argument& argument : plan.launches[i].arguments) {
       if (!argument.bytes.empty()) continue;
-      lines << direction << " call=" << call << " kernel=" << plan.names[i]
+      lines << direction << " call=" << call << " kernel=" << *plan.names[i]
             << " slot=" << argument.index
             << " mode=" << storage_mode_name(argument.view.mode)
             << " bytes=" << argument.view.length_bytes

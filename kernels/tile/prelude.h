@@ -39,6 +39,11 @@ using namespace metal;
 #define LOG2E 1.44269504088896340736f
 #define LN2 0.69314718055994530942f
 
+// By its bits, because fast math may assume that there is no infinity.
+inline bool is_minus_infinity(float x) {
+  return as_type<uint>(x) == 0xff800000u;
+}
+
 #include "tile/lane.h"
 #include "tile/memory.h"
 #include "tile/fragment.h"

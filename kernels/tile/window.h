@@ -55,12 +55,6 @@ inline bool is_interior(constant AttentionParams& p,
   return is_whole;
 }
 
-#if MASK == MASK_BIAS
-// Only -inf masks; every finite bias counts.  Bits, because fast math may
-// assume that there is no infinity.
-inline bool is_masked(float bias) { return as_type<uint>(bias) == 0xff800000u; }
-#endif
-
 inline bool is_visible(constant AttentionParams& p,
                        thread const Domain& d,
                        int row,
@@ -79,7 +73,7 @@ inline bool is_visible(constant AttentionParams& p,
 #if MASK == MASK_BOOL
     is_kept = x != 0;
 #else
-    is_kept = !is_masked(float(x));
+    is_kept = !is_minus_infinity(float(x));  // finite ones count
 #endif
   }
 #endif

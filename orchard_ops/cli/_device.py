@@ -14,9 +14,23 @@ __all__ = ["STORAGE_MODES", "call_counts", "choose_device", "storage_mode"]
 STORAGE_MODES = ("private", "shared")
 
 
-def choose_device() -> torch.device:
-    """Return mps where there is one, else metalsim, which this enables."""
-    if torch.backends.mps.is_available():
+def choose_device(wanted: str | None = None) -> torch.device:
+    """Return the wanted device, else mps where there is one, else metalsim.
+
+    Raises:
+        DeviceError: the wanted device is not here, or metalsim cannot be enabled.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if wanted not in (None, "mps", orchard_ops.sim.DEVICE):
+        raise orchard_ops.DeviceError(
+            f"[orchard-ops] expected the device mps or metalsim, got {wanted!r}"
+        )
+    if wanted == "mps" and not has_mps:
+        raise orchard_ops.DeviceError(
+            "[orchard-ops] expected the device mps, but this PyTorch sees no Apple GPU;"
+            " leave --device out for the simulator"
+        )
+    if has_mps and wanted != orchard_ops.sim.DEVICE:
         return torch.device("mps")
     orchard_ops.sim.enable()
     return torch.device("metalsim")

@@ -66,13 +66,21 @@ def compile_flags(headers: Path) -> list[str]:
         *(f"-I{ROOT}", f"-I{ROOT / 'csrc'}", f"-I{HERE}"),
         *(f"-isystem{HERE / 'include'}", f"-isystem{ROOT / 'tools' / 'macos_sdk'}"),
         f"-isystem{headers}",
-        # mps_stream.cpp declares the stream itself before 2.7.
-        *("-DORCHARD_TORCH_MAJOR=2", "-DORCHARD_TORCH_MINOR=4"),
     ]
 
 
-def build(folder: Path) -> Path:
-    """Build the program in a folder that later builds reuse; return its path."""
+def torch_flags(source: Path, minor: int) -> list[str]:
+    """Return the flags of a file that depends on the PyTorch minor version."""
+    if source.name not in ("mps_stream.cpp", "mps.cpp"):
+        return []
+    return ["-DORCHARD_TORCH_MAJOR=2", f"-DORCHARD_TORCH_MINOR={minor}"]
+
+
+def build(folder: Path, minor: int) -> Path:
+    """Build the program in a folder that later builds reuse; return its path.
+
+    ``minor`` is the PyTorch whose streams it has: 2.4, 2.14, ...
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -86,20 +94,21 @@ def build(folder: Path) -> Path:
             seed.update(path.read_bytes())
 
         def compiled(source: Path) -> str:
+            also = torch_flags(source, minor)
             key = seed.copy()
-            key.update(source.read_bytes())
+            key.update(source.read_bytes() + "".join(also).encode())
             out = folder / f"{source.stem}-{key.hexdigest()[:16]}.o"
             if not out.exists():
                 part = f"{out}.part"
-                run([*zig, "c++", *flags, str(source), "-o", part])
+                run([*zig, "c++", *flags, *also, str(source), "-o", part])
                 Path(part).rename(out)
             return str(out)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compiled, [*files(*SOURCES), embedded]))
-        program = folder / "test_metal"
+        program = folder / f"test_metal-2.{minor}"
         key = hashlib.sha256("\0".join(objects).encode()).hexdigest()
-        stamp = folder / "linked"
+        stamp = folder / f"linked-2.{minor}"
         if not program.exists() or not stamp.exists() or stamp.read_text() != key:
             # The simulator's compiled kernels find its functions in us.
             link = ["-rdynamic", "-pthread", "-ldl", "-o", str(program)]
@@ -109,4 +118,4 @@ def build(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])))
+    print(build(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,5 +1,5 @@
 // tests/metal_runtime/mps.cpp: libdispatch's one function, and the members of
-// PyTorch's MPS stream that mps_stream.cpp names, for PyTorch before 2.7.
+// PyTorch's MPS streams that mps_stream.cpp names.
 #include "mps.h"
 
 #include <dispatch/dispatch.h>
@@ -12,22 +12,53 @@
 
 #include "metal.h"
 
+#if ORCHARD_TORCH_MINOR >= 7
+#include <ATen/mps/MPSStream.h>
+#else
+namespace at::mps {
+class MPSStream {
+ public:
+  explicit MPSStream(dispatch_queue_t queue) : queue_(queue) {}
+  dispatch_queue_t queue() const { return queue_; }
+  void* commandBuffer();
+  void* commandEncoder();
+
+ private:
+  dispatch_queue_t queue_;
+};
+MPSStream* getCurrentMPSStream();
+}  // namespace at::mps
+#endif
+
 struct dispatch_queue_s {
   std::mutex mutex;
 };
 
 namespace {
 
-dispatch_queue_s the_queue;
-thread_local bool is_inside = false;
-std::atomic<int> off_queue = 0;
+constexpr int kStreams = ORCHARD_TORCH_MINOR >= 14 ? 2 : 1;
 
-standin::Stream& stream() {
-  static standin::Stream& one = *new standin::Stream;
-  return one;
+struct OneStream {
+  dispatch_queue_s queue;
+  at::mps::MPSStream torch{&queue};
+  standin::Stream metal;
+};
+
+OneStream& stream(int index) {
+  static OneStream* const all = new OneStream[kStreams];
+  return all[index];
 }
 
-void check() { off_queue += !is_inside; }
+thread_local int current = 0;
+thread_local dispatch_queue_t inside = nullptr;
+std::atomic<int> off_queue = 0;
+
+OneStream& owner(const at::mps::MPSStream* torch) {
+  for (int i = 0; i < kStreams; ++i) {
+    if (&stream(i).torch == torch) return stream(i);
+  }
+  std::abort();
+}
 
 }  // namespace
 
@@ -36,51 +67,57 @@ void check() { off_queue += !is_inside; }
 extern "C" void dispatch_sync_f(dispatch_queue_t queue,
                                 void* context,
                                 dispatch_function_t work) noexcept {
-  if (is_inside) {
+  if (inside != nullptr) {
     std::fputs("dispatch_sync on the queue that runs: deadlock\n", stderr);
     std::abort();
   }
   const std::lock_guard<std::mutex> lock(queue->mutex);
-  is_inside = true;
+  inside = queue;
   work(context);
-  is_inside = false;
+  inside = nullptr;
 }
 
 namespace at::mps {
 
-class MPSStream {
- public:
-  void* commandBuffer();
-  void* commandEncoder();
-};
-
 void* MPSStream::commandBuffer() {
-  check();
-  return stream().command_buffer();
+  off_queue += inside != queue_;
+  return owner(this).metal.command_buffer();
 }
 
 void* MPSStream::commandEncoder() {
-  check();
-  return stream().compute_encoder();
+  off_queue += inside != queue_;
+  return owner(this).metal.compute_encoder();
 }
 
-MPSStream* getCurrentMPSStream() {
-  static MPSStream one;
-  return &one;
-}
+MPSStream* getCurrentMPSStream() { return &stream(current).torch; }
 
 }  // namespace at::mps
 
 namespace torch::mps {
 
-void synchronize() { stream().synchronize(); }
-void* get_dispatch_queue() { return &the_queue; }
+// On the queue of each stream, as 2.15 does it: from inside a block of one this
+// would never return.
+void synchronize() {
+  for (int i = 0; i < kStreams; ++i) standin::synchronize_stream(i);
+}
+// 2.14's is still the default stream's.
+void* get_dispatch_queue() { return &stream(0).queue; }
 
 }  // namespace torch::mps
 
 namespace standin {
 
-bool is_on_queue() { return is_inside; }
+int stream_count() { return kStreams; }
+void use_stream(int index) { current = index; }
+
+void synchronize_stream(int index) {
+  OneStream& one = stream(index);
+  dispatch_sync_f(&one.queue, &one, [](void* context) {
+    static_cast<OneStream*>(context)->metal.synchronize();
+  });
+}
+
+bool is_on_queue() { return inside == &stream(current).queue; }
 int calls_off_queue() { return off_queue; }
 
 }  // namespace standin

@@ -1,16 +1,15 @@
 // tests/metal_runtime/test_metal.cpp: csrc/device/metal itself, run over the
 // stand-in.  One test a process, named on the command line: a process has one
 // device, and it is probed once.
+#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <functional>
-#include <random>
 #include <thread>
 #include <vector>
 
-#include "attention/plan.h"
+#include "attention.h"
 #include "device/metal/metal.h"
 #include "device/sim/sim.h"
 #include "metal.h"
@@ -61,89 +60,6 @@ TestSource& source() {
 
 device::Device& gpu() { return metal::system_device(source()); }
 
-// One head of attention with its buffers, private and at an odd offset.
-struct Attention {
-  static constexpr int64_t kRows = 40, kDim = 16;
-  static constexpr uint64_t kOffset = 64;
-
-  attention::Problem problem;
-  std::array<std::vector<float>, 3> inputs;
-  std::array<void*, 5> buffers{};  // q, k, v, out, lse
-
-  explicit Attention(StorageMode mode) {
-    problem = attention::make_problem(
-        {{1, 1, kRows, kDim}, {1, 1, kRows, kDim}, {1, 1, kRows, kDim}},
-        attention::DType::float32, 0.25, 1);
-    std::mt19937 random(7);
-    std::normal_distribution<float> normal;
-    for (size_t i = 0; i < 5; ++i) {
-      buffers[i] = standin::new_buffer(kOffset + 4 * kRows * kDim, mode);
-    }
-    for (size_t i = 0; i < 3; ++i) {
-      inputs[i].resize(kRows * kDim);
-      for (float& x : inputs[i]) x = normal(random);
-      std::vector<float> bytes(kOffset / 4);
-      bytes.insert(bytes.end(), inputs[i].begin(), inputs[i].end());
-      standin::write_buffer(buffers[i], bytes.data(), 4 * bytes.size());
-    }
-  }
-  ~Attention() {
-    for (void* buffer : buffers) {
-      standin::release(static_cast<standin::Object*>(buffer));
-    }
-  }
-
-  device::BufferView view(size_t i) const {
-    const auto info = metal::buffer_info("test", buffers[i]);
-    return {buffers[i], kOffset, 4 * kRows * kDim, info.mode};
-  }
-
-  void submit() const {
-    attention::Tensors tensors;
-    const std::array<int64_t, 4> strides{0, 0, kDim, 1};
-    tensors.q = {strides, view(0)};
-    tensors.k = {strides, view(1)};
-    tensors.v = {strides, view(2)};
-    tensors.out = {strides, view(3)};
-    tensors.lse = view(4);
-    attention::Plan plan;
-    attention::plan_forward(gpu(), problem, tensors, plan);
-    gpu().submit(plan.launches);
-  }
-
-  // Largest difference from the definition, top-left causal.
-  double error() const {
-    std::vector<float> out(kOffset / 4 + kRows * kDim);
-    standin::read_buffer(buffers[3], out.data(), 4 * out.size());
-    double worst = 0;
-    for (int64_t row = 0; row < kRows; ++row) {
-      std::vector<double> weights;
-      double sum = 0;
-      for (int64_t column = 0; column <= row; ++column) {
-        double score = 0;
-        for (int64_t d = 0; d < kDim; ++d) {
-          score += double{at(0, row, d)} * double{at(1, column, d)};
-        }
-        weights.push_back(std::exp(0.25 * score));
-        sum += weights.back();
-      }
-      for (int64_t d = 0; d < kDim; ++d) {
-        double exact = 0;
-        for (int64_t column = 0; column <= row; ++column) {
-          exact += weights[static_cast<size_t>(column)] / sum *
-                   double{at(2, column, d)};
-        }
-        const auto place = static_cast<size_t>(row * kDim + d) + kOffset / 4;
-        worst = std::max(worst, std::fabs(exact - double{out[place]}));
-      }
-    }
-    return worst;
-  }
-  float at(size_t tensor, int64_t row, int64_t d) const {
-    return inputs[tensor][static_cast<size_t>(row * kDim + d)];
-  }
-};
-
 const device::PipelineRequest kProbe{"layout_probe.metal", "layout_probe", {}};
 
 void reads_the_limits_of_the_device() {
@@ -172,10 +88,10 @@ void says_that_there_is_no_device() {
 }
 
 void forward_matches_the_definition(StorageMode mode) {
-  const Attention attention(mode);
-  attention.submit();
+  const standin::Attention attention(mode);
+  attention.forward(gpu());
   source().stream.synchronize();
-  const double error = attention.error();
+  const double error = attention.forward_error();
   expect(error < 1e-5, "differs by " + std::to_string(error));
 }
 void forward_on_private_buffers() {
@@ -185,11 +101,60 @@ void forward_on_shared_buffers() {
   forward_matches_the_definition(StorageMode::shared);
 }
 
-void encodes_in_order_and_leaves_the_encoder_open() {
-  const Attention attention(StorageMode::private_);
-  attention.submit();  // the probe's messages come before
+void backward_matches_the_definition(StorageMode mode) {
+  const standin::Attention attention(mode);
+  attention.forward(gpu());
+  attention.backward(gpu());
+  source().stream.synchronize();
+  const double error = attention.backward_error();
+  expect(error < 1e-5, "differs by " + std::to_string(error));
+}
+void backward_on_private_buffers() {
+  backward_matches_the_definition(StorageMode::private_);
+}
+void backward_on_shared_buffers() {
+  backward_matches_the_definition(StorageMode::shared);
+}
+
+size_t count(const std::vector<std::string>& messages, const char* start) {
+  return static_cast<size_t>(
+      std::count_if(messages.begin(), messages.end(),
+                    [&](const auto& m) { return m.starts_with(start); }));
+}
+
+// dk and dv, and dq, read what the first dispatch writes.
+void encodes_a_backward_as_three_dispatches() {
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(gpu());
   standin::clear_encoded();
-  attention.submit();
+  attention.backward(gpu());
+  const std::vector<std::string> messages = standin::encoded();
+  expect(count(messages, "dispatch") == 3, "dispatches");
+  expect(count(messages, "setComputePipelineState") == 3, "pipelines");
+  expect(count(messages, "endEncoding") == 0, "the encoder was ended");
+}
+
+// Nothing of a plan is encoded when one of its kernels cannot be had.
+void a_failed_backward_encodes_nothing() {
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  source().stream.synchronize();
+  standin::clear_encoded();
+  standin::faults().is_making_pipelines = false;
+  expect_in(error_of(ErrorKind::compile, [&] { attention.backward(gpu()); }),
+            "internal error");
+  expect(standin::encoded().empty(), "something was encoded");
+  standin::faults().is_making_pipelines = true;
+  attention.backward(gpu());
+  source().stream.synchronize();
+  expect(attention.backward_error() < 1e-5, "wrong after recovery");
+}
+
+void encodes_in_order_and_leaves_the_encoder_open() {
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(gpu());  // the probe's messages come before
+  standin::clear_encoded();
+  attention.forward(gpu());
   std::vector<std::string> messages = standin::encoded();
   expect(messages.front() == "setComputePipelineState", messages.front());
   expect(messages[1] == "setBuffer 0 +64", messages[1]);
@@ -198,7 +163,7 @@ void encodes_in_order_and_leaves_the_encoder_open() {
     expect(message != "endEncoding", "the stream's encoder was ended");
   }
   source().stream.synchronize();
-  expect(attention.error() < 1e-5, "wrong result");
+  expect(attention.forward_error() < 1e-5, "wrong result");
 }
 
 void chooses_language_and_math(int macos,
@@ -252,26 +217,26 @@ void survives_a_refused_allocation() {
 }
 
 void reports_a_gpu_error_once() {
-  const Attention attention(StorageMode::private_);
-  attention.submit();
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(gpu());
   standin::faults().is_running = false;
   source().stream.synchronize();
   standin::faults().is_running = true;
   expect_in(error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); }),
             "GPU Timeout");
   metal::throw_gpu_error(gpu());
-  attention.submit();
+  attention.forward(gpu());
   source().stream.synchronize();
-  expect(attention.error() < 1e-5, "wrong after recovery");
+  expect(attention.forward_error() < 1e-5, "wrong after recovery");
 }
 
 void reports_a_gpu_error_at_the_next_submission() {
-  const Attention attention(StorageMode::private_);
-  attention.submit();
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(gpu());
   standin::faults().is_running = false;
   source().stream.synchronize();
   standin::faults().is_running = true;
-  expect_in(error_of(ErrorKind::device, [&] { attention.submit(); }),
+  expect_in(error_of(ErrorKind::device, [&] { attention.forward(gpu()); }),
             "failed on the GPU");
 }
 
@@ -282,18 +247,18 @@ void refuses_a_foreign_lane_layout() {
 }
 
 void takes_a_smaller_tile_when_registers_run_out() {
-  const Attention attention(StorageMode::private_);
+  const standin::Attention attention(StorageMode::private_);
   standin::faults().max_threads = 64;
-  attention.submit();
+  attention.forward(gpu());
   expect_in(standin::encoded().back(), " x 64");
   source().stream.synchronize();
-  expect(attention.error() < 1e-5, "wrong result");
+  expect(attention.forward_error() < 1e-5, "wrong result");
 }
 
 void says_that_no_tile_is_small_enough() {
-  const Attention attention(StorageMode::private_);
+  const standin::Attention attention(StorageMode::private_);
   standin::faults().max_threads = 16;
-  expect_in(error_of(ErrorKind::unsupported, [&] { attention.submit(); }),
+  expect_in(error_of(ErrorKind::unsupported, [&] { attention.forward(gpu()); }),
             "allows 16");
 }
 
@@ -354,18 +319,19 @@ void compiles_once_for_many_threads() {
 
 void neither_leaks_nor_releases_too_much() {
   {
-    const Attention attention(StorageMode::private_);
-    attention.submit();
+    const standin::Attention attention(StorageMode::private_);
+    attention.forward(gpu());
+    attention.backward(gpu());
     source().stream.synchronize();
   }
   const auto before = standin::statistics().live;
   for (int round = 0; round < 3; ++round) {
-    const Attention attention(StorageMode::private_);
-    attention.submit();
-    attention.submit();
+    const standin::Attention attention(StorageMode::private_);
+    attention.forward(gpu());
+    attention.backward(gpu());
     source().stream.synchronize();
     standin::faults().is_running = false;
-    attention.submit();
+    attention.forward(gpu());
     source().stream.synchronize();
     standin::faults().is_running = true;
     error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); });
@@ -387,43 +353,62 @@ void neither_leaks_nor_releases_too_much() {
   expect(now.autoreleased_without_pool == 0, "autoreleased without a pool");
 }
 
-// PyTorch's stream instead of the test's own.
-void lends_pytorchs_encoder_on_its_queue() {
-  device::Device& device = metal::system_device(torch_ops::mps_stream());
-  device::Launch launch;
-  launch.pipeline = device.pipeline(kProbe);
-  launch.threads_per_threadgroup = {32, 1, 1};
-  void* matches = standin::new_buffer(128, StorageMode::private_);
-  launch.arguments = {{0, device::Access::write, {matches, 0, 128}, {}}};
-  device.submit({&launch, 1});
+// PyTorch's streams instead of the test's own.
+device::Device& pytorchs_gpu() {
+  return metal::system_device(torch_ops::mps_stream());
+}
+
+void lends_pytorchs_stream_on_its_queue() {
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(pytorchs_gpu());
+  attention.backward(pytorchs_gpu());
   torch_ops::synchronize_mps();
-  std::array<uint32_t, 32> lanes{};
-  standin::read_buffer(matches, lanes.data(), sizeof(lanes));
-  for (const uint32_t lane : lanes) expect(lane == 1, "kernel did not run");
+  expect(attention.forward_error() < 1e-5, "wrong forward");
+  expect(attention.backward_error() < 1e-5, "wrong backward");
   expect(standin::calls_off_queue() == 0, "stream used off its queue");
 }
 
-void carries_exceptions_out_of_the_queue() {
+// From 2.14 on a thread has a current stream of its own; the work must be in
+// that one, and nothing of it in another.
+void follows_the_current_stream() {
+  for (int index = 0; index < standin::stream_count(); ++index) {
+    standin::use_stream(index);
+    const standin::Attention attention(StorageMode::private_);
+    attention.forward(pytorchs_gpu());
+    for (int other = 0; other < standin::stream_count(); ++other) {
+      if (other != index) standin::synchronize_stream(other);
+    }
+    expect(!(attention.forward_error() < 1e-5), "ran in another stream");
+    standin::synchronize_stream(index);
+    expect(attention.forward_error() < 1e-5, "wrong result");
+  }
+  expect(standin::calls_off_queue() == 0, "stream used off its queue");
+}
+
+void carries_exceptions_out_of_the_streams_queue() {
   const auto fail = [](const metal::OpenEncoder&) {
     expect(standin::is_on_queue(), "not on the queue");
     throw Error(ErrorKind::device, "from inside");
   };
-  expect_in(
-      error_of(ErrorKind::device, [&] { torch_ops::mps_stream().run(fail); }),
-      "from inside");
-  expect(!standin::is_on_queue(), "still on the queue");
+  for (int index = 0; index < standin::stream_count(); ++index) {
+    standin::use_stream(index);
+    expect_in(
+        error_of(ErrorKind::device, [&] { torch_ops::mps_stream().run(fail); }),
+        "from inside");
+    expect(!standin::is_on_queue(), "still on the queue");
+  }
 }
 
-void synchronizing_reports_a_gpu_error() {
-  lends_pytorchs_encoder_on_its_queue();
-  device::Device& device = metal::system_device(torch_ops::mps_stream());
-  device::Launch launch;
-  launch.pipeline = device.pipeline(kProbe);
-  launch.threads_per_threadgroup = {32, 1, 1};
-  device.submit({&launch, 1});
+void synchronizing_the_stream_reports_a_gpu_error() {
+  const standin::Attention attention(StorageMode::private_);
+  attention.forward(pytorchs_gpu());
+  torch_ops::synchronize_mps();
+  attention.backward(pytorchs_gpu());
   standin::faults().is_running = false;
   expect_in(error_of(ErrorKind::device, torch_ops::synchronize_mps),
             "GPU Timeout");
+  standin::faults().is_running = true;
+  torch_ops::synchronize_mps();
 }
 
 #define TEST(name) {#name, name}
@@ -434,6 +419,10 @@ const std::pair<const char*, void (*)()> kTests[] = {
     TEST(says_that_there_is_no_device),
     TEST(forward_on_private_buffers),
     TEST(forward_on_shared_buffers),
+    TEST(backward_on_private_buffers),
+    TEST(backward_on_shared_buffers),
+    TEST(encodes_a_backward_as_three_dispatches),
+    TEST(a_failed_backward_encodes_nothing),
     TEST(encodes_in_order_and_leaves_the_encoder_open),
     TEST(compiles_for_macos_13),
     TEST(compiles_for_macos_14),
@@ -454,9 +443,10 @@ const std::pair<const char*, void (*)()> kTests[] = {
     TEST(finds_the_device_of_a_buffer),
     TEST(compiles_once_for_many_threads),
     TEST(neither_leaks_nor_releases_too_much),
-    TEST(lends_pytorchs_encoder_on_its_queue),
-    TEST(carries_exceptions_out_of_the_queue),
-    TEST(synchronizing_reports_a_gpu_error),
+    TEST(lends_pytorchs_stream_on_its_queue),
+    TEST(follows_the_current_stream),
+    TEST(carries_exceptions_out_of_the_streams_queue),
+    TEST(synchronizing_the_stream_reports_a_gpu_error),
 };
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "device/kernel_source.h"
+#include "device/sim/accept.h"
 #include "device/sim/files.h"
 #include "device/sim/sim.h"
 #include "device/sim/translate.h"
@@ -211,6 +212,21 @@ void run_step(Words command, const Words& more, const std::string& folder) {
   }
 }
 
+std::string preprocess(const std::string& source,
+                       const Words& cxx,
+                       const Words& defines,
+                       const std::string& folder) {
+  const std::string headers = header_folder();
+  const std::string from = folder + "/kernel.metal";
+  const std::string to = folder + "/kernel.ii";
+  write_file(from, source);
+  Words step = {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers};
+  step.insert(step.end(), defines.begin(), defines.end());
+  step.insert(step.end(), {"-include", headers + "/macros.h", from, "-o", to});
+  run_step(cxx, step, folder);
+  return read_file(to);
+}
+
 void build(const std::string& source,
            bool is_strict,
            const Words& cxx,
@@ -218,20 +234,23 @@ void build(const std::string& source,
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
   const std::string headers = header_folder();
-  write_file(at + "/kernel.metal", source);
-  run_step(
-      cxx,
-      {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers, "-include",
-       headers + "/macros.h", at + "/kernel.metal", "-o", at + "/kernel.ii"},
-      at);
-  write_file(at + "/kernel.cpp", "#include \"prelude.h\"\n" +
-                                     translate(read_file(at + "/kernel.ii")));
+  write_file(
+      at + "/kernel.cpp",
+      "#include \"prelude.h\"\n" + translate(preprocess(source, cxx, {}, at)));
   Words compile = flags(is_strict);
   compile.insert(compile.end(), {"-I" + headers, "-c", at + "/kernel.cpp", "-o",
                                  at + "/kernel.o"});
   run_step(cxx, compile, at);
   run_step(linker(cxx), {at + "/kernel.o", "-o", at + "/kernel.so"}, at);
   std::filesystem::rename(at + "/kernel.so", target);
+}
+
+// The front end alone, of the same clang.
+Words front_end(const Words& cxx) {
+  Words words = cxx;
+  if (words.size() > 1 && words.back() == "c++") words.back() = "clang";
+  words.push_back("-cc1");
+  return words;
 }
 
 // Finds where the object that holds `kernels` lies in memory.
@@ -283,6 +302,35 @@ std::shared_ptr<const Binary> load(const std::string& path) {
 }
 
 }  // namespace
+
+Footprint accept_text(const std::string& source, uint32_t language_version) {
+  const Words cxx = compiler();
+  const ScratchFolder scratch;
+  const std::string& at = scratch.path();
+  const std::string version =
+      "-DMSL_LANGUAGE=" + std::to_string((language_version >> 16) * 100 +
+                                         (language_version & 0xffff) * 10);
+  write_file(at + "/kernel.cl", accept(preprocess(source, cxx, {version}, at)));
+  // C++ for OpenCL is the one language of clang's that keeps all of Metal's
+  // address spaces apart, the private one of threads among them.
+  run_step(front_end(cxx),
+           {"-triple", "spir64-unknown-unknown", "-x", "clcpp",
+            "-cl-std=clc++2021", "-cl-single-precision-constant",
+            "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,"
+            "-__opencl_c_device_enqueue,"
+            "-__opencl_c_program_scope_global_variables",
+            "-O2", "-disable-llvm-passes", "-emit-llvm", "-w", "-ferror-limit",
+            "20", version, "-include", header_folder() + "/accept.h",
+            at + "/kernel.cl", "-o", at + "/typed.ll"},
+           at);
+  run_step(front_end(cxx),
+           {"-triple", "spir64-unknown-unknown", "-x", "ir", "-O2",
+            "-emit-llvm", at + "/typed.ll", "-o", at + "/optimized.ll"},
+           at);
+  // Threadgroup variables as declared, arrays as the optimizer left them.
+  return {declared_threadgroup_bytes(read_file(at + "/typed.ll")),
+          spilled_types(read_file(at + "/optimized.ll"))};
+}
 
 const abi::Kernel& Binary::find(std::string_view entry) const {
   std::string names;

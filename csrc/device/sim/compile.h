@@ -10,6 +10,7 @@
 
 #include "device/sim/lines.h"
 #include "device/sim/msl/abi.h"
+#include "device/sim/sim.h"
 
 namespace orchard::sim {
 
@@ -33,5 +34,9 @@ struct Binary {
 // message.  Safe under threads and processes.
 std::shared_ptr<const Binary> compile_text(const std::string& source,
                                            bool is_strict);
+
+// Throws Error(compile) unless the text keeps the rules of Metal that the
+// simulator can run without: see accept.h.  language_version as in Limits.
+Footprint accept_text(const std::string& source, uint32_t language_version);
 
 }  // namespace orchard::sim

@@ -436,6 +436,14 @@ std::shared_ptr<const device::Pipeline> compile(
       device::kernel_source(text, "kernel.metal", defines), entry);
 }
 
+Footprint accept(
+    std::string_view text,
+    const std::vector<std::pair<std::string, std::string>>& defines,
+    uint32_t language_version) {
+  return accept_text(device::kernel_source(text, "kernel.metal", defines),
+                     language_version);
+}
+
 KernelInfo info(const device::Pipeline& pipeline) {
   const auto& sim = dynamic_cast<const SimPipeline&>(pipeline);
   const abi::Kernel& kernel = sim.kernel(options().strict);

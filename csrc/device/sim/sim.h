@@ -118,6 +118,21 @@ std::shared_ptr<const device::Pipeline> compile(
     const std::vector<std::pair<std::string, std::string>>& defines);
 KernelInfo info(const device::Pipeline& pipeline);
 
+// What a text needs besides registers.
+struct Footprint {
+  uint64_t threadgroup_bytes = 0;  // declared in all of its kernels
+  // Types of arrays and structs that no optimizer can keep in registers, since
+  // something that is no constant indexes them: slow memory on a GPU.
+  std::vector<std::string> spilled;
+};
+
+// Type-checks a text by Metal's rules, stricter than running it needs; throws
+// Error(compile) with the lines that break one.  language_version as in Limits.
+Footprint accept(
+    std::string_view text,
+    const std::vector<std::pair<std::string, std::string>>& defines,
+    uint32_t language_version);
+
 // Runs one launch under its own options; returns what it counted.
 Counters dispatch(const device::Launch& launch, const Options& options);
 

@@ -8,42 +8,22 @@
 #include <utility>
 
 #include "device/device.h"
-#include "device/sim/token.h"
+#include "device/sim/token_list.h"
 
 namespace orchard::sim {
 namespace {
 
-struct Attribute {
-  std::string name;
-  std::string argument;
-};
-
-// Everything works on indices of significant (non-space) tokens.
-class Translator {
+class Translator : TokenList {
  public:
-  explicit Translator(std::string_view text) : tokens_(tokenize(text)) {
-    for (size_t i = 0; i < tokens_.size(); ++i) {
-      if (tokens_[i].kind != TokenKind::space) code_.push_back(i);
-    }
-  }
+  explicit Translator(std::string_view text) : TokenList(text) {}
 
   Translation run() {
-    for (size_t at = 0; at < code_.size(); ++at) rewrite_number(at);
-    for (size_t at = 0; at < code_.size();) at = step(at);
-    std::string out;
-    for (const Token& token : tokens_) out += token.text;
-    return {std::move(out), std::move(kernels_)};
+    for (size_t i = 0; i < size(); ++i) rewrite_number(i);
+    for (size_t i = 0; i < size();) i = step(i);
+    return {text(), std::move(kernels_)};
   }
 
  private:
-  Token& at(size_t i) { return tokens_[code_[i]]; }
-  bool is(size_t i, std::string_view text) {
-    return i < code_.size() && at(i).is(text);
-  }
-  bool is_attribute(size_t i) {
-    return is(i, "[") && is(i + 1, "[") && code_[i] + 1 == code_[i + 1];
-  }
-
   // Unsuffixed literals are float; h and bf make half and bfloat.
   void rewrite_number(size_t i) {
     Token& token = at(i);
@@ -111,8 +91,7 @@ class Translator {
   size_t enter_namespace(size_t i) {
     std::string name;
     size_t end = i + 1;
-    while (end < code_.size() && !is(end, "{") && !is(end, ";") &&
-           !is(end, "=")) {
+    while (end < size() && !is(end, "{") && !is(end, ";") && !is(end, "=")) {
       name += at(end++).text;
     }
     if (is(end, "{")) pending_scope_ = name;
@@ -133,27 +112,6 @@ class Translator {
     return skip_angles(i + 1);
   }
 
-  size_t skip_angles(size_t i) {
-    int depth = 0;
-    for (; i < code_.size(); ++i) {
-      if (is(i, "(")) i = closing(i);
-      if (is(i, "<")) ++depth;
-      if (is(i, ">") && --depth == 0) return i + 1;
-    }
-    return i;
-  }
-
-  // Index of the bracket that closes the one at i.
-  size_t closing(size_t i) {
-    int depth = 0;
-    for (; i < code_.size(); ++i) {
-      const std::string& t = at(i).text;
-      if (t == "(" || t == "[" || t == "{") ++depth;
-      if ((t == ")" || t == "]" || t == "}") && --depth == 0) return i;
-    }
-    throw Error(ErrorKind::compile, "simulator: unbalanced bracket in kernel");
-  }
-
   bool has_pending(std::string_view name) const {
     return std::any_of(pending_.begin(), pending_.end(),
                        [&](const Attribute& a) { return a.name == name; });
@@ -164,45 +122,6 @@ class Translator {
       if (a.name == name) return a.argument;
     }
     return {};
-  }
-
-  // Reads and removes [[ … ]] at i.
-  std::vector<Attribute> take_attributes(size_t i) {
-    const size_t last = closing(i);
-    std::vector<Attribute> found;
-    for (size_t k = i + 2; k + 1 < last; ++k) {
-      Attribute a{at(k).text, ""};
-      if (is(k + 1, "::")) {
-        a.name = at(k + 2).text;
-        k += 2;
-      }
-      if (is(k + 1, "(")) {
-        const size_t close = closing(k + 1);
-        a.argument = join(k + 2, close);
-        k = close;
-      }
-      found.push_back(std::move(a));
-      while (k + 1 < last && !is(k + 1, ",")) ++k;
-      ++k;
-    }
-    erase(i, last + 1);
-    return found;
-  }
-
-  std::string join(size_t begin, size_t end) {
-    std::string text;
-    for (size_t k = begin; k < end; ++k) {
-      if (!text.empty()) text += ' ';
-      text += at(k).text;
-    }
-    return text;
-  }
-
-  // Space between stays, and with it the line numbers.
-  void erase(size_t begin, size_t end) {
-    for (size_t k = begin; k < end; ++k) at(k).text.clear();
-    code_.erase(code_.begin() + static_cast<ptrdiff_t>(begin),
-                code_.begin() + static_cast<ptrdiff_t>(end));
   }
 
   // The parameter list of a kernel opens at i.
@@ -360,7 +279,7 @@ class Translator {
   void array_parameter(size_t i) {
     bool has_space = false;
     int angles = 0;
-    for (size_t k = i; k < code_.size(); ++k) {
+    for (size_t k = i; k < size(); ++k) {
       has_space = has_space || (is_space(k) && !is(k, "const"));
       if (is(k, "<")) ++angles;
       if (is(k, ">")) --angles;
@@ -385,7 +304,7 @@ class Translator {
     size_t end = i + 1;
     int angles = 0;
     std::vector<size_t> commas;
-    for (; end < code_.size() && !is(end, ";"); ++end) {
+    for (; end < size() && !is(end, ";"); ++end) {
       if (is(end, "<")) ++angles;
       if (is(end, ">")) --angles;
       if (angles == 0 && is(end, ",")) commas.push_back(end);
@@ -431,8 +350,6 @@ class Translator {
            std::to_string(locals_++) + ");";
   }
 
-  std::vector<Token> tokens_;
-  std::vector<size_t> code_;
   std::vector<std::optional<std::string>> scopes_;  // name of a namespace
   std::optional<std::string> pending_scope_;
   std::vector<Attribute> pending_;

@@ -4,7 +4,11 @@
 #undef __x86_64__
 #undef __aarch64__
 #define __METAL__ 1
+#ifdef MSL_LANGUAGE
+#define __METAL_VERSION__ MSL_LANGUAGE
+#else
 #define __METAL_VERSION__ 310
+#endif
 #define __METAL_IOS__ 0
 #define __METAL_MACOS__ 1
 #define __HAVE_BFLOAT__ 1

@@ -148,6 +148,17 @@ Kernel compile(const std::string& text,
   return {sim::compile(text, entry, list), entry};
 }
 
+std::pair<uint64_t, std::vector<std::string>> accept(
+    const std::string& text,
+    const std::map<std::string, std::string>& defines,
+    uint32_t language_version) {
+  const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
+                                                              defines.end());
+  const py::gil_scoped_release release;
+  const sim::Footprint found = sim::accept(text, list, language_version);
+  return {found.threadgroup_bytes, found.spilled};
+}
+
 py::dict info(const Kernel& kernel) {
   const sim::KernelInfo info = sim::info(*kernel.pipeline);
   py::list parameters;
@@ -232,6 +243,10 @@ PYBIND11_MODULE(_sim, m) {
       .def_readonly("entry", &Kernel::entry);
   m.def("compile", &compile, py::arg("text"), py::arg("entry"),
         py::arg("defines") = std::map<std::string, std::string>{});
+  m.def("accept", &accept, py::arg("text"), py::arg("defines"),
+        py::arg("language_version"),
+        "Type-checks a text by Metal's rules; returns threadgroup bytes and "
+        "the types of arrays that are no registers.");
   m.def(
       "options", []() -> sim::Options& { return sim::options(); },
       py::return_value_policy::reference);

@@ -1,0 +1,28 @@
+# What `nix flake check` runs: every build with its smoke test, the test suite on
+# the default PyTorch, and the formatter.
+{
+  pkgs,
+  sources,
+  environment,
+  builds,
+}:
+let
+  inherit (pkgs) lib nixfmt-rfc-style;
+in
+lib.mapAttrs' (name: lib.nameValuePair "build-${name}") builds
+// {
+  # Some tests compile C++ of their own.
+  tests = pkgs.runCommandCC "orchard-ops-tests" { nativeBuildInputs = [ environment ]; } ''
+    cp -r ${sources.tested} tree
+    chmod -R u+w tree
+    cd tree
+    export HOME=$(mktemp -d) OMP_NUM_THREADS=1
+    pytest -n "$NIX_BUILD_CORES" --timeout 600 -p no:cacheprovider
+    touch $out
+  '';
+
+  format = pkgs.runCommand "orchard-ops-format" { nativeBuildInputs = [ nixfmt-rfc-style ]; } ''
+    find ${sources.nix} -name '*.nix' -exec nixfmt --check {} +
+    touch $out
+  '';
+}

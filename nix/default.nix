@@ -1,0 +1,112 @@
+# Everything that the flake offers for a system: one nixpkgs × versions.toml.
+{ pkgs }:
+let
+  inherit (pkgs) lib;
+  inherit (pkgs.stdenv.hostPlatform) isDarwin system;
+  matrix = builtins.fromTOML (builtins.readFile ../versions.toml);
+  sources = import ./sources.nix;
+  fetchWheel = import ./wheel.nix {
+    inherit system;
+    inherit (pkgs) fetchPypi;
+  };
+  digits = builtins.replaceStrings [ "." ] [ "" ];
+  default = "torch24";
+
+  # A Python whose package set holds one PyTorch and the orchard-ops for it.
+  pythonFor =
+    entry: version:
+    let
+      python = pkgs."python${digits version}".override {
+        self = python;
+        packageOverrides =
+          final: prev:
+          {
+            torch = final.callPackage ./torch.nix {
+              inherit fetchWheel;
+              inherit (entry) version;
+            };
+            ziglang = final.callPackage ./ziglang.nix {
+              inherit fetchWheel;
+              version = matrix.package.ziglang;
+            };
+            orchard-ops = final.callPackage ./package.nix {
+              # Not the Python modules of these names.
+              inherit (pkgs) cmake ninja;
+              inherit (sources) source;
+              inherit (sources.project) version;
+              deploymentTarget = matrix.macos.torch.${entry.version};
+              appleSdks = pkgs;
+              metal-cpp = pkgs.callPackage ./metal-cpp.nix {
+                inherit fetchWheel;
+                version = matrix.nix.mlx_metal;
+              };
+            };
+          }
+          # A PyTorch built for NumPy 1 breaks with 2.
+          // lib.optionalAttrs (entry.numpy == "numpy<2") { numpy = prev.numpy_1; };
+      };
+    in
+    python;
+
+  pythonsOf = entry: lib.filter (v: lib.elem v entry.pythons) matrix.nix.pythons;
+  favoured = entry: pythonFor entry (lib.head (pythonsOf entry));
+  pythons = lib.mapAttrs (_: favoured) matrix.torch;
+
+  # "-py311" names another Python, "-macos14" another deployment target.
+  variantsOf =
+    name: entry:
+    let
+      package = pythons.${name}.pkgs.orchard-ops;
+      lowest = matrix.macos.torch.${entry.version};
+      targets = lib.filter (v: lib.versionAtLeast v lowest) matrix.macos.deployment_targets;
+      named = suffix: lib.nameValuePair "orchard-ops-${name}${suffix}";
+      forPython = v: named "-py${digits v}" (pythonFor entry v).pkgs.orchard-ops;
+      forTarget =
+        v: named "-macos${lib.versions.major v}" (package.override { deploymentTarget = v; });
+    in
+    lib.listToAttrs (
+      [ (named "" package) ]
+      ++ map forPython (pythonsOf entry)
+      ++ lib.optionals isDarwin (map forTarget targets)
+    );
+  packages = lib.concatMapAttrs variantsOf matrix.torch;
+
+  environment =
+    extra:
+    pythons.${default}.withPackages (
+      ps: [ ps.orchard-ops ] ++ ps.orchard-ops.optional-dependencies.${extra}
+    );
+  command =
+    name: extra:
+    pkgs.writeShellScript "orchard-ops-${name}" ''
+      exec ${environment extra}/bin/orchard-ops ${name} "$@"
+    '';
+in
+{
+  packages = packages // {
+    default = packages."orchard-ops-${default}";
+  };
+
+  shells =
+    let
+      shells = lib.mapAttrs (_: python: pkgs.callPackage ./shell.nix { inherit python; }) pythons;
+    in
+    shells // { default = shells.${default}; };
+
+  programs = {
+    default = command "doctor" "test";
+    demo = command "train" "demo";
+    doctor = command "doctor" "test";
+  };
+
+  checks = import ./checks.nix {
+    inherit pkgs sources;
+    environment = environment "test";
+    builds = lib.mapAttrs (name: _: packages."orchard-ops-${name}") matrix.torch;
+  };
+
+  formatter = pkgs.writeShellScriptBin "orchard-ops-format" ''
+    [ $# -gt 0 ] || set -- flake.nix nix tests/nixpkgs
+    find "$@" -name '*.nix' -exec ${pkgs.nixfmt-rfc-style}/bin/nixfmt {} +
+  '';
+}

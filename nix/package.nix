@@ -1,0 +1,106 @@
+# orchard-ops for the PyTorch of a Python package set.
+{
+  lib,
+  stdenv,
+  appleSdks,
+  buildPythonPackage,
+  cmake,
+  darwinMinVersionHook,
+  deploymentTarget,
+  hypothesis,
+  matplotlib,
+  metal-cpp,
+  ninja,
+  numpy,
+  pybind11,
+  pytest,
+  pytest-timeout,
+  pytest-xdist,
+  python,
+  rich,
+  scikit-build-core,
+  source,
+  torch,
+  typer,
+  version,
+  ziglang,
+}:
+let
+  inherit (stdenv.hostPlatform) isDarwin;
+  optional-dependencies = rec {
+    sim = [
+      numpy
+      ziglang
+    ];
+    cli = [
+      rich
+      typer
+    ];
+    demo = sim ++ cli ++ [ matplotlib ];
+    bench = demo;
+    test =
+      sim
+      ++ cli
+      ++ [
+        hypothesis
+        pytest
+        pytest-timeout
+        pytest-xdist
+      ];
+  };
+in
+buildPythonPackage {
+  pname = "orchard-ops";
+  inherit version;
+  pyproject = true;
+  src = source;
+
+  build-system = [
+    pybind11
+    scikit-build-core
+  ];
+  nativeBuildInputs = [
+    cmake
+    ninja
+  ];
+  # scikit-build-core calls both.
+  dontUseCmakeConfigure = true;
+  dontUseNinjaBuild = true;
+  dontUseNinjaCheck = true;
+  dontUseNinjaInstall = true;
+  # The headers come as a folder, not as the Python package that pip would take.
+  pypaBuildFlags = [ "--skip-dependency-check" ];
+  # The SDK that the deployment target came with: no newer symbol can slip in.
+  buildInputs = lib.optionals isDarwin [
+    appleSdks."apple-sdk_${lib.versions.major deploymentTarget}"
+    (darwinMinVersionHook deploymentTarget)
+  ];
+  env.SKBUILD_CMAKE_DEFINE = lib.concatStringsSep ";" (
+    [ "ORCHARD_RPATH=${torch}/${python.sitePackages}/torch/lib" ]
+    ++ lib.optional isDarwin "ORCHARD_METAL_CPP_DIR=${metal-cpp}"
+  );
+
+  dependencies = [ torch ];
+  inherit optional-dependencies;
+  passthru = { inherit metal-cpp; };
+
+  nativeCheckInputs = optional-dependencies.sim ++ optional-dependencies.cli;
+  pythonImportsCheck = [ "orchard_ops" ];
+  # On Metal where the builder has it (a Mac's sandbox may not), else simulated.
+  checkPhase = ''
+    runHook preCheck
+    HOME=$(mktemp -d) python -m orchard_ops.cli doctor
+    runHook postCheck
+  '';
+
+  meta = {
+    description = "Flash attention for PyTorch on Apple GPUs, with a simulator";
+    license = lib.licenses.mit;
+    mainProgram = "orchard-ops";
+    platforms = [
+      "aarch64-darwin"
+      "aarch64-linux"
+      "x86_64-linux"
+    ];
+  };
+}

@@ -1,0 +1,22 @@
+// tests/metal_runtime/include/ATen/mps/MPSStream.h: what mps_stream.cpp uses of
+// PyTorch's header from 2.7 on, as plain C++ sees it: queue() is inline there.
+#pragma once
+
+#include <dispatch/dispatch.h>
+
+namespace at::mps {
+
+class MPSStream {
+ public:
+  explicit MPSStream(dispatch_queue_t queue) : queue_(queue) {}
+  dispatch_queue_t queue() const { return queue_; }
+  void* commandBuffer();
+  void* commandEncoder();
+
+ private:
+  dispatch_queue_t queue_;
+};
+
+MPSStream* getCurrentMPSStream();
+
+}  // namespace at::mps

@@ -1,0 +1,47 @@
+# Builds a derivation of the stand-in with the host's tools, in the order in which
+# nixpkgs does: unpack, build, install, postInstall, imports, checkPhase.
+set -euo pipefail
+export HOME=$TMPDIR
+runHook() { :; }
+
+if [ -n "${buildCommand-}" ]; then
+  eval "$buildCommand"
+  exit 0
+fi
+if [ -z "${src-}" ]; then # A tool: the host's path has the real one.
+  mkdir "$out"
+  exit 0
+fi
+
+PATH=$(dirname "$hostPython"):$PATH
+PYTHONPATH=
+for package in $pythonPath; do
+  PYTHONPATH=$package/$sitePackages:$PYTHONPATH
+done
+export PATH PYTHONPATH PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1
+PIP_DISABLE_PIP_VERSION_CHECK=1
+
+if [ -n "$pyproject" ]; then
+  cp -r "$src" source
+  chmod -R u+w source
+  python -m build --wheel --no-isolation --outdir dist $pypaBuildFlags source
+else
+  mkdir dist
+  name=$(basename "$src")
+  ln -s "$src" "dist/${name#*-}" # Without the store's hash.
+fi
+python -m pip install --quiet --no-deps --no-compile \
+  --target "$out/$sitePackages" dist/*.whl
+if [ -d "$out/$sitePackages/bin" ]; then
+  mv "$out/$sitePackages/bin" "$out/bin"
+fi
+eval "$postInstall"
+
+mkdir elsewhere
+cd elsewhere
+export PYTHONPATH=$out/$sitePackages:$PYTHONPATH
+for module in $pythonImportsCheck; do
+  python -c "import $module"
+done
+eval "$checkPhase"
+exit 0 # Not a coreutils program: nix 2.8 would kill what bash runs last.

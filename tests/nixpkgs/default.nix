@@ -1,0 +1,182 @@
+# Stands in for one system's nixpkgs.  Functions take named arguments without `...`,
+# so that an attribute which they do not know is an error, and put each of them into
+# a derivation, so that none is left unevaluated.
+#
+# host.json (see tools/nix_flake.py) names a shell, a path and a Python to build
+# with for real; without it derivations can be made, not built.
+{ lib, system }:
+let
+  isDarwin = system == "aarch64-darwin";
+  host =
+    if builtins.pathExists ./host.json then
+      builtins.fromJSON (builtins.readFile ./host.json)
+    else
+      {
+        shell = "/bin/sh";
+        path = "";
+      };
+
+  # A derivation that the host's shell builds with builder.sh.
+  derive =
+    arguments:
+    derivation (
+      {
+        inherit system;
+        builder = host.shell;
+        args = [ ./builder.sh ];
+        PATH = host.path;
+      }
+      // arguments
+    );
+  # Something that only has to exist.
+  tool = name: derive { inherit name; };
+  only = condition: name: value: if condition then value else throw "${name} is not for ${system}";
+
+  isDerivation = value: builtins.isAttrs value && value.type or "" == "derivation";
+  derivations =
+    what:
+    map (
+      value:
+      if isDerivation value then value else throw "${what}: ${builtins.typeOf value}, no derivation"
+    );
+
+  checkMeta =
+    {
+      description,
+      license,
+      mainProgram ? "",
+      platforms ? [ system ],
+      sourceProvenance ? [ ],
+    }:
+    if lib.elem system platforms then
+      builtins.toJSON [
+        description
+        license.spdxId
+        mainProgram
+        sourceProvenance
+      ]
+    else
+      throw "not for ${system}";
+
+  mkShell =
+    {
+      inputsFrom ? [ ],
+      packages ? [ ],
+      env ? { },
+    }:
+    derive (
+      env
+      // {
+        name = "nix-shell";
+        inputsFrom = derivations "inputsFrom" inputsFrom;
+        packages = derivations "packages" packages;
+      }
+    );
+
+  runCommand =
+    name:
+    {
+      nativeBuildInputs ? [ ],
+      meta ? null,
+    }:
+    text:
+    derive {
+      inherit name;
+      nativeBuildInputs = derivations "nativeBuildInputs" nativeBuildInputs;
+      buildCommand = text;
+      meta = if meta == null then "" else checkMeta meta;
+    };
+
+  # The name is all of an address that decides anything: the wheel has to be in the
+  # store already, by its hash.
+  fetchPypi =
+    {
+      pname,
+      version,
+      format,
+      dist,
+      python,
+      abi,
+      platform,
+      hash,
+    }:
+    let
+      name = "${pname}-${version}-${python}-${abi}-${platform}.whl";
+    in
+    if format != "wheel" || dist != python then
+      throw "fetchPypi: ${name} is asked for as ${format}, ${dist}"
+    else
+      derivation {
+        inherit name;
+        system = "builtin";
+        builder = "builtin:fetchurl";
+        url = "file:///not-in-the-store/${name}";
+        outputHash = hash;
+        outputHashMode = "flat";
+      };
+
+  callPackageWith =
+    scope: path: arguments:
+    let
+      function = import path;
+      known = builtins.intersectAttrs (builtins.functionArgs function) scope;
+    in
+    function (known // arguments)
+    // {
+      override = more: callPackageWith scope path (arguments // more);
+    };
+
+  sdks = lib.genAttrs (map (major: "apple-sdk_${major}") [
+    "13"
+    "14"
+    "15"
+  ]) (name: only isDarwin name (tool name));
+  pythons = import ./python.nix {
+    inherit
+      lib
+      pkgs
+      host
+      derive
+      derivations
+      checkMeta
+      callPackageWith
+      ;
+  };
+
+  pkgs =
+    sdks
+    // pythons
+    // {
+      inherit
+        lib
+        fetchPypi
+        mkShell
+        runCommand
+        ;
+      callPackage = callPackageWith pkgs;
+      stdenv = {
+        cc.cc.lib = tool "gcc-lib";
+        hostPlatform = {
+          inherit isDarwin system;
+          isLinux = !isDarwin;
+        };
+      };
+      autoPatchelfHook = only (!isDarwin) "autoPatchelfHook" (tool "auto-patchelf-hook");
+      darwinMinVersionHook =
+        version: only isDarwin "darwinMinVersionHook" (tool "darwin-min-version-${version}");
+      runCommandCC = runCommand;
+      writeShellScript = name: text: runCommand name { } text;
+      writeShellScriptBin = name: text: runCommand name { } text;
+    }
+    // lib.genAttrs [
+      "clang-tools"
+      "cmake"
+      "ninja"
+      "nixfmt-rfc-style"
+      "nox"
+      "ruff"
+      "unzip"
+      "zlib"
+    ] tool;
+in
+pkgs

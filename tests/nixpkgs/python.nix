@@ -1,0 +1,178 @@
+# The Pythons of the stand-in, with the part of their package sets that is used.
+{
+  lib,
+  pkgs,
+  host,
+  derive,
+  derivations,
+  checkMeta,
+  callPackageWith,
+}:
+let
+  # What nixpkgs has of its own, with the dependencies that can meet in one
+  # environment.
+  modules = {
+    filelock = [ ];
+    fsspec = [ ];
+    hypothesis = [ ];
+    jinja2 = [ ];
+    matplotlib = [ "numpy" ];
+    networkx = [ ];
+    numpy = [ ];
+    pybind11 = [ ];
+    pytest = [ ];
+    pytest-timeout = [ "pytest" ];
+    pytest-xdist = [ "pytest" ];
+    rich = [ ];
+    scikit-build-core = [ ];
+    setuptools = [ ];
+    sympy = [ ];
+    typer = [ ];
+    typing-extensions = [ ];
+  };
+
+  make =
+    version: packageOverrides:
+    let
+      # Python packages of this very interpreter, with all that they need, each
+      # project once: what nixpkgs finds out when it builds.
+      closure =
+        what: packages:
+        let
+          all = builtins.concatMap (package: package.closure) (own what packages);
+          one =
+            project: found:
+            if builtins.all (package: package == builtins.head found) found then
+              builtins.head found
+            else
+              throw "${what}: two of ${project} meet";
+        in
+        builtins.attrValues (lib.mapAttrs one (builtins.groupBy (package: package.pname) all));
+      own =
+        what: packages:
+        map (
+          package:
+          if package.pythonVersion or "" == version then
+            package
+          else
+            throw "${what}: ${package.name or "?"} is not of Python ${version}"
+        ) (derivations what packages);
+      module =
+        attributes: arguments:
+        let
+          self =
+            derive arguments
+            // attributes
+            // {
+              pythonVersion = version;
+              closure = [ self ] ++ closure attributes.pname attributes.dependencies;
+            };
+        in
+        self;
+
+      standIn =
+        pname: dependencies:
+        module { inherit pname dependencies; } { name = "python${version}-${pname}"; };
+
+      buildPythonPackage =
+        {
+          pname,
+          version,
+          src,
+          pyproject ? false,
+          format ? null,
+          build-system ? [ ],
+          dependencies ? [ ],
+          optional-dependencies ? { },
+          nativeBuildInputs ? [ ],
+          buildInputs ? [ ],
+          nativeCheckInputs ? [ ],
+          pypaBuildFlags ? [ ],
+          dontUseCmakeConfigure ? false,
+          dontUseNinjaBuild ? false,
+          dontUseNinjaCheck ? false,
+          dontUseNinjaInstall ? false,
+          dontStrip ? false,
+          env ? { },
+          postInstall ? "",
+          pythonImportsCheck ? [ ],
+          checkPhase ? "",
+          passthru ? { },
+          meta,
+        }:
+        if pyproject == (format != null) || !builtins.elem format [ null "wheel" ] then
+          throw "${pname}: exactly one of pyproject = true and format = \"wheel\""
+        else
+          module ({ inherit pname dependencies optional-dependencies; } // passthru) (
+            env
+            // {
+              inherit
+                version
+                src
+                pyproject
+                pypaBuildFlags
+                dontUseCmakeConfigure
+                dontUseNinjaBuild
+                dontUseNinjaCheck
+                dontUseNinjaInstall
+                dontStrip
+                postInstall
+                pythonImportsCheck
+                checkPhase
+                ;
+              name = "python${python.pythonVersion}-${pname}-${version}";
+              buildSystem = own "build-system" build-system;
+              nativeBuildInputs = derivations "nativeBuildInputs" nativeBuildInputs;
+              buildInputs = derivations "buildInputs" buildInputs;
+              # Where Python finds what is imported.
+              pythonPath = closure "dependencies" (dependencies ++ nativeCheckInputs);
+              extras = closure "optional-dependencies" (
+                builtins.concatLists (builtins.attrValues optional-dependencies) ++ dependencies
+              );
+              sitePackages = python.sitePackages;
+              hostPython = host.python or "";
+              meta = checkMeta meta;
+            }
+          );
+
+      base =
+        lib.mapAttrs (
+          pname: dependencies: standIn pname (map (name: final.${name}) dependencies)
+        ) modules
+        // {
+          inherit buildPythonPackage python;
+          numpy_1 = standIn "numpy" [ ];
+          callPackage = callPackageWith (pkgs // final);
+        };
+      final = base // packageOverrides final base;
+
+      python = {
+        pythonVersion = version;
+        sitePackages = "lib/python${version}/site-packages";
+        pkgs = final;
+        override = { self, packageOverrides }: make version packageOverrides;
+        withPackages =
+          choose:
+          derive {
+            name = "python3-${version}-env";
+            packages = closure "withPackages" (choose final);
+          };
+      };
+    in
+    python;
+in
+lib.listToAttrs (
+  map
+    (
+      version:
+      lib.nameValuePair "python${builtins.replaceStrings [ "." ] [ "" ] version}" (
+        make version (_: _: { })
+      )
+    )
+    [
+      "3.10"
+      "3.11"
+      "3.12"
+      "3.13"
+    ]
+)

@@ -1,0 +1,197 @@
+// tests/specialisations/list.cpp: prints every kernel specialisation that the
+// launch plan asks a device for, over the tile tables' classes of head sizes,
+// the element types and the features below: one line each, "file entry
+// NAME=VALUE…". Nothing is retyped: the plan itself runs, on a device that only
+// writes down.
+#include <cstdio>
+#include <initializer_list>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "attention/plan.h"
+#include "attention/tiles.h"
+
+namespace {
+
+using namespace orchard;
+using attention::DType;
+using attention::Kernel;
+using attention::MaskKind;
+using attention::Problem;
+
+constexpr DType kDTypes[] = {DType::float32, DType::float16, DType::bfloat16};
+constexpr Kernel kTiled[] = {Kernel::forward, Kernel::backward_dkdv,
+                             Kernel::backward_dq};
+constexpr int64_t kRows = 64;
+
+// What a kernel's text can have or leave out: one entry each, then all that go
+// together.  Extend with the problem.
+using Feature = void (*)(Problem&);
+constexpr Feature kPlain = [](Problem&) {};
+constexpr Feature kTogether[] = {
+    [](Problem& p) { p.settings.window_right = 0; },
+    [](Problem& p) {
+      p.mask = MaskKind::bias;
+      p.mask_dtype = p.dtype;
+    },
+    [](Problem& p) { p.has_slopes = true; },
+    [](Problem& p) { p.settings.softcap = 30.0; },
+    [](Problem& p) { p.has_sinks = true; },
+    [](Problem& p) { p.settings.dropout_p = 0.1; },
+};
+constexpr Feature kAlone[] = {
+    [](Problem& p) { p.mask = MaskKind::boolean; },
+    [](Problem& p) { p.mask = MaskKind::bias; },  // in float32
+    [](Problem& p) {
+      p.is_packed = true;
+      p.settings.window_right = 0;
+    },
+};
+constexpr Feature kOfCaches[] = {
+    [](Problem& p) { p.cache.page_size = 64; },
+    [](Problem& p) { p.cache.page_size = 8; },  // less than a tile's columns
+    [](Problem& p) { p.cache.has_left_pads = true; },
+    [](Problem& p) { p.cache.has_rows = true; },
+    [](Problem& p) { p.len_q = 1; },  // fewer rows than two fragments
+    [](Problem& p) { p.settings.window_right = 0; },
+    [](Problem& p) { p.settings.softcap = 30.0; },
+    [](Problem& p) { p.has_slopes = true; },
+};
+
+class Recorded final : public device::Pipeline {
+ public:
+  explicit Recorded(uint32_t threads) : threads_(threads) {}
+  uint32_t max_threads_per_threadgroup() const override { return threads_; }
+
+ private:
+  uint32_t threads_;
+};
+
+class Recorder final : public device::Device {
+ public:
+  explicit Recorder(uint32_t threads) : threads_(threads) {}
+  std::string name() const override { return "recorder"; }
+  const device::Limits& limits() const override { return limits_; }
+  std::shared_ptr<const device::Pipeline> pipeline(
+      const device::PipelineRequest& request) override {
+    std::string line(request.file);
+    line.append(1, ' ').append(request.entry);
+    for (const auto& [name, value] : request.defines) {
+      line.append(1, ' ').append(name).append(1, '=').append(value);
+    }
+    lines.insert(line);
+    return std::make_shared<Recorded>(threads_);
+  }
+  void submit(std::span<const device::Launch>) override {}
+
+  std::set<std::string> lines;
+
+ private:
+  device::Limits limits_;
+  uint32_t threads_;  // that every compiled kernel is said to allow
+};
+
+Problem problem_of(DType dtype,
+                   int64_t dim,
+                   int64_t dim_v,
+                   std::initializer_list<Feature> features) {
+  Problem p;
+  p.dtype = dtype;
+  p.batch = p.heads_q = p.heads_kv = 1;
+  p.len_q = p.len_kv = p.rows_per_head = kRows;
+  p.head_dim = dim;
+  p.head_dim_v = dim_v;
+  for (const Feature feature : features) feature(p);
+  return p;
+}
+
+// Dense tensors, which allow the widest loads that the head sizes do.
+attention::Tensors tensors_of(const Problem& problem) {
+  static int place;
+  const auto layout = [](int64_t dim) {
+    attention::Layout layout;
+    layout.strides = {kRows * dim, kRows * dim, dim, 1};
+    layout.view.handle = &place;
+    return layout;
+  };
+  attention::Tensors t;
+  t.q = t.k = t.dq = t.dk = layout(problem.head_dim);
+  t.v = t.out = t.grad_out = t.dv = layout(problem.head_dim_v);
+  if (problem.mask == MaskKind::bias) t.grad_mask.handle = &place;
+  return t;
+}
+
+template <class... Plans>
+void plan(Recorder& recorder, const Problem& problem, Plans... plans) {
+  const attention::Tensors tensors = tensors_of(problem);
+  for (const auto run : {plans...}) {
+    attention::Plan made;
+    try {
+      run(recorder, problem, tensors, made);
+    } catch (const Error& error) {
+      // The recorder allows fewer threads than any tile needs.
+      if (error.kind() != ErrorKind::unsupported) throw;
+    }
+  }
+}
+
+void attend(Recorder& recorder, const Problem& problem) {
+  plan(recorder, problem, attention::plan_forward, attention::plan_backward);
+}
+
+void decode(Recorder& recorder, Problem problem) {
+  problem.cache.is_used = true;
+  problem.cache.splits = 2;
+  plan(recorder, problem, attention::plan_decode);
+}
+
+// The largest head size of each row of the tables.
+std::set<int64_t> classes(DType dtype) {
+  std::set<int64_t> found;
+  for (const Kernel kernel : kTiled) {
+    for (int64_t dim = 1; dim <= attention::kMaxHeadDim; ++dim) {
+      found.insert(attention::choose_tile(kernel, dtype, dim).max_head_dim);
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+int main() {
+  Recorder usual(1024);
+  // As if registers always ran out: every smaller tile is asked for in turn.
+  Recorder narrow(1);
+  const auto& [window, bias, slopes, softcap, sinks, dropout] = kTogether;
+  for (const DType dtype : kDTypes) {
+    for (const int64_t most : classes(dtype)) {
+      const auto largest = [&](std::initializer_list<Feature> features) {
+        return problem_of(dtype, most, most, features);
+      };
+      attend(usual, largest({kPlain}));
+      decode(usual, largest({kPlain}));
+      for (const Feature feature : kTogether) attend(usual, largest({feature}));
+      for (const Feature feature : kAlone) attend(usual, largest({feature}));
+      for (const Feature feature : kOfCaches) decode(usual, largest({feature}));
+      const Problem all =
+          largest({window, bias, slopes, softcap, sinks, dropout});
+      attend(usual, all);
+      attend(narrow, all);
+      decode(narrow, largest({kPlain}));
+      // Ragged, by eights and by ones; values narrower and wider than keys.
+      for (const auto& [dim, dim_v] : {std::pair{most - 8, most - 8},
+                                       {most - 1, most - 1},
+                                       {most, int64_t{8}},
+                                       {int64_t{8}, most}}) {
+        attend(usual, problem_of(dtype, dim, dim_v, {kPlain}));
+        decode(usual, problem_of(dtype, dim, dim_v, {kPlain}));
+      }
+    }
+    attend(usual, problem_of(dtype, 1, 1, {kPlain}));
+    decode(usual, problem_of(dtype, 1, 1, {kPlain}));
+  }
+  usual.lines.merge(narrow.lines);
+  for (const std::string& line : usual.lines) std::puts(line.c_str());
+}

@@ -1,0 +1,84 @@
+"""The kernel specialisations that ship: listed by the launch plan itself.
+
+``python tests/specialisations/specialisations.py`` rewrites ``golden.txt`` after a
+change of the tile tables, of a kernel's defines or of the features in ``list.cpp``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+GOLDEN = HERE / "golden.txt"
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """One line of the list."""
+
+    line: str
+
+    @property
+    def file(self) -> str:
+        """The kernel's file in kernels/."""
+        return self.line.split()[0]
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return self.line.split()[1]
+
+    @property
+    def defines(self) -> dict[str, str]:
+        """The macros, name → value."""
+        return dict(pair.split("=") for pair in self.line.split()[2:])
+
+    def __getitem__(self, name: str) -> int:
+        """Return a macro that is a number."""
+        return int(self.defines[name])
+
+
+def program() -> Path:
+    """Build the program that lists them, unless it is in the user's cache."""
+    sources = [HERE / "list.cpp", *sorted((ROOT / "csrc/attention").glob("*.cpp"))]
+    headers = [*(ROOT / "csrc/attention").glob("*.h"), ROOT / "csrc/device/device.h"]
+    texts = [*sources, *sorted(headers), ROOT / "kernels/params.h"]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in texts)).hexdigest()
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "orchard-ops-dev" / "specialisations"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    built = folder / digest[:16]
+    if not built.exists():
+        compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            out = Path(work, "list")
+            flags = ["-std=c++20", "-O1", f"-I{ROOT}", f"-I{ROOT / 'csrc'}"]
+            command = [compiler, *flags, "-o", str(out), *map(str, sources)]
+            subprocess.run(command, check=True)
+            out.rename(built)
+    return built
+
+
+@cache
+def listed() -> list[Specialisation]:
+    """Return what the launch plan asks for now."""
+    done = subprocess.run([program()], check=True, text=True, capture_output=True)
+    return [Specialisation(line) for line in done.stdout.splitlines()]
+
+
+def golden() -> list[Specialisation]:
+    """Return what ships, by the list under version control."""
+    return [Specialisation(line) for line in GOLDEN.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text("".join(f"{s.line}\n" for s in listed()))
+    print(f"{len(listed())} specialisations in {GOLDEN}")

@@ -1,0 +1,130 @@
+"""The conda recipe renders the whole matrix, and the solver's proofs can fail.
+
+`nox -s conda` runs this: it needs rattler-build and rattler.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("rattler_build")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import conda_environments as environments  # noqa: E402
+import conda_packages as packages  # noqa: E402
+import conda_standins as standins  # noqa: E402
+from conda_channel import LINUX, MACOS, MATRIX, Channel, Package  # noqa: E402
+from conda_variants import Variant, rendered  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PIN = "pytorch >=2.4.1,<2.5.0a0"
+
+
+@pytest.fixture(scope="module")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
+    """Return a channel with every PyTorch's metadata, and packages that pin it."""
+    made = environments.metadata_channel(tmp_path_factory.mktemp("channel"))
+    made.empty(Package("python_abi", standins.PYTHON, "noarch", build="0_cp311"))
+    wanted: Iterable[tuple[str, str, list[str]]] = [
+        (LINUX, "good", [PIN]),
+        (LINUX, "loose", ["pytorch"]),
+        (MACOS, "good", [PIN, "__osx >=13.0"]),
+        (MACOS, "loose", [PIN]),
+    ]
+    for platform, build, depends in wanted:
+        made.empty(Package("orchard-ops", "0.1.0", platform, depends, build=build))
+    return made
+
+
+def variant(platform: str, build: str) -> Variant:
+    """Return what says which of the channel's packages is meant."""
+    return Variant(platform, "2.4", {}, build, [])
+
+
+def test_linux_has_a_variant_for_each_torch_and_python() -> None:
+    """The recipe renders PyTorch by Python, each with its own build string."""
+    variants = rendered(LINUX)
+    pairs = {(v.torch, v.keys["python"]) for v in variants}
+    assert pairs == {
+        (entry["version"].rpartition(".")[0], python)
+        for entry in MATRIX["torch"].values()
+        for python in entry["pythons"]
+    }
+    assert len({v.build for v in variants}) == len(variants) == len(pairs)
+
+
+def test_macos_has_a_variant_for_each_torch_and_target() -> None:
+    """The recipe renders PyTorch by deployment target, none below what it runs on."""
+    variants = rendered(MACOS)
+    pairs = {(v.torch, v.keys["c_stdlib_version"]) for v in variants}
+    assert pairs == {
+        (entry["version"].rpartition(".")[0], target)
+        for entry in MATRIX["torch"].values()
+        for target in MATRIX["macos"]["deployment_targets"]
+        if float(target) >= float(MATRIX["macos"]["torch"][entry["version"]])
+    }
+    assert len({v.build for v in variants}) == len(variants) == len(pairs)
+
+
+def test_a_wrong_torch_is_refused_with_its_reason(channel: Channel) -> None:
+    """The solver names our package and the PyTorch that it needs."""
+    reason = environments.check_refusal(variant(LINUX, "good"), [channel.folder])
+    assert "pytorch" in reason
+    assert ">=2.4.1,<2.5.0a0" in reason
+
+
+def test_a_package_that_pins_nothing_is_noticed(channel: Channel) -> None:
+    """A package that the solver pairs with any PyTorch fails the proof."""
+    with pytest.raises(SystemExit, match=r"loose was paired with PyTorch 2\.1"):
+        environments.check_refusal(variant(LINUX, "loose"), [channel.folder])
+
+
+def test_an_old_macos_is_refused(channel: Channel) -> None:
+    """The deployment target is a requirement; a package without one is noticed."""
+    environments.check_old_macos(variant(MACOS, "good"), [channel.folder])
+    with pytest.raises(SystemExit, match=r"loose was let on macOS 11\.7"):
+        environments.check_old_macos(variant(MACOS, "loose"), [channel.folder])
+
+
+def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
+    """What a build script prints before it fails is in the error."""
+    from conda_channel import build_recipe
+
+    recipe: dict[str, Any] = {
+        "schema_version": 1,
+        "package": {"name": "broken", "version": "1"},
+        "build": {"script": {"content": ["echo no such kernel; exit 3"]}},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(str(recipe).replace("'", '"'))
+    with pytest.raises(SystemExit, match="no such kernel"):
+        build_recipe(path, tmp_path / "out", channel=[], test="skip")
+
+
+def test_a_real_conda_builds_this_platform_from_the_channel_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`conda build` gets the recipe, one variant and no remote channel."""
+    program = tmp_path / "conda"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    channel = Channel(tmp_path / "work" / "channel")
+    keys = {"pytorch": "2.4", "python": "3.11", "build_platform": LINUX}
+    wanted = [Variant(p, "2.4", keys, "x", []) for p in (LINUX, MACOS)]
+    packages.conda_build(wanted, channel)
+    said = capfd.readouterr().out.split()
+    variants = tmp_path / "work" / "variant.yaml"
+    assert said[:2] == ["build", str(ROOT / "recipe")]
+    assert said.count("build") == 1  # Not for macOS.
+    assert "--override-channels" in said
+    assert said[said.index("-c") + 1] == channel.folder.as_uri()
+    assert said[said.index("-m") + 1] == str(variants)
+    assert variants.read_text() == '{"pytorch": ["2.4"], "python": ["3.11"]}'

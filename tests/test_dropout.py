@@ -1,0 +1,112 @@
+"""Where dropout's random numbers come from, and what repeats them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from harness import bits
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import orchard_ops
+
+CPU = torch.device("cpu")
+
+
+def make(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v that require gradients."""
+    generator = torch.Generator().manual_seed(3)
+    return tuple(  # type: ignore[return-value]
+        torch.randn(2, 2, 21, 64, generator=generator).to(device).requires_grad_()
+        for _ in range(3)
+    )
+
+
+def drop(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with dropout."""
+    out = orchard_ops.flash_attention(q, k, v, dropout_p=0.5)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def test_manual_seed_repeats_a_call(device: torch.device) -> None:
+    """torch.manual_seed repeats the bits; without it each call differs."""
+    tensors = make(device)
+    torch.manual_seed(11)
+    first, second = bits(drop(*tensors)), bits(drop(*tensors))
+    torch.manual_seed(11)
+    assert torch.equal(bits(drop(*tensors)), first)
+    assert not torch.equal(first, second)
+
+
+def test_one_number_is_drawn_a_call(device: torch.device) -> None:
+    """A call with dropout draws once from the CPU generator, one without never."""
+    tensors = make(device)
+    torch.manual_seed(1)
+    orchard_ops.flash_attention(*tensors)
+    drop(*tensors)
+    after = torch.rand(())
+    torch.manual_seed(1)
+    torch.randint(2**40, (), dtype=torch.int64)
+    assert torch.rand(()) == after
+
+
+def test_the_device_drops_what_the_cpu_drops(device: torch.device) -> None:
+    """The same seed keeps the same weights wherever the tensors are."""
+    outs = []
+    for place in (device, CPU):
+        torch.manual_seed(2)
+        outs.append(drop(*make(place)).detach().cpu())
+    assert torch.allclose(*outs, atol=1e-5)
+
+
+def test_weights_are_dropped_not_outputs(device: torch.device) -> None:
+    """With v the identity the output is the weights: 0 if dropped, else scaled."""
+    q = torch.zeros(1, 1, 32, 64).to(device)
+    v = torch.eye(64).view(1, 1, 64, 64).to(device)
+    k = torch.zeros(1, 1, 64, 64).to(device)
+    torch.manual_seed(4)
+    out, mask = orchard_ops.flash_attn_fwd(q, k, v, 1.0, 0.25)
+    expected = mask.cpu() * (1 / 64 / 0.75)
+    assert torch.allclose(out.cpu(), expected, atol=1e-7)
+    assert 0.6 < mask.cpu().float().mean() < 0.9
+
+
+def test_dropout_leaves_lse_alone(device: torch.device) -> None:
+    """Lse is of the weights before dropout."""
+    q, k, v = make(device)
+    plain = orchard_ops.flash_attention(q, k, v, return_lse=True)[1]
+    dropped = orchard_ops.flash_attention(q, k, v, dropout_p=0.5, return_lse=True)[1]
+    assert torch.equal(plain.cpu(), dropped.cpu())
+
+
+def test_the_mean_over_seeds_is_attention(device: torch.device) -> None:
+    """Dropout keeps the expectation: the mean of many calls nears the plain output."""
+    q, k, v = (tensor.detach()[:1, :1, :8, :16] for tensor in make(device))
+    plain = orchard_ops.flash_attention(q, k, v).cpu()
+    torch.manual_seed(6)
+    total = sum(
+        orchard_ops.flash_attention(q, k, v, dropout_p=0.3).cpu() for _ in range(400)
+    )
+    assert float((total / 400 - plain).abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_drops_the_same(
+    use_reentrant: bool, device: torch.device
+) -> None:
+    """A recomputed forward drops what the first one dropped: the gradients agree."""
+    grads = []
+    for is_checkpointed in (False, True):
+        q, k, v = make(device)
+        torch.manual_seed(7)
+        out = (
+            checkpoint(drop, q, k, v, use_reentrant=use_reentrant)
+            if is_checkpointed
+            else drop(q, k, v)
+        )
+        torch.rand(5)  # moves the generator on, as a model's other layers do
+        out.backward(torch.ones(out.shape).to(device))
+        grads.append([bits(tensor.grad) for tensor in (q, k, v)])
+    for plain, again in zip(*grads):
+        assert torch.equal(plain, again)

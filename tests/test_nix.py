@@ -1,0 +1,251 @@
+"""What the flake's proofs accept and refuse, shown on broken copies of the flake."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+nix_flake = pytest.importorskip("nix_flake", reason="the tools need Python 3.11")
+nix_wheels = pytest.importorskip("nix_wheels")
+
+needs_nix = pytest.mark.skipif(
+    shutil.which("nix") is None, reason="no nix here (apt-get install nix-bin)"
+)
+TORCH = "2.4.1"
+SYSTEM = "aarch64-linux"
+
+
+@pytest.fixture(scope="session")
+def nix(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a nix with a store of its own."""
+    return nix_flake.Nix(tmp_path_factory.mktemp("nix"))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return a copy of the flake, to be broken."""
+    copy: Path = nix_flake.copy_tree(tmp_path / "tree")
+    return copy
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    """Replace a text that must stand in the file."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def change_table(tree: Path, version: str | None, system: str, **pin: str) -> None:
+    """Change one wheel's entry, or remove it if nothing is to be put in."""
+    path = tree / "nix" / "wheels.json"
+    table = json.loads(path.read_text())
+    if pin:
+        table["torch"][version][system]["3.11"].update(pin)
+    else:
+        del table["torch"][version][system]["3.11"]
+    path.write_text(json.dumps(table))
+
+
+@needs_nix
+def test_accepts_the_flake(nix: Any, tree: Path) -> None:
+    """Every output evaluates, the packages are the matrix's, the lock agrees."""
+    assert nix_flake.misformatted(tree) == []
+    assert "NixOS/nixpkgs" in nix_flake.check_lock(nix, tree)
+    outputs = nix_flake.evaluate(nix, tree)
+    assert set(outputs["packages"]) == set(nix_wheels.PLATFORMS)
+    nix_flake.check_packages(outputs, nix_wheels.matrix())
+
+
+@needs_nix
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "package.nix",
+            "  nativeCheckInputs",
+            "  nativeCheckInput",
+            "nativeCheckInput",
+        ),
+        ("package.nix", "  pypaBuildFlags", "  pypaFlags", "pypaFlags"),
+        ("package.nix", "dependencies = [ torch ]", "dependencies = [ 1 ]", "int"),
+        ("package.nix", "  pyproject = true;\n", "", "exactly one of"),
+        ("package.nix", "license = lib.licenses.mit", "licence = 1", "licen"),
+        ("package.nix", 'appleSdks."apple-sdk_', 'appleSdks."apple-sdk-', "sdk-13"),
+        ("shell.nix", "clang-tools", "clang-tool", "clang-tool"),
+        ("torch.nix", 'format = "wheel"', 'format = "whl"', "exactly one of"),
+        ("default.nix", "prev.numpy_1", "prev.numpy1", "numpy1"),
+        ("checks.nix", "runCommandCC", "runCommandCc", "runCommandCc"),
+        ("wheel.nix", "    abi\n", "", "abi"),
+    ],
+)
+def test_names_a_misspelt_attribute(
+    nix: Any, tree: Path, file: str, old: str, new: str, message: str
+) -> None:
+    """What the stand-in does not know, or lacks, stops the evaluation."""
+    replace(tree / "nix" / file, old, new)
+    with pytest.raises(nix_flake.FlakeError, match=message):
+        nix_flake.evaluate(nix, tree)
+
+
+@needs_nix
+def test_names_a_missing_hash(nix: Any, tree: Path) -> None:
+    """A wheel without an entry stops the evaluation, and is named."""
+    change_table(tree, TORCH, SYSTEM)
+    named = f"no torch {TORCH} for Python 3.11 on {SYSTEM}"
+    with pytest.raises(nix_flake.FlakeError, match=named):
+        nix_flake.evaluate(nix, tree)
+
+
+@needs_nix
+def test_names_a_malformed_hash(nix: Any, tree: Path) -> None:
+    """A hash of a wrong length stops the evaluation."""
+    change_table(tree, TORCH, SYSTEM, hash="sha256-AAAA")
+    with pytest.raises(nix_flake.FlakeError, match="invalid SRI hash"):
+        nix_flake.evaluate(nix, tree)
+
+
+@needs_nix
+def test_notices_a_variant_that_changes_nothing(nix: Any, tree: Path) -> None:
+    """Two deployment targets that make one derivation are an error."""
+    replace(tree / "nix" / "default.nix", "{ deploymentTarget = v; }", "{ }")
+    outputs = nix_flake.evaluate(nix, tree)
+    with pytest.raises(nix_flake.FlakeError, match="one derivation"):
+        nix_flake.check_packages(outputs, nix_wheels.matrix())
+
+
+@needs_nix
+def test_notices_a_package_that_the_matrix_lacks(nix: Any, tree: Path) -> None:
+    """The packages' names must be those that versions.toml makes."""
+    matrix = nix_wheels.matrix()
+    del matrix["torch"]["torch22"]
+    outputs = nix_flake.evaluate(nix, tree)
+    with pytest.raises(nix_flake.FlakeError, match="orchard-ops-torch22"):
+        nix_flake.check_packages(outputs, matrix)
+
+
+@needs_nix
+def test_a_new_pytorch_is_one_entry_and_its_hashes(nix: Any, tree: Path) -> None:
+    """An entry of the matrix makes packages once its wheels are pinned."""
+    matrix, table = tree / "versions.toml", tree / "nix" / "wheels.json"
+    replace(matrix, "[macos.torch]", '[macos.torch]\n"2.5.1" = "13.0"')
+    text = matrix.read_text()
+    text += '[torch.torch25]\nversion = "2.5.1"\npythons = ["3.12"]\nnumpy = "numpy"\n'
+    matrix.write_text(text)
+    with pytest.raises(
+        nix_flake.FlakeError, match=r"no torch 2\.5\.1 for Python 3\.12"
+    ):
+        nix_flake.evaluate(nix, tree)
+    pins = json.loads(table.read_text())
+    pins["torch"]["2.5.1"] = pins["torch"][TORCH]
+    table.write_text(json.dumps(pins))
+    packages = nix_flake.evaluate(nix, tree)["packages"]
+    assert all("orchard-ops-torch25" in names for names in packages.values())
+
+
+@needs_nix
+def test_notices_a_lock_of_another_input(nix: Any, tree: Path) -> None:
+    """An input that was changed without the lock is an error, not a download."""
+    replace(tree / "flake.nix", "nixos-25.05", "nixos-24.11")
+    with pytest.raises(nix_flake.FlakeError):
+        nix_flake.check_lock(nix, tree)
+
+
+def wheel_by_hash(digest: str) -> tuple[str, ...]:
+    """Return the command that takes a wheel as the flake would."""
+    stand_in = TOOLS.parent / nix_flake.STAND_IN
+    expression = f"""
+      (import {stand_in} {{
+        lib = import {stand_in}/lib.nix;
+        system = "x86_64-linux";
+      }}).fetchPypi {{
+        pname = "torch"; version = "1.0"; format = "wheel"; dist = "cp311";
+        python = "cp311"; abi = "none"; platform = "any"; hash = "{digest}";
+      }}"""
+    return ("nix", "build", "--no-link", "--impure", "--expr", expression)
+
+
+@needs_nix
+def test_a_wheel_enters_a_build_by_its_hash_alone(nix: Any, tmp_path: Path) -> None:
+    """The right hash finds the wheel in the store; another finds nothing."""
+    wheel = tmp_path / "torch-1.0-cp311-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    right = nix.run("nix", "hash", "file", "--sri", wheel).strip()
+    nix.run("nix-store", "--add-fixed", "sha256", wheel)
+    nix.run(*wheel_by_hash(right))
+    wrong = right[:7] + ("B" if right[7] == "A" else "A") + right[8:]
+    with pytest.raises(nix_flake.FlakeError, match="not-in-the-store"):
+        nix.run(*wheel_by_hash(wrong))
+
+
+def fake_report(wheel: Any) -> dict[str, Any]:
+    """Answer as pip would, were the file's own hashes those of the wheels."""
+    pin = nix_wheels.flat(json.loads(nix_wheels.TABLE.read_text()))[wheel]
+    name = "-".join([wheel.project, wheel.version, pin["python"], pin["abi"]])
+    digest = base64.b64decode(pin["hash"].removeprefix("sha256-")).hex()
+    return {
+        "url": f"https://index/{name}-{pin['platform']}.whl",
+        "archive_info": {"hashes": {"sha256": digest}},
+    }
+
+
+@pytest.mark.parametrize("breakage", ["none", "wrong", "missing", "needless"])
+def test_verifies_every_hash(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    breakage: str,
+) -> None:
+    """A wrong, missing or needless entry makes the check fail, and is named."""
+    monkeypatch.setattr(nix_wheels, "ask_pip", fake_report)
+    table = json.loads(nix_wheels.TABLE.read_text())
+    pins = table["torch"][TORCH][SYSTEM]
+    if breakage == "wrong":
+        pins["3.11"]["hash"] = pins["3.10"]["hash"]
+    elif breakage == "missing":
+        del pins["3.11"]
+    elif breakage == "needless":
+        pins["3.8"] = pins["3.10"]
+    path = tmp_path / "wheels.json"
+    path.write_text(json.dumps(table))
+    monkeypatch.setattr(sys, "argv", ["nix_wheels", "--check", "--table", str(path)])
+    if breakage == "none":
+        nix_wheels.main()
+        count = len(list(nix_wheels.needed(nix_wheels.matrix())))
+        assert f"all {count} hashes" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit, match=f"torch {TORCH} {SYSTEM} 3.(11|8): expected"):
+        nix_wheels.main()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("\tx = 1;", "pairs of spaces"),
+        ("   x = 1;", "pairs of spaces"),
+        ("  x = 1; ", "pairs of spaces"),
+        ("  " + "x" * 100, "more than 100"),
+    ],
+)
+def test_names_a_misformatted_line(tmp_path: Path, line: str, message: str) -> None:
+    """Tabs, odd indents, trailing spaces and long lines are named by line."""
+    (tmp_path / "some.nix").write_text(f"{{\n{line}\n}}\n")
+    (found,) = nix_flake.misformatted(tmp_path)
+    assert found.startswith("some.nix:2")
+    assert message in found
+
+
+def test_says_what_to_install_without_nix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without nix is told how to get it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(nix_flake.FlakeError, match="apt-get install nix-bin"):
+        nix_flake.Nix(tmp_path / "nix")

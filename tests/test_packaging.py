@@ -1,0 +1,170 @@
+"""What a build says of its PyTorch, and what the checks of finished packages see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FIND_TORCH = ROOT / "cmake" / "find_torch.py"
+
+
+@pytest.fixture(autouse=True)
+def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "cmake"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.delenv("ORCHARD_TORCH_WHEEL", raising=False)
+
+
+def fake_torch(folder: Path, version: str) -> Path:
+    """Write what the build reads of a PyTorch, and nothing else."""
+    header = folder / "torch" / "include" / "ATen" / "ATen.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    (folder / "torch" / "version.py").write_text(f"__version__ = '{version}+cpu'\n")
+    return folder
+
+
+def configure(tmp_path: Path, *options: str, **environment: str) -> str:
+    """Run CMake's configure step, which must fail; return what it says."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("the build is done and CMake is not here")
+    done = subprocess.run(
+        [cmake, "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode != 0
+    return " ".join(done.stderr.split())
+
+
+def test_cmake_names_a_missing_torch(tmp_path: Path) -> None:
+    """Without a PyTorch the configure step says so and how to get one."""
+    (tmp_path / "torch").mkdir()
+    said = configure(tmp_path, f"-DORCHARD_TORCH_WHEEL={tmp_path}")
+    assert f"[orchard_ops] no PyTorch in {tmp_path}/torch" in said
+    assert "--no-build-isolation" in said
+
+
+def test_cmake_names_a_torch_that_is_too_old(tmp_path: Path) -> None:
+    """A PyTorch older than the oldest supported one is refused by its version."""
+    fake_torch(tmp_path, "2.0.1")
+    said = configure(tmp_path, ORCHARD_TORCH_WHEEL=str(tmp_path))
+    assert "[orchard_ops] PyTorch 2.0.1" in said
+    assert "is too old: install PyTorch 2.1 or newer" in said
+
+
+def test_a_wheel_is_not_built_for_what_it_does_not_require(tmp_path: Path) -> None:
+    """Under pip the option alone would leave another PyTorch in the requirements."""
+    fake_torch(tmp_path, "2.4.1")
+    said = configure(tmp_path, "-DSKBUILD=2", f"-DORCHARD_TORCH_WHEEL={tmp_path}")
+    assert "set the environment variable ORCHARD_TORCH_WHEEL" in said
+
+
+def test_an_interpreter_without_torch_is_named() -> None:
+    """The message names the interpreter that builds."""
+    command = [sys.executable, "-S", "-I", str(FIND_TORCH)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"[orchard_ops] {sys.executable} has no PyTorch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("2.1.2", ["torch==2.1.*", "numpy<2"]),
+        ("2.4.1", ["torch==2.4.*"]),
+        ("2.4.0", ["torch==2.4.*"]),
+        ("2.13.0", ["torch==2.13.*"]),
+        ("2.99.0", ["torch==2.99.*"]),
+    ],
+)
+def test_a_wheel_requires_the_torch_it_was_built_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, expected: list[str]
+) -> None:
+    """The requirements of a wheel name its PyTorch minor."""
+    wheel_metadata = pytest.importorskip("wheel_metadata")  # tomli, on old Pythons.
+    monkeypatch.setenv("ORCHARD_TORCH_WHEEL", str(fake_torch(tmp_path, version)))
+    assert wheel_metadata.dynamic_metadata("dependencies", {}) == expected
+
+
+def test_a_source_distribution_requires_any_known_torch() -> None:
+    """Making one needs no PyTorch."""
+    import sdist_metadata
+
+    assert sdist_metadata.dynamic_metadata("dependencies", {}) == ["torch>=2.1"]
+
+
+def test_conda_keeps_headers_beside_the_environment(tmp_path: Path) -> None:
+    """conda-forge's PyTorch has its headers in the environment's include folder."""
+    import find_torch
+
+    root = tmp_path / "lib" / "python3.11" / "site-packages" / "torch"
+    root.mkdir(parents=True)
+    with pytest.raises(SystemExit, match="lacks its C"):
+        find_torch.include_folder(root)
+    header = tmp_path / "include" / "ATen" / "ATen.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    assert find_torch.include_folder(root) == tmp_path / "include"
+
+
+def good_package() -> dict[str, bytes]:
+    """Return a package that passes every check."""
+    import package_contents as contents
+
+    texts = b"".join(contents.kernels().values())
+    info = "orchard_ops-0.1.0.dist-info"
+    return {
+        **dict.fromkeys(contents.expected_modules(), b""),
+        "orchard_ops/liborchard_device.so": texts,
+        "orchard_ops/_C.so": b"",
+        "orchard_ops/_metalsim.so": b"",
+        "orchard_ops/_sim.cpython-311-x86_64-linux-gnu.so": b"",
+        f"{info}/METADATA": b"License-Expression: MIT\nRequires-Dist: torch==2.4.*\n",
+        f"{info}/entry_points.txt": (
+            b"[console_scripts]\norchard-ops = orchard_ops.cli:app\n"
+        ),
+        f"{info}/licenses/LICENSE": (ROOT / "LICENSE").read_bytes(),
+    }
+
+
+def test_a_good_package_passes() -> None:
+    """What every package holds is accepted."""
+    import package_contents as contents
+
+    assert contents.problems(good_package(), "2.4", ["/build/here"]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("orchard_ops/_C.so", None, "_C.so is missing"),
+        ("orchard_ops/sdpa_old.py", b"", "does not belong here"),
+        ("orchard_ops/liborchard_device.so", b"", "kernel kernels/forward.metal"),
+        ("orchard_ops/tests/test_api.py", b"", "does not belong here"),
+        ("orchard_ops/_C.so", b"from /build/here", "holds the path /build/here"),
+        ("orchard_ops-0.1.0.dist-info/METADATA", b"", "require torch==2.4.*"),
+        ("orchard_ops-0.1.0.dist-info/METADATA", b"", "no licence"),
+        ("orchard_ops-0.1.0.dist-info/entry_points.txt", b"", "no command"),
+        ("orchard_ops-0.1.0.dist-info/licenses/LICENSE", b"GPL", "is not ours"),
+        ("orchard_ops-0.1.0.dist-info/direct_url.json", b"/build/here", "the path"),
+    ],
+)
+def test_a_bad_package_is_named(name: str, data: bytes | None, words: str) -> None:
+    """Each thing that is missing, wrong or too much is named."""
+    import package_contents as contents
+
+    files = good_package()
+    if data is None:
+        del files[name]
+    else:
+        files[name] = data
+    assert words in " ".join(contents.problems(files, "2.4", ["/build/here"]))

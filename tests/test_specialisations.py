@@ -1,0 +1,104 @@
+"""Every kernel specialisation that ships: pinned, accepted, within its budget."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchard_ops import sim
+
+sys.path.insert(0, str(Path(__file__).parent / "specialisations"))
+import budget
+import specialisations
+from specialisations import ROOT, Specialisation
+
+SHIPPED = specialisations.golden()
+
+
+def short(s: Specialisation) -> str:
+    """Name a specialisation by the values of its macros."""
+    return f"{s.kernel}-" + "-".join(s.defines.values())
+
+
+# The whole list takes over a minute of two cores: `nox -s kernels`.  Test sessions
+# take every sixth, of all kernels and types.
+IS_WHOLE = os.environ.get("ORCHARD_ALL_KERNELS") == "1"
+every = pytest.mark.parametrize(
+    "shipped", SHIPPED if IS_WHOLE else SHIPPED[::6], ids=short
+)
+
+
+def test_the_list_is_what_the_plan_asks_for() -> None:
+    """A changed tile, define or feature must be written into the golden list."""
+    now = {s.line for s in specialisations.listed()}
+    then = {s.line for s in SHIPPED}
+    remedy = "python tests/specialisations/specialisations.py, and look at the diff"
+    assert not now - then, f"new: {sorted(now - then)[:3]}; {remedy}"
+    assert not then - now, f"gone: {sorted(then - now)[:3]}; {remedy}"
+
+
+def test_the_list_has_every_kernel_and_type() -> None:
+    """Each kernel file that a plan can launch appears, in each element type."""
+    launched = {path.name for path in (ROOT / "kernels").glob("*.metal")}
+    launched -= {"layout_probe.metal"}  # the Metal device's own
+    pairs = {(s.file, s.defines["ELEM"]) for s in SHIPPED}
+    types = ("float", "half", "bfloat")
+    assert pairs == {(file, elem) for file in launched for elem in types}
+
+
+@every
+def test_it_keeps_metals_rules(shipped: Specialisation) -> None:
+    """It type-checks in the oldest language that has its element type.
+
+    All its arrays are registers, and it declares the memory that its budget counts.
+    """
+    text = (ROOT / "kernels" / shipped.file).read_text(encoding="utf-8")
+    is_bfloat = "bfloat" in shipped.defines.values()
+    language = "3.1" if is_bfloat else "3.0"
+    found = sim.check(text, shipped.defines, language=language)
+    assert not found.spilled
+    assert found.threadgroup_bytes == budget.threadgroup_bytes(shipped)
+
+
+def test_the_lane_probe_keeps_metals_rules() -> None:
+    """So does the probe that runs before any of them."""
+    text = (ROOT / "kernels" / "layout_probe.metal").read_text(encoding="utf-8")
+    sim.check(text, language="3.0")
+
+
+def test_tiles_fit_their_budget() -> None:
+    """Each tile's registers and threadgroup memory fit the smallest GPU class."""
+    over = [
+        f"{short(s)}: {budget.tile_registers(s)} registers, "
+        f"{budget.threadgroup_bytes(s)} bytes"
+        for s in SHIPPED
+        if budget.tile_registers(s) > budget.TILE_REGISTERS
+        or budget.threadgroup_bytes(s) > budget.THREADGROUP_BYTES
+    ]
+    assert not over
+
+
+@pytest.mark.parametrize(
+    ("line", "registers", "memory"),
+    [
+        # docs: 32 for out, 16 for scores, 16 for q
+        ("forward HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=2 TILE_COLS=4 SPLIT=1", 64, 0),
+        # 32 for dk and dv, 8 for scores and gradients, 16 for k and v
+        ("backward_dkdv HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=2 TILE_COLS=1 SPLIT=1",
+         56, 0),
+        ("backward_dq HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=1 TILE_COLS=4 SPLIT=1",
+         48, 0),
+        ("forward HEAD_DIM=256 HEAD_DIM_V=256 TILE_ROWS=1 TILE_COLS=4 SPLIT=2",
+         56, 4096),
+    ],
+)  # fmt: skip
+def test_budgets_are_counted_as_documented(
+    line: str, registers: int, memory: int
+) -> None:
+    """The count gives the design's own figures for 16-bit elements."""
+    s = Specialisation(f"x {line} ELEM_BYTES=2 SIMDGROUPS=4")
+    assert budget.tile_registers(s) == registers
+    assert budget.threadgroup_bytes(s) == memory

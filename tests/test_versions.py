@@ -1,0 +1,86 @@
+"""Every place that names a version is checked: breaking one is noticed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+READ = (
+    *("versions.toml", "pyproject.toml", "README.md", "CHANGELOG.md", ".ci/run"),
+    *("cmake/find_torch.py", "docs/packaging.md", "recipe/recipe.yaml"),
+    *("recipe/variants-linux-64.yaml", "recipe/variants-osx-arm64.yaml"),
+)
+NEW_TORCH = """
+[torch.torch25]
+version = "2.5.1"
+python = "3.11"
+pythons = ["3.11"]
+numpy = "numpy"
+
+[macos]"""
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="the tools run on Python 3.11 or newer"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the files that name versions."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    for name in READ:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_this_tree_agrees(tree: Path) -> None:
+    """Nothing disagrees as it stands."""
+    from check_versions import disagreements
+
+    assert disagreements(tree) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        (
+            "versions.toml",
+            'version = "2.4.1"',
+            'version = "2.4.2"',
+            "no oldest macOS for 2.4.2",
+        ),
+        ("versions.toml", '"15.0"]', '"15.0", "16.0"]', "no SDK for macOS 16.0"),
+        (
+            "versions.toml",
+            "[torch.torch24]",
+            "[torch.torch25]",
+            "torch25 is not torch24",
+        ),
+        ("versions.toml", "\n[macos]", NEW_TORCH, "no oldest macOS for 2.5.1"),
+        ("versions.toml", '"13.3"', '"13.1"', "run python tools/conda_variants.py"),
+        ("versions.toml", '"0.14.1"', '"0.15.1"', "recipe.yaml: wrong zig"),
+        ("pyproject.toml", "rich>=13", "rich>=14", "recipe.yaml: no rich >=14"),
+        ("pyproject.toml", 'version = "0.1.0"', 'version = "9.0.0"', "wrong version"),
+        ("recipe/recipe.yaml", "cli:app", "cli:main", "recipe.yaml: wrong command"),
+        ("recipe/variants-linux-64.yaml", '"2.13"', '"2.12"', "variants-linux-64.yaml"),
+        ("docs/packaging.md", "| 2.2 |", "| two |", "docs/packaging.md: no 2.2.2"),
+        ("README.md", "2.3.1", "2.3", "README.md: no 2.3.1"),
+        (".ci/run", "nox", "nox -s test-torch24", "belong into versions.toml"),
+        ("cmake/find_torch.py", "(2, 1)", "(2, 0)", "wrong OLDEST"),
+    ],
+)
+def test_a_broken_copy_is_named(
+    tree: Path, name: str, old: str, new: str, words: str
+) -> None:
+    """A place that says something else is named."""
+    from check_versions import disagreements
+
+    text = (tree / name).read_text(encoding="utf-8")
+    assert old in text
+    (tree / name).write_text(text.replace(old, new), encoding="utf-8")
+    assert words in "\n".join(disagreements(tree))

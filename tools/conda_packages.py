@@ -1,0 +1,183 @@
+"""Build, check, solve, install and test the conda packages, without the network.
+
+Packages of the chosen variants are built from recipe/recipe.yaml into dist/conda
+against a local channel (tools/conda_standins.py).  Every variant is rendered, and
+its environment solved, whether it is built or not.  Then fresh environments are
+installed for both platforms, and the recipe's tests run in those of this machine.
+
+Usage: python tools/conda_packages.py [--torch 2.4 ...] [--target 13.0 ...] [--all]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import conda_environments as environments
+import conda_standins as standins
+import package_contents
+from conda_channel import LINUX, MACOS, MATRIX, PYTHON, ROOT, Channel, build_recipe
+from conda_variants import RECIPE, Variant, minor, rendered
+from rattler_build import Package
+
+ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
+DEFAULT_TORCH = "2.4"  # What the README's test command downloads too.
+ROW = "{platform:<10} {torch:<6} {for_:<12} {seconds:>7} {bytes:>9} {files:>5}  {name}"
+
+
+def chosen(options: argparse.Namespace, variants: list[Variant]) -> list[Variant]:
+    """Return the variants to build: those asked for that this Python can serve."""
+    targets = options.target or [None]
+    if options.all:
+        options.torch, targets = list(ENTRIES), MATRIX["macos"]["deployment_targets"]
+    picked = []
+    for variant in variants:
+        target = variant.keys.get("c_stdlib_version")
+        version = MATRIX["torch"][ENTRIES[variant.torch]]["version"]
+        lowest = MATRIX["macos"]["torch"][version]
+        fits = (
+            variant.keys["python"] == PYTHON
+            if target is None
+            else (target in targets or (targets == [None] and target == lowest))
+        )
+        if variant.torch in options.torch and variant.platform in options.platform:
+            picked += [variant] if fits else []
+    return picked
+
+
+def pinned(variant: Variant, channel: Channel) -> Path:
+    """Write a variant file that says one variant."""
+    keys = {k: [v] for k, v in variant.keys.items() if k != "build_platform"}
+    path = channel.folder.parent / "variant.yaml"
+    path.write_text(json.dumps(keys))  # JSON is YAML.
+    return path
+
+
+def build(variant: Variant, channel: Channel, out: Path) -> tuple[Path, float]:
+    """Build one package; the recipe's tests run if this machine can."""
+    start = time.monotonic()
+    if variant.platform == MACOS:  # A cross build is solved for this macOS.
+        os.environ["CONDA_OVERRIDE_OSX"] = variant.keys["c_stdlib_version"]
+    else:
+        os.environ.pop("CONDA_OVERRIDE_OSX", None)
+    build_recipe(
+        *(RECIPE, out),
+        channel=[channel.folder.as_uri()],
+        variant_config=[str(pinned(variant, channel))],
+        target_platform=variant.platform,
+        build_platform=LINUX,
+        test="skip",  # They run below: a build keeps what they print to itself.
+    )
+    package = next(
+        (out / variant.platform).glob(f"orchard-ops-*-{variant.build}.conda")
+    )
+    return package, time.monotonic() - start
+
+
+def run_tests(package: Path, channel: Channel) -> None:
+    """Run the tests that lie in a package (the build has checked its contents)."""
+    finished = Package.from_file(package)
+    for number in range(len(finished.tests)):
+        result = finished.run_test(
+            number, channel=[channel.folder.as_uri()], channel_priority="disabled"
+        )
+        if not result.success:
+            package.unlink()
+            raise SystemExit(
+                "\n".join([f"{package.name}: a test fails", *result.output])
+            )
+
+
+def check(variant: Variant, package: Path, folders: list[str]) -> int:
+    """Fail if a package holds too much or too little; return its file count."""
+    files = package_contents.read_conda(package)
+    listing = package.with_suffix(".txt")
+    listing.write_text("".join(f"{len(d):>9} {n}\n" for n, d in sorted(files.items())))
+    found = package_contents.problems(files, variant.torch, folders)
+    index = json.loads(files["info/index.json"])
+    depends = " ".join(index["depends"])
+    major, number = variant.torch.split(".")
+    if f",<{major}.{int(number) + 1}.0a0" not in depends:
+        found.append(f"nothing pins PyTorch {variant.torch}: {index['depends']}")
+    if "info/licenses/LICENSE" not in files:
+        found.append("no licence in info/licenses")
+    if b"prefix_placeholder" in files["info/paths.json"] and variant.platform == MACOS:
+        found.append("a binary holds the build prefix: only a Mac could install it")
+    if found:
+        raise SystemExit("\n".join(f"{package.name}: {text}" for text in found))
+    return len(files)
+
+
+def conda_build(variants: list[Variant], channel: Channel) -> None:
+    """Let a real conda build the variants of this platform, if there is one."""
+    conda = shutil.which("conda")
+    if conda is None:
+        print("no conda on this machine: conda build was not tried", flush=True)
+        return
+    out = channel.folder.parent / "conda-build"
+    command = [conda, "build", str(RECIPE.parent), "--override-channels"]
+    command += ["-c", channel.folder.as_uri(), "--output-folder", str(out)]
+    for variant in variants:
+        if variant.platform == LINUX:
+            subprocess.run([*command, "-m", pinned(variant, channel)], check=True)
+
+
+def main() -> None:
+    """Do what the command line asks for; print a table of the packages."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--torch", nargs="*", default=[DEFAULT_TORCH], choices=list(ENTRIES))
+    add("--platform", nargs="*", default=[LINUX, MACOS], choices=[LINUX, MACOS])
+    add("--target", nargs="*", help="macOS deployment targets (default: the oldest)")
+    add("--all", action="store_true", help="every PyTorch and deployment target")
+    add("--work", type=Path, default=ROOT / "build" / "conda")
+    add("--out", type=Path, default=ROOT / "dist" / "conda")
+    options = parser.parse_args()
+    work, out = options.work.resolve(), options.out.resolve()
+    os.environ["RATTLER_CACHE_DIR"] = str(work / "cache")
+    os.environ["ORCHARD_MACOS_OBJECTS"] = str(work / "objects")
+    variants = rendered(LINUX) + rendered(MACOS)
+    print(f"rendered {len(variants)} variants", flush=True)
+    picked = chosen(options, variants)
+    if not picked:
+        raise SystemExit(f"no variant for Python {PYTHON} is asked for")
+    channel = Channel(work / "channel")
+    standins.add_all(channel, {ENTRIES[v.torch] for v in picked})
+    # An old package of the same name would be taken from the cache.
+    shutil.rmtree(out, ignore_errors=True)
+    for old in (work / "cache").glob("pkgs/orchard-ops-*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    folders = [str(p) for p in (ROOT, work, out, Path.home(), sys.base_prefix)]
+    rows = []
+    for variant in picked:
+        package, seconds = build(variant, channel, out)
+        if variant.platform == LINUX:
+            run_tests(package, channel)
+        rows.append(
+            {
+                "platform": variant.platform,
+                "torch": variant.torch,
+                "for_": variant.for_,
+                "seconds": round(seconds),
+                "bytes": package.stat().st_size,
+                "files": check(variant, package, folders),
+                "name": package.name,
+            }
+        )
+        print(ROW.format(**rows[-1]), flush=True)
+    (out / "packages.json").write_text(json.dumps(rows, indent=1) + "\n")
+    environments.prove(picked, variants, channel, out)
+    conda_build(picked, channel)
+    print("\n" + ROW.format(**{name: name for name in rows[0]}))
+    for row in rows:
+        print(ROW.format(**row))
+
+
+if __name__ == "__main__":
+    main()

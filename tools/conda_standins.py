@@ -1,0 +1,181 @@
+"""What the local conda channel holds, so that the recipe builds and runs from it.
+
+This Python, PyTorch from its wheels (tools/cpu_torch.py, tools/macos_torch.py),
+wheels of the other requirements, and stand-ins for conda-forge's compilers that
+call this machine's gcc, and zig for macOS.  It serves tests only: do not publish
+it, and give no user its address.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cpu_torch
+import macos_torch
+from conda_channel import (
+    ABI,
+    LINUX,
+    MACOS,
+    MATRIX,
+    PROJECT,
+    PYTHON,
+    SITE,
+    Channel,
+    Package,
+    link_tree,
+)
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+# Parts of an installed Python that no build or test of ours opens.
+UNUSED = ("site-packages", "test", "idlelib", "tkinter", "config-*", "turtledemo")
+STUB = "#!/bin/sh\necho 'This Python holds headers only.' >&2\nexit 1\n"
+ZIG = MATRIX["package"]["ziglang"]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file into a new folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def add_python(channel: Channel) -> None:
+    """Add this Python for Linux, and its headers for macOS."""
+    digits = PYTHON.replace(".", "")
+    channel.empty(Package("python_abi", PYTHON, "noarch", build=f"0_cp{digits}"))
+    base = Path(sys.base_prefix)
+    for name in (LINUX, MACOS):
+        package = Package(
+            *("python", platform.python_version(), name),
+            weak=[ABI],
+            noarch=["python"],
+            build="{hash}_0_cpython",
+        )
+        with channel.package(package, str(base)) as stage:
+            if stage is None:
+                continue
+            headers = Path("include") / f"python{PYTHON}"
+            link_tree(base / headers, stage / headers)
+            (stage / "bin").mkdir()
+            if name == LINUX:
+                copy_interpreter(base, stage)
+            else:
+                write(stage / "bin" / f"python{PYTHON}", STUB)
+            for alias in ("python", "python3"):
+                (stage / "bin" / alias).symlink_to(f"python{PYTHON}")
+
+
+def copy_interpreter(base: Path, stage: Path) -> None:
+    """Copy an installed Python so that it runs where it will lie."""
+    link_tree(base / SITE.parent, stage / SITE.parent, *UNUSED)
+    program = stage / "bin" / f"python{PYTHON}"
+    shutil.copy2(base / "bin" / program.name, program)  # No link: it is edited.
+    libraries = list((base / "lib").glob("libpython*.so*"))
+    for library in libraries:
+        shutil.copy2(library, stage / "lib", follow_symlinks=False)
+    if libraries:
+        edit = ["patchelf", "--set-rpath", "$ORIGIN/../lib", str(program)]
+        subprocess.run(edit, check=True)
+
+
+def add_compilers(channel: Channel) -> None:
+    """Add what ``compiler("cxx")`` and ``stdlib("c")`` of the recipe stand for."""
+    glibc = platform.libc_ver()[1]
+    channel.empty(
+        Package(
+            *("sysroot_linux-64", glibc, LINUX),
+            strong=[f"__glibc >={glibc},<3.0.a0"],
+        )
+    )
+    package = Package("gxx_linux-64", "12.0", LINUX)
+    with channel.package(package, "gcc") as stage:
+        if stage is not None:
+            activate = stage / "etc" / "conda" / "activate.d" / "gxx.sh"
+            write(activate, "export CC=$(command -v gcc) CXX=$(command -v g++)\n")
+    needs = ["python", "ziglang"]
+    channel.empty(Package("clangxx_osx-arm64", "19.0", LINUX, depends=needs))
+    channel.empty(Package("cross-python_osx-arm64", PYTHON, LINUX))
+    for target in MATRIX["macos"]["deployment_targets"]:
+        name = "macosx_deployment_target_osx-arm64"
+        package = Package(name, target, LINUX, strong=[f"__osx >={target}"])
+        with channel.package(package, "target") as stage:
+            if stage is not None:
+                activate = stage / "etc" / "conda" / "activate.d" / "target.sh"
+                write(activate, f"export MACOSX_DEPLOYMENT_TARGET={target}\n")
+
+
+def add_tools(channel: Channel) -> None:
+    """Add what builds and runs the package on every PyTorch."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    build = [n for n in PROJECT["build-system"]["requires"] if ";" not in n]
+    build.append("pip")
+    programs = ["cmake>=3.24", "ninja>=1.10", f"ziglang=={ZIG}"]
+    for wheel in channel.download(LINUX, [*build, *programs, *extras["cli"]]):
+        channel.add_wheel(wheel, LINUX)
+        if wheel.name.startswith("ziglang-"):
+            add_zig(channel, wheel)
+    for wheel in channel.download(MACOS, [*build, *extras["cli"]]):
+        channel.add_wheel(wheel, MACOS)
+    headers = macos_torch.metal_cpp(PYTHON)
+    with channel.package(Package("metal-cpp", "0", "noarch"), str(headers)) as stage:
+        if stage is not None:
+            link_tree(headers, stage / "include" / "metal-cpp")
+
+
+def add_zig(channel: Channel, wheel: Path) -> None:
+    """Add zig as conda-forge has it: a program, and no Python module."""
+    with channel.package(Package("zig", ZIG, LINUX), wheel.name) as stage:
+        if stage is not None:
+            cpu_torch.unpack(wheel, stage / "share")
+            (stage / "bin").mkdir()
+            (stage / "bin" / "zig").symlink_to("../share/ziglang/zig")
+
+
+def torch_package(version: str, name: str, needs: list[str]) -> Package:
+    """Describe a PyTorch; what is built against it is pinned to its minor."""
+    major, minor, _ = version.split(".")
+    pin = f"pytorch >={version},<{major}.{int(minor) + 1}.0a0"
+    # PyPI's Linux builds do not mix with conda-forge's (another std::string).
+    build = "pypi_{hash}_0"
+    if name == LINUX:
+        pin += " pypi_*"
+    depends = [ABI, *needs]
+    return Package("pytorch", version, name, depends, weak=[pin], build=build)
+
+
+def add_torch(channel: Channel, name: str) -> None:
+    """Add the PyTorch of a matrix entry for both platforms."""
+    entry = MATRIX["torch"][name]
+    version, numpy = entry["version"], entry["numpy"]
+    tag = sys.implementation.cache_tag + "-linux-x86_64"
+    tree = cpu_torch.cached_tree(version, sys.executable, tag, [numpy])
+    needs: list[str] = json.loads((tree / "needs.json").read_text())
+    for wheel in channel.download(LINUX, [*needs, numpy]):
+        channel.add_wheel(wheel, LINUX)
+    for wheel in channel.download(MACOS, [*needs, numpy]):
+        channel.add_wheel(wheel, MACOS)
+    names = [canonicalize_name(Requirement(need).name) for need in needs]
+    names.append(numpy.replace("<", " <"))  # As conda writes it.
+    with channel.package(torch_package(version, LINUX, names), tree.name) as stage:
+        if stage is not None:
+            link_tree(tree, stage / SITE, "needs.json")
+    tree = macos_torch.torch_tree(version, PYTHON)
+    with channel.package(torch_package(version, MACOS, names), tree.name) as stage:
+        if stage is not None:
+            link_tree(tree, stage / SITE)
+
+
+def add_all(channel: Channel, torches: set[str]) -> None:
+    """Fill a channel for the PyTorches (entries of the matrix) that are asked for."""
+    print("filling the local channel", flush=True)
+    add_python(channel)
+    add_compilers(channel)
+    add_tools(channel)
+    for name in sorted(torches):
+        print(f"packing PyTorch {MATRIX['torch'][name]['version']}", flush=True)
+        add_torch(channel, name)

@@ -1,0 +1,136 @@
+"""Write the conda recipe's variant files from versions.toml.
+
+Each is plain (no selectors, no conditions), because `conda build` and
+rattler-build read only that alike.  tools/check_versions.py fails when a file is
+not what this writes.
+
+Usage: python tools/conda_variants.py
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "recipe" / "recipe.yaml"
+HEAD = "# Written by tools/conda_variants.py from versions.toml.\n"
+Rows = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One package that the recipe describes."""
+
+    platform: str
+    torch: str
+    keys: dict[str, str]
+    build: str  # The build string, which names the file.
+    host: list[str]  # What it is built with.
+
+    @property
+    def for_(self) -> str:
+        """Return what the package is for besides a PyTorch."""
+        target = self.keys.get("c_stdlib_version")
+        return f"macOS {target}" if target else f"Python {self.keys['python']}"
+
+
+def rendered(platform: str, built_on: str = "linux-64") -> list[Variant]:
+    """Render the recipe with a platform's variant file."""
+    from rattler_build import (  # Writing the files needs no rattler-build.
+        PlatformConfig,
+        RenderConfig,
+        Stage0Recipe,
+        VariantConfig,
+    )
+
+    config = VariantConfig.from_file(str(RECIPE.with_name(f"variants-{platform}.yaml")))
+    where = PlatformConfig(
+        target_platform=platform, build_platform=built_on, host_platform=platform
+    )
+    variants = []
+    for result in Stage0Recipe.from_file(RECIPE).render(
+        config, RenderConfig(platform=where)
+    ):
+        keys = {name: str(value) for name, value in result.variant.items()}
+        recipe = result.recipe.to_dict()
+        # Rendering leaves out what the variants pin.
+        host = [
+            f"{need} {keys[need]}.*" if need in keys else need
+            for need in recipe["requirements"]["host"]
+        ]
+        build = recipe["build"]["string"]
+        variants.append(Variant(platform, keys["pytorch"], keys, build, host))
+    return variants
+
+
+def minor(version: str) -> str:
+    """Return the minor version that a version belongs to."""
+    return version.rpartition(".")[0]
+
+
+def linux(matrix: dict[str, Any]) -> dict[str, list[str]]:
+    """Return PyTorch by Python: the simulator is an extension of one Python."""
+    rows = [
+        (minor(entry["version"]), python)
+        for entry in matrix["torch"].values()
+        for python in entry["pythons"]
+    ]
+    return columns(("pytorch", "python"), rows)
+
+
+def macos(matrix: dict[str, Any]) -> dict[str, list[str]]:
+    """Return PyTorch by deployment target: one package serves every Python."""
+    rows = [
+        (
+            minor(entry["version"]),
+            entry["python"],
+            target,
+            matrix["macos"]["sdk"][target],
+        )
+        for entry in matrix["torch"].values()
+        for target in matrix["macos"]["deployment_targets"]
+        if float(target) >= float(matrix["macos"]["torch"][entry["version"]])
+    ]
+    names = ("pytorch", "python", "c_stdlib_version", "MACOSX_SDK_VERSION")
+    return columns(names, rows)
+
+
+def columns(names: tuple[str, ...], rows: Rows) -> dict[str, list[str]]:
+    """Turn rows into the lists that zip_keys combine again."""
+    return {name: [row[n] for row in rows] for n, name in enumerate(names)}
+
+
+def variant_file(platform: str, stdlib: str, keys: dict[str, list[str]]) -> str:
+    """Return the text of one variant file."""
+    lines = {"target_platform": [platform], "c_stdlib": [stdlib], **keys}
+    lines["zip_keys"] = [list(keys)]  # type: ignore[list-item]
+    text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in lines.items())
+    return HEAD + text
+
+
+def variant_files(matrix: dict[str, Any]) -> dict[str, str]:
+    """Return path → text of every variant file."""
+    return {
+        "recipe/variants-linux-64.yaml": variant_file(
+            "linux-64", "sysroot", linux(matrix)
+        ),
+        "recipe/variants-osx-arm64.yaml": variant_file(
+            "osx-arm64", "macosx_deployment_target", macos(matrix)
+        ),
+    }
+
+
+def main() -> None:
+    """Write the files."""
+    matrix = tomllib.loads((ROOT / "versions.toml").read_text(encoding="utf-8"))
+    for name, text in variant_files(matrix).items():
+        (ROOT / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

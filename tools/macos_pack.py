@@ -1,0 +1,160 @@
+"""Pack a macOS wheel whose bytes depend on its files alone, and read it back."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from macos_toolchain import ROOT, Failure
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pytest brings it along there.
+    import tomli as tomllib
+
+sys.path.insert(0, str(ROOT / "cmake"))  # Shared with the build that pip runs.
+import wheel_metadata
+
+MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
+
+
+def sources(*patterns: str) -> list[Path]:
+    """Return the source files that match, in a fixed order."""
+    return sorted(path for p in patterns for path in ROOT.glob(p))
+
+
+def metadata(version: str) -> str:
+    """Return the wheel's METADATA."""
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {PROJECT['name']}",
+        f"Version: {wheel_version(version)}",
+        f"Summary: {PROJECT['description']}",
+        f"License: {PROJECT['license']}",
+        f"Requires-Python: {PROJECT['requires-python']}",
+        *(f"Requires-Dist: {need}" for need in wheel_metadata.requirements(version)),
+    ]
+    for extra, needs in PROJECT["optional-dependencies"].items():
+        lines.append(f"Provides-Extra: {extra}")
+        lines += [f'Requires-Dist: {need}; extra == "{extra}"' for need in needs]
+    lines += [f"Classifier: {name}" for name in PROJECT["classifiers"]]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    head = "\n".join(lines)
+    return f"{head}\nDescription-Content-Type: text/markdown\n\n{readme}"
+
+
+def wheel_version(version: str) -> str:
+    """Return our version with the PyTorch that the wheel is for."""
+    major, minor, _ = version.split(".")
+    return f"{PROJECT['version']}+torch{major}.{minor}"
+
+
+def tag(target: str) -> str:
+    """Return the wheel's tag: any Python 3, one macOS."""
+    return f"py3-none-macosx_{target.replace('.', '_')}_arm64"
+
+
+def wheel_files(version: str, target: str, binaries: list[Path]) -> dict[str, bytes]:
+    """Return every file of a wheel but its RECORD."""
+    files = {
+        str(path.relative_to(ROOT)): path.read_bytes()
+        for path in sources("orchard_ops/**/*.py", "orchard_ops/py.typed")
+    }
+    files.update({f"orchard_ops/{path.name}": path.read_bytes() for path in binaries})
+    template = (ROOT / "cmake" / "build_info.py.in").read_text()
+    built = template.replace("@PROJECT_VERSION@", PROJECT["version"])
+    built = built.replace("@ORCHARD_TORCH_VERSION@", version)
+    files["orchard_ops/_build_info.py"] = built.encode()
+    info = f"orchard_ops-{wheel_version(version)}.dist-info"
+    scripts = "".join(f"{n} = {at}\n" for n, at in PROJECT["scripts"].items())
+    files[f"{info}/METADATA"] = metadata(version).encode()
+    files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}".encode()
+    files[f"{info}/licenses/LICENSE"] = (ROOT / "LICENSE").read_bytes()
+    files[f"{info}/WHEEL"] = (
+        "Wheel-Version: 1.0\nGenerator: orchard-ops macos_wheels\n"
+        f"Root-Is-Purelib: false\nTag: {tag(target)}\n"
+    ).encode()
+    return files
+
+
+def record(name: str, data: bytes) -> str:
+    """Return the line of RECORD for a file."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
+    return f"{name},sha256={digest.decode()},{len(data)}\n"
+
+
+def pack(version: str, target: str, binaries: list[Path], into: Path) -> Path:
+    """Write a wheel whose bytes depend on its files alone."""
+    files = wheel_files(version, target, binaries)
+    info = next(name for name in files if name.endswith("/WHEEL")).rpartition("/")[0]
+    rows = "".join(record(name, data) for name, data in files.items())
+    files[f"{info}/RECORD"] = f"{rows}{info}/RECORD,,\n".encode()
+    out = into / f"orchard_ops-{wheel_version(version)}-{tag(target)}.whl"
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            is_binary = name.endswith((".so", ".dylib"))
+            entry.external_attr = (0o100755 if is_binary else 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    return out
+
+
+def requirement_on_torch(metadata_text: str) -> str:
+    """Return the Requires-Dist line of a METADATA that names torch."""
+    lines = [x for x in metadata_text.splitlines() if x.startswith("Requires-Dist: ")]
+    torch = [line.partition(": ")[2] for line in lines if "torch" in line]
+    return torch[0] if len(torch) == 1 else f"{len(torch)} requirements on torch"
+
+
+def stamp(build_info: str) -> str:
+    """Return the PyTorch version that a _build_info.py states."""
+    names: dict[str, str] = {}
+    exec(build_info, names)
+    return names.get("TORCH_VERSION", "")
+
+
+def check_wheel(wheel: Path, version: str, target: str) -> None:
+    """Read a finished wheel back: all that it says of itself must agree.
+
+    Raises:
+        Failure: the tag, the requirement on PyTorch, the stamp that the loader
+            compares with the running PyTorch, or a digest of RECORD is wrong.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    info = f"orchard_ops-{wheel_version(version)}.dist-info"
+    texts = {name: data.decode() for name, data in files.items() if info in name}
+    minor = version.rpartition(".")[0]
+    claims = {
+        "the file's name": (wheel.name.endswith(f"-{tag(target)}.whl"), wheel.name),
+        "the tag": (
+            f"\nTag: {tag(target)}\n" in texts[f"{info}/WHEEL"],
+            texts[f"{info}/WHEEL"],
+        ),
+        "the requirement": (
+            requirement_on_torch(texts[f"{info}/METADATA"]) == f"torch=={minor}.*",
+            requirement_on_torch(texts[f"{info}/METADATA"]),
+        ),
+        "the loader's stamp": (
+            stamp(files["orchard_ops/_build_info.py"].decode()) == version,
+            stamp(files["orchard_ops/_build_info.py"].decode()),
+        ),
+        # It would be for one Python alone.
+        "a Python extension": (
+            not any(".cpython-" in name for name in files),
+            str(list(files)),
+        ),
+    }
+    for line in texts[f"{info}/RECORD"].splitlines()[:-1]:
+        name, _, size = line.rsplit(",", 2)
+        claims[f"RECORD of {name}"] = (record(name, files[name]) == f"{line}\n", size)
+    wrong = [f"{what}: {came}" for what, (holds, came) in claims.items() if not holds]
+    if wrong:
+        raise Failure(f"{wheel.name} is not for PyTorch {version}: " + "; ".join(wrong))

@@ -1,0 +1,282 @@
+"""Evaluates the flake for every system, offline, and builds one of its packages.
+
+``tests/nixpkgs`` stands in for nixpkgs: it knows the attributes that the flake may
+use and fails on any other.  Store and state lie in the user's cache, so neither a
+daemon nor a right to write to /nix is needed.
+
+Usage: python tools/nix_flake.py [--build PACKAGE]
+  without --build: check lock, schema and format, instantiate all, print a table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nix_wheels
+
+ROOT = Path(__file__).resolve().parent.parent
+STAND_IN = Path("tests", "nixpkgs")
+INSTALL = (
+    "nix_flake: expected the command nix (2.4 or newer) on the path, found none; "
+    "install it: apt-get install nix-bin on Debian and Ubuntu"
+)
+# What the flake reads.
+PARTS = (
+    *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
+    *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
+    *("orchard_ops", "tests", "tools"),
+)
+CONFIG = """\
+experimental-features = nix-command flakes
+substitute = false
+sandbox = false
+build-users-group =
+flake-registry =
+warn-dirty = false
+"""
+# Output → system → name → the derivation that nix made of it.
+TABLE = """
+let
+  nixpkgs = (import ./tests/nixpkgs/flake.nix).outputs { };
+  flake = (import ./flake.nix).outputs { inherit nixpkgs; self = { }; };
+  systems = builtins.attrNames nixpkgs.legacyPackages;
+  overlaid = system:
+    let
+      prev = nixpkgs.legacyPackages.${system};
+      final = prev // more;
+      more = flake.overlays.default final prev;
+    in more;
+  made = value: value.drvPath or
+    (builtins.head (builtins.attrNames (builtins.getContext value.program)));
+  each = builtins.mapAttrs (_: builtins.mapAttrs (_: made));
+in builtins.mapAttrs (_: each) {
+  inherit (flake) apps checks devShells packages;
+  formatter = builtins.mapAttrs (_: value: { formatter = value; }) flake.formatter;
+  overlay = nixpkgs.lib.genAttrs systems overlaid;
+}
+"""
+LONGEST_LINE = 100
+Outputs = dict[str, dict[str, dict[str, str]]]
+
+
+class FlakeError(Exception):
+    """The flake is wrong; says how."""
+
+
+class Nix:
+    """A nix that keeps to one folder and has no network."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep store, state and caches in a folder, made if need be."""
+        if shutil.which("nix") is None:
+            raise FlakeError(INSTALL)
+        folder = folder.resolve()  # The store's path may have no link in it.
+        places = {name: folder / name for name in ("store", "state", "log", "conf")}
+        for place in places.values():
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._environment = {
+            **os.environ,
+            **{f"NIX_{name.upper()}_DIR": str(at) for name, at in places.items()},
+            "NIX_CONFIG": CONFIG,
+            "NIX_REMOTE": "local",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+
+    def run(self, *command: str | Path, show: bool = False) -> str:
+        """Run a command of nix; return its output, or raise what it says."""
+        done = subprocess.run(
+            command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=None if show else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            what = " ".join(map(str, command))[:100]
+            raise FlakeError(f"{what}: status {done.returncode}\n{done.stderr or ''}")
+        return done.stdout
+
+    def flake(self, *command: str, tree: Path, show: bool = False) -> str:
+        """Run a command of ``nix`` on a tree with the stand-in for nixpkgs."""
+        instead = ("--override-input", "nixpkgs", f"path:{tree / STAND_IN}")
+        return self.run("nix", *command, *instead, "--no-write-lock-file", show=show)
+
+
+def copy_tree(into: Path) -> Path:
+    """Copy what the flake reads into a new folder, to be changed at will."""
+    into.mkdir(parents=True)
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.so")
+            shutil.copytree(ROOT / part, into / part, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / part, into / part)
+    return into.resolve()
+
+
+def check_lock(nix: Nix, tree: Path) -> str:
+    """Return the locked revision; fail if flake.nix asks for something else."""
+    command = ("nix", "flake", "metadata", "--json", "--no-update-lock-file")
+    metadata = json.loads(nix.run(*command, f"path:{tree}"))
+    locked = metadata["locks"]["nodes"]["nixpkgs"]["locked"]
+    if not re.fullmatch(r"[0-9a-f]{40}", locked["rev"]):
+        raise FlakeError(f"flake.lock: {locked['rev']} is no revision")
+    return f"{locked['owner']}/{locked['repo']} {locked['rev']}"
+
+
+def misformatted(tree: Path) -> list[str]:
+    """Return the places that break the rule which stands in for nixfmt.
+
+    The flake's formatter is nixfmt, which ``nix flake check`` holds all to.  No
+    package index has it, so here: spaces in steps of two, no trailing ones, lines
+    of 100 characters at most, one newline at the end of a file.
+    """
+    found = []
+    for path in sorted(tree.rglob("*.nix")):
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(tree)
+        if not text.endswith("\n") or text.endswith("\n\n"):
+            found.append(f"{name}: end it with one newline")
+        for number, line in enumerate(text.splitlines(), 1):
+            indent = len(line) - len(line.lstrip(" "))
+            if "\t" in line or line != line.rstrip() or indent % 2:
+                found.append(
+                    f"{name}:{number}: indent with pairs of spaces, end with none"
+                )
+            if len(line) > LONGEST_LINE:
+                found.append(f"{name}:{number}: more than {LONGEST_LINE} characters")
+    return found
+
+
+def evaluate(nix: Nix, tree: Path) -> Outputs:
+    """Instantiate every output for every system; return their derivations."""
+    nix.flake("flake", "check", "--no-build", f"path:{tree}", tree=tree)
+    expression = TABLE.replace("./", f"{tree}/")
+    command = ("nix", "eval", "--json", "--impure", "--expr", expression)
+    outputs: Outputs = json.loads(nix.run(*command))
+    for systems in outputs.values():
+        for names in systems.values():
+            for drv in names.values():
+                if not Path(drv).is_file():
+                    raise FlakeError(f"{drv} was evaluated, but not made")
+    return outputs
+
+
+def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
+    """Return the names that a system's packages must have → what each builds."""
+    found = {}
+    for name, entry in matrix["torch"].items():
+        base, version = f"orchard-ops-{name}", entry["version"]
+        pythons = [p for p in matrix["nix"]["pythons"] if p in entry["pythons"]]
+        lowest = matrix["macos"]["torch"][version]
+        plain = (version, pythons[0], lowest)
+        found[base] = str(plain)
+        for python in pythons:
+            key = f"{base}-py{python.replace('.', '')}"
+            found[key] = str((version, python, lowest))
+        for target in matrix["macos"]["deployment_targets"]:
+            if system == nix_wheels.DARWIN and float(target) >= float(lowest):
+                key = f"{base}-macos{target.partition('.')[0]}"
+                found[key] = str((version, pythons[0], target))
+    found["default"] = found["orchard-ops-torch24"]
+    return found
+
+
+def check_packages(outputs: Outputs, matrix: dict[str, Any]) -> None:
+    """Fail unless the packages are those of the matrix, and differ as they must."""
+    for system, names in outputs["packages"].items():
+        wanted = expected_packages(matrix, system)
+        if names.keys() != wanted.keys():
+            differ = sorted(names.keys() ^ wanted.keys())
+            raise FlakeError(f"{system}: the matrix and the flake differ in {differ}")
+        pairs = {(wanted[name], drv) for name, drv in names.items()}
+        if not len(pairs) == len(set(wanted.values())) == len(set(names.values())):
+            raise FlakeError(f"{system}: different packages are one derivation")
+
+
+def print_table(outputs: Outputs) -> None:
+    """Print outputs by system, a cell the start of a derivation's hash."""
+    systems = sorted(outputs["packages"])
+    row = "{:<46}" + "{:<17}" * len(systems)
+    print(row.format("output", *systems))
+    for output, by_system in outputs.items():
+        for name in sorted(set().union(*by_system.values())):
+            drvs = [by_system[system].get(name) for system in systems]
+            cells = [Path(drv).name[:8] if drv else "-" for drv in drvs]
+            print(row.format(f"{output}.{name}", *cells))
+    counts = [sum(len(by[system]) for by in outputs.values()) for system in systems]
+    print(row.format("evaluated and instantiated", *map(str, counts)))
+
+
+def add_wheels(nix: Nix, drv: str) -> None:
+    """Download the wheels that a derivation builds on, into the store."""
+    for wanted in nix.run("nix-store", "--query", "--requisites", drv).split():
+        if not wanted.endswith(".whl.drv"):
+            continue
+        target = nix.run("nix-store", "--query", "--outputs", wanted).strip()
+        if Path(target).exists():
+            continue
+        name = Path(target).name.partition("-")[2]
+        project, version = name.split("-")[:2]
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"downloading {name}", flush=True)
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--only-binary=:all:", "--no-cache-dir", f"--dest={folder}"]
+            subprocess.run([*command, f"{project}==={version}"], check=True)
+            file = next(Path(folder).iterdir())
+            added = nix.run("nix-store", "--add-fixed", "sha256", file).strip()
+        if added != target:
+            raise FlakeError(f"{name}: expected {target} by its hash, came {added}")
+
+
+def build(nix: Nix, tree: Path, package: str) -> Path:
+    """Build a package of this system with the host's tools; return its path."""
+    host = {"shell": "/bin/bash", "path": os.environ["PATH"], "python": sys.executable}
+    (tree / STAND_IN / "host.json").write_text(json.dumps(host))
+    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(
+        platform.machine(), platform.machine()
+    )
+    attribute = f"path:{tree}#packages.{machine}-{sys.platform}.{package}"
+    drv = nix.flake("eval", "--raw", f"{attribute}.drvPath", tree=tree)
+    add_wheels(nix, drv)
+    command = ("build", "--no-link", "--print-build-logs", attribute)
+    nix.flake(*command, tree=tree, show=True)
+    return Path(nix.flake("eval", "--raw", attribute, tree=tree))
+
+
+def main() -> None:
+    """Do what the command line asks for; exit 1 and say what is wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--build", metavar="PACKAGE", help="build it, with no table")
+    options = parser.parse_args()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        nix = Nix(Path(base) / "orchard-ops-dev" / "nix")
+        with tempfile.TemporaryDirectory() as folder:
+            tree = copy_tree(Path(folder, "tree"))
+            if options.build:
+                print(f"built {build(nix, tree, options.build)}")
+                return
+            if wrong := misformatted(tree):
+                raise FlakeError("\n".join(wrong))
+            locked = check_lock(nix, tree)
+            outputs = evaluate(nix, tree)
+        check_packages(outputs, nix_wheels.matrix())
+        print_table(outputs)
+        print(f"flake.lock agrees with flake.nix: {locked}")
+    except FlakeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

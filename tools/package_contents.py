@@ -1,0 +1,190 @@
+"""Check what is in a finished package: a wheel or a conda package.
+
+Every package must hold the Python modules, the libraries with every kernel inside,
+the licence and the command; and neither tests nor paths of the machine that built
+it.
+
+Usage: python tools/package_contents.py FILE... (wheels and source distributions;
+lists what each holds and exits 1 on what is wrong)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
+STRAY = re.compile(
+    r"(^|/)(tests?|csrc|kernels|build)/|(^|/)test_|\.(o|a|metal|orig|bak)$"
+)
+# What conda makes of entry points, modules and the recipe's tests.
+GENERATED = re.compile(
+    r"^bin/orchard-ops$|__pycache__/.*\.pyc$|^etc/conda/test-files/|^info/"
+)
+CHANNELS = "info/about.json"  # Conda's record of the channels it built from.
+METADATA = re.compile(r"^orchard_ops-[^/]+\.dist-info/(.+)$")
+
+
+def read_wheel(path: Path) -> dict[str, bytes]:
+    """Return path → content of a wheel's files."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def read_conda(path: Path) -> dict[str, bytes]:
+    """Return path → content of a conda package's files, its metadata too."""
+    from rattler.package_streaming import extract
+
+    with tempfile.TemporaryDirectory() as folder:
+        extract(path, Path(folder))
+        paths = json.loads(Path(folder, "info", "paths.json").read_text())["paths"]
+        holders = {p["_path"]: p.get("prefix_placeholder", "") for p in paths}
+        found = {}
+        for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+            name, data = str(path.relative_to(folder)), path.read_bytes()
+            # The installer puts its own prefix where the build's stands.
+            for holder in filter(None, {holders.get(name), *in_paths(name, holders)}):
+                data = data.replace(holder.encode(), b"<prefix>")
+            found[SITE.sub("", name)] = data
+        return found
+
+
+def in_paths(name: str, holders: dict[str, str]) -> set[str]:
+    """Return the placeholders that conda's own list of files names."""
+    return set(holders.values()) if name == "info/paths.json" else set()
+
+
+def expected_modules() -> set[str]:
+    """Return the package's files that every package must hold."""
+    files = [*ROOT.glob("orchard_ops/**/*.py"), ROOT / "orchard_ops" / "py.typed"]
+    return {str(path.relative_to(ROOT)) for path in files} | {
+        "orchard_ops/_build_info.py"
+    }
+
+
+def kernels() -> dict[str, bytes]:
+    """Return path → text of every kernel file."""
+    paths = [p for p in ROOT.glob("kernels/**/*") if p.suffix in (".metal", ".h")]
+    return {str(path.relative_to(ROOT)): path.read_bytes() for path in paths}
+
+
+def problems(
+    files: dict[str, bytes], torch_minor: str, folders: Iterable[str]
+) -> list[str]:
+    """Return a sentence for each thing that is missing or too much."""
+    is_macos = "orchard_ops/liborchard_device.dylib" in files
+    device = f"orchard_ops/liborchard_device.{'dylib' if is_macos else 'so'}"
+    libraries = {device, "orchard_ops/_C.so"}
+    if not is_macos:
+        libraries |= {"orchard_ops/_metalsim.so"}
+        libraries |= {
+            n for n in files if n.startswith("orchard_ops/_sim.cpython-")
+        } or {"orchard_ops/_sim.cpython-….so"}
+    wanted = expected_modules() | libraries
+    found = [f"{name} is missing" for name in sorted(wanted - files.keys())]
+    found += [
+        f"kernel {name} is not in {device}"
+        for name, text in kernels().items()
+        if text not in files.get(device, b"")
+    ]
+    for name in files:
+        is_ours = name in wanted or METADATA.match(name) or GENERATED.search(name)
+        if not is_ours:
+            found.append(f"{name} does not belong here")
+        elif STRAY.search(name) and not GENERATED.search(name):
+            found.append(f"{name} is a test or a left-over")
+    found += [
+        f"{name} holds the path {folder}"
+        for name, data in files.items()
+        for folder in folders
+        if folder.encode() in data and name != CHANNELS
+    ]
+    return found + metadata_problems(files, torch_minor)
+
+
+def metadata_problems(files: dict[str, bytes], torch_minor: str) -> list[str]:
+    """Return a sentence for each thing that the metadata lacks."""
+    info = {m[1]: files[m[0]].decode() for m in map(METADATA.match, files) if m}
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    lines = info.get("METADATA", "").splitlines()
+    claims = {
+        "METADATA: no licence MIT": any(re.match("License.*: MIT$", n) for n in lines),
+        f"METADATA: does not require torch=={torch_minor}.*": (
+            f"Requires-Dist: torch=={torch_minor}.*" in lines
+        ),
+        "licenses/LICENSE is not ours": info.get("licenses/LICENSE") == licence,
+        "entry_points.txt: no command orchard-ops": (
+            re.search(
+                "^orchard-ops ?= ?orchard_ops.cli:app$",
+                info.get("entry_points.txt", ""),
+                re.M,
+            )
+            is not None
+        ),
+    }
+    return [sentence for sentence, holds in claims.items() if not holds]
+
+
+def read_sdist(path: Path) -> dict[str, bytes]:
+    """Return path → content of a source distribution's files."""
+    with tarfile.open(path) as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+        names = [member.name.partition("/")[2] for member in members]
+        streams = [archive.extractfile(member) for member in members]
+        return {n: s.read() for n, s in zip(names, streams) if s is not None}
+
+
+def sdist_problems(files: dict[str, bytes], folders: Iterable[str]) -> list[str]:
+    """Return a sentence for each thing that a build from source would miss."""
+    wanted = {*expected_modules(), *kernels(), *sdist_files()}
+    wanted.remove("orchard_ops/_build_info.py")  # The build writes it.
+    found = [f"{name} is missing" for name in sorted(wanted - files.keys())]
+    found += [
+        f"{name} is built or private"
+        for name in files
+        if re.search(r"^(build|dist|\.nox|\.ci|shared)/|\.(so|dylib|pyc)$", name)
+    ]
+    return found + [
+        f"{name} holds the path {folder}"
+        for name, data in files.items()
+        for folder in folders
+        if folder.encode() in data
+    ]
+
+
+def sdist_files() -> set[str]:
+    """Return what a build, its tests and its packagers need besides the package."""
+    patterns = ("cmake/*", "csrc/**/*.[ch]*", "tests/*.py", "recipe/*", "versions.toml")
+    paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    return {str(path.relative_to(ROOT)) for path in paths if path.is_file()}
+
+
+def main() -> None:
+    """List and check the packages that the command line names."""
+    folders = [str(ROOT), str(Path.home())]
+    found: list[str] = []
+    for path in map(Path, sys.argv[1:]):
+        is_wheel = path.suffix == ".whl"
+        files = read_wheel(path) if is_wheel else read_sdist(path)
+        print(f"{path.name}: {len(files)} files, {path.stat().st_size} bytes")
+        for name, data in sorted(files.items()):
+            print(f"{len(data):>9} {name}")
+        if is_wheel:
+            built = files.get("orchard_ops/_build_info.py", b"").decode()
+            version = re.search(r'TORCH_VERSION = "(\d+\.\d+)', built)
+            wrong = problems(files, version[1] if version else "?", folders)
+        else:
+            wrong = sdist_problems(files, folders)
+        found += [f"{path.name}: {sentence}" for sentence in wrong]
+    sys.exit("\n".join(found) or 0)
+
+
+if __name__ == "__main__":
+    main()
