@@ -37,10 +37,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 def table(results: dict[str, object]) -> bool:
     """Run the suite's table of small problems."""
-    jobs = str(min(os.cpu_count() or 1, 12))
-    options = ["-q", "-n", jobs, "-p", "no:cacheprovider", "--no-header"]
-    command = [sys.executable, "-m", "pytest", *options, str(HERE / "table.py")]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE)
+    options = ["-q", "-n", str(os.cpu_count() or 1), "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(HERE / "table.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+    )
     lines = done.stdout.strip().splitlines()
     print("\n".join(lines[-15:] if done.returncode else lines[-1:]), flush=True)
     results["table"] = lines[-1] if lines else ""
@@ -56,7 +59,7 @@ def long(results: dict[str, object]) -> bool:
         row = sizes.check(size)
         rows.append(row)
         errors = "  ".join(
-            f"{name} {e['error']:.1e} ({e['plain']:.1e})"
+            f"{name} {e['ours'][0]:.1e} ({e['plain'][0]:.1e})"
             for name, e in row["errors"].items()
         )
         verdict = "ok " if row["is_good"] else "BAD"
@@ -111,7 +114,12 @@ def sanitize(results: dict[str, object]) -> bool:
         ("memcheck", [], {}, True),
         ("racecheck", [], {}, True),
         ("memcheck", ["bounds"], {}, False),
-        ("racecheck", ["race"], {"ORCHARD_CUDA_WITHOUT_BARRIERS": "1"}, False),
+        (
+            "racecheck",
+            ["race"],
+            {"ORCHARD_NVCC_FLAGS": "-DMETAL_ON_CUDA_WITHOUT_BARRIERS"},
+            False,
+        ),
     ]
     rows, is_good = [], True
     for tool, planted, extra, is_silent in runs:

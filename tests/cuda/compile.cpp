@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
 
 #include "device/kernel_source.h"
 #include "device/sim/files.h"
@@ -140,8 +141,9 @@ std::string compile(const device::PipelineRequest& request,
   Words flags = {"-cubin",    "-arch=" + architecture,
                  "-O3",       "-std=c++20",
                  "-lineinfo", "-w"};
-  if (std::getenv("ORCHARD_CUDA_WITHOUT_BARRIERS") != nullptr) {
-    flags.push_back("-DMETAL_ON_CUDA_WITHOUT_BARRIERS");
+  if (const char* more = std::getenv("ORCHARD_NVCC_FLAGS")) {
+    std::istringstream words(more);
+    for (std::string word; words >> word;) flags.push_back(word);
   }
   std::string key = source;
   for (const std::string& flag : flags) key += '\0' + flag;
