@@ -224,6 +224,12 @@ def nix_wheels(session: nox.Session) -> None:
     session.run("python", "tools/nix_wheels.py", *session.posargs)
 
 
+@nox.session(venv_backend="none")
+def cuda(session: nox.Session) -> None:
+    """Check the kernels on an NVIDIA GPU, with the PyTorch for CUDA that is there."""
+    session.run("python", "tests/cuda", *session.posargs)
+
+
 @nox.session(python=interpreter(NEWEST_TORCH))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""

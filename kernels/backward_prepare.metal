@@ -27,8 +27,8 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
   for (int i = int(lane) * VEC; i < HEAD_DIM_V; i += 32 * VEC) {
     ELEM x[VEC];
     ELEM g[VEC];
-    Wide<VEC>::load(out + i, x);
-    Wide<VEC>::load(grad_out + i, g);
+    load_wide<VEC>(out + i, x);
+    load_wide<VEC>(grad_out + i, g);
 #pragma clang loop unroll(full)
     for (int e = 0; e < VEC; ++e) sum = fma(float(x[e]), float(g[e]), sum);
   }

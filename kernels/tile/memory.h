@@ -3,15 +3,15 @@
 // multiple of it: a vector lies wholly inside a row or wholly outside.
 #pragma once
 
-// N elements in one instruction.
+// N elements in one instruction, and as one value between memory and elements.
 template <int N>
 struct Wide;
 
 template <>
 struct Wide<1> {
-  static inline void load(device const ELEM* from, thread ELEM* to) {
-    to[0] = from[0];
-  }
+  typedef ELEM Packed;
+  static inline Packed zero() { return ELEM(0.0f); }
+  static inline void unpack(Packed x, thread ELEM* to) { to[0] = x; }
   static inline void store(device ELEM* to, thread const ELEM* from) {
     to[0] = from[0];
   }
@@ -19,28 +19,31 @@ struct Wide<1> {
 
 template <>
 struct Wide<2> {
-  static inline void load(device const ELEM* from, thread ELEM* to) {
-    vec<ELEM, 2> x = *(device const vec<ELEM, 2>*)from;
+  typedef vec<ELEM, 2> Packed;
+  static inline Packed zero() { return Packed(ELEM(0.0f), ELEM(0.0f)); }
+  static inline void unpack(Packed x, thread ELEM* to) {
     to[0] = x.x;
     to[1] = x.y;
   }
   static inline void store(device ELEM* to, thread const ELEM* from) {
-    *(device vec<ELEM, 2>*)to = vec<ELEM, 2>(from[0], from[1]);
+    *(device Packed*)to = Packed(from[0], from[1]);
   }
 };
 
 template <>
 struct Wide<4> {
-  static inline void load(device const ELEM* from, thread ELEM* to) {
-    vec<ELEM, 4> x = *(device const vec<ELEM, 4>*)from;
+  typedef vec<ELEM, 4> Packed;
+  static inline Packed zero() {
+    return Packed(ELEM(0.0f), ELEM(0.0f), ELEM(0.0f), ELEM(0.0f));
+  }
+  static inline void unpack(Packed x, thread ELEM* to) {
     to[0] = x.x;
     to[1] = x.y;
     to[2] = x.z;
     to[3] = x.w;
   }
   static inline void store(device ELEM* to, thread const ELEM* from) {
-    *(device vec<ELEM, 4>*)to =
-        vec<ELEM, 4>(from[0], from[1], from[2], from[3]);
+    *(device Packed*)to = Packed(from[0], from[1], from[2], from[3]);
   }
 };
 
@@ -48,8 +51,9 @@ struct Wide<4> {
 // MSL has no vector of eight: 16 bytes travel as a uint4.
 template <>
 struct Wide<8> {
-  static inline void load(device const ELEM* from, thread ELEM* to) {
-    uint4 x = *(device const uint4*)from;
+  typedef uint4 Packed;
+  static inline Packed zero() { return uint4(0u, 0u, 0u, 0u); }
+  static inline void unpack(Packed x, thread ELEM* to) {
     vec<ELEM, 2> a = as_type<vec<ELEM, 2>>(x.x);
     vec<ELEM, 2> b = as_type<vec<ELEM, 2>>(x.y);
     vec<ELEM, 2> c = as_type<vec<ELEM, 2>>(x.z);
@@ -74,6 +78,11 @@ struct Wide<8> {
 };
 #endif
 
+template <int N>
+inline void load_wide(device const ELEM* from, thread ELEM* to) {
+  Wide<N>::unpack(*(device const typename Wide<N>::Packed*)from, to);
+}
+
 // Reads elements d .. d + W - 1 of a row; what lies past the row's DIM
 // elements, and all of a row that is not there, reads as zero.
 template <int W, int DIM, int IS_RAGGED>
@@ -82,14 +91,15 @@ inline void load_row(device const ELEM* row,
                      bool is_valid,
                      thread ELEM* x) {
   constexpr int n = W < VEC ? W : VEC;
+  typedef typename Wide<n>::Packed Packed;
 #pragma clang loop unroll(full)
   for (int i = 0; i < W; i += n) {
+    // Unpacked after the choice: one of whole vectors, not of each element.
+    Packed packed = Wide<n>::zero();
     if (is_valid && (!IS_RAGGED || d + i < DIM)) {
-      Wide<n>::load(row + d + i, x + i);
-    } else {
-#pragma clang loop unroll(full)
-      for (int e = 0; e < n; ++e) x[i + e] = ELEM(0.0f);
+      packed = *(device const Packed*)(row + d + i);
     }
+    Wide<n>::unpack(packed, x + i);
   }
 }
 

@@ -13,27 +13,14 @@
 namespace orchard::sim {
 namespace {
 
-struct ParameterText {
-  std::string name;
-  std::string source;  // C++ type of entry.h that provides it
-};
-
-struct KernelText {
-  std::string name;      // as the host asks for it
-  std::string function;  // C++ expression, qualified
-  std::string max_threads = "0";
-  std::vector<ParameterText> parameters;
-  bool is_template = false;
-};
-
 class Translator : TokenList {
  public:
   explicit Translator(std::string_view text) : TokenList(text) {}
 
-  std::string run() {
+  Translation run() {
     for (size_t i = 0; i < size(); ++i) rewrite_number(i);
     for (size_t i = 0; i < size();) i = step(i);
-    return text() + table();
+    return {text(), std::move(kernels_)};
   }
 
  private:
@@ -211,8 +198,8 @@ class Translator : TokenList {
     return name;
   }
 
-  std::vector<ParameterText> parameters(size_t open) {
-    std::vector<ParameterText> list;
+  std::vector<KernelParameter> parameters(size_t open) {
+    std::vector<KernelParameter> list;
     std::vector<std::string> taken;
     size_t begin = open + 1;
     int angles = 0;
@@ -243,7 +230,8 @@ class Translator : TokenList {
     for (size_t p = 0; p < texts.size(); ++p) {
       list.push_back(
           {names_[first_name + p],
-           source_of(attributes[p], texts[p], next_buffer, next_memory)});
+           source_of(attributes[p], texts[p], next_buffer, next_memory),
+           texts[p].find('&') != std::string::npos});
     }
     return list;
   }
@@ -362,39 +350,6 @@ class Translator : TokenList {
            std::to_string(locals_++) + ");";
   }
 
-  std::string table() const {
-    std::string out = "\n#line 1 \"simulator\"\n";
-    std::string rows;
-    size_t index = 0;
-    for (const KernelText& kernel : kernels_) {
-      if (kernel.is_template) continue;
-      const std::string id = std::to_string(index++);
-      out += "namespace orchard_entry_" + id +
-             " {\nusing namespace orchard::sim::entry;\ntypedef Signature<";
-      for (size_t p = 0; p < kernel.parameters.size(); ++p) {
-        out += (p ? ", " : "") + kernel.parameters[p].source;
-      }
-      out += "> S;\nextern \"C\" void orchard_thunk_" + id +
-             "(const orchard::sim::abi::Arguments* a, "
-             "const orchard::sim::abi::Thread* t) {\n  S::call(&::" +
-             kernel.function + ", a, t);\n}\n" +
-             "const char* const names[] = {";
-      for (const ParameterText& p : kernel.parameters) {
-        out += '"' + p.name + "\", ";
-      }
-      out += "\"\"};\n}\n";
-      rows += "  {\"" + kernel.name + "\", orchard_entry_" + id +
-              "::orchard_thunk_" + id + ", unsigned(" + kernel.max_threads +
-              "), " + std::to_string(kernel.parameters.size()) +
-              ", orchard_entry_" + id + "::S::table(&::" + kernel.function +
-              "), orchard_entry_" + id + "::names},\n";
-    }
-    return out +
-           "extern \"C\" const orchard::sim::abi::Kernel orchard_kernels[] = "
-           "{\n" +
-           rows + "  {}};\n";
-  }
-
   std::vector<std::optional<std::string>> scopes_;  // name of a namespace
   std::optional<std::string> pending_scope_;
   std::vector<Attribute> pending_;
@@ -406,10 +361,47 @@ class Translator : TokenList {
   int locals_ = 0;
 };
 
+std::string table(const std::vector<KernelText>& kernels) {
+  std::string out = "\n#line 1 \"simulator\"\n";
+  std::string rows;
+  size_t index = 0;
+  for (const KernelText& kernel : kernels) {
+    if (kernel.is_template) continue;
+    const std::string id = std::to_string(index++);
+    out += "namespace orchard_entry_" + id +
+           " {\nusing namespace orchard::sim::entry;\ntypedef Signature<";
+    for (size_t p = 0; p < kernel.parameters.size(); ++p) {
+      out += (p ? ", " : "") + kernel.parameters[p].source;
+    }
+    out += "> S;\nextern \"C\" void orchard_thunk_" + id +
+           "(const orchard::sim::abi::Arguments* a, "
+           "const orchard::sim::abi::Thread* t) {\n  S::call(&::" +
+           kernel.function + ", a, t);\n}\n" + "const char* const names[] = {";
+    for (const KernelParameter& p : kernel.parameters) {
+      out += '"' + p.name + "\", ";
+    }
+    out += "\"\"};\n}\n";
+    rows += "  {\"" + kernel.name + "\", orchard_entry_" + id +
+            "::orchard_thunk_" + id + ", unsigned(" + kernel.max_threads +
+            "), " + std::to_string(kernel.parameters.size()) +
+            ", orchard_entry_" + id + "::S::table(&::" + kernel.function +
+            "), orchard_entry_" + id + "::names},\n";
+  }
+  return out +
+         "extern \"C\" const orchard::sim::abi::Kernel orchard_kernels[] = "
+         "{\n" +
+         rows + "  {}};\n";
+}
+
 }  // namespace
 
-std::string translate(std::string_view preprocessed) {
+Translation translate_text(std::string_view preprocessed) {
   return Translator(preprocessed).run();
+}
+
+std::string translate(std::string_view preprocessed) {
+  const Translation found = translate_text(preprocessed);
+  return found.body + table(found.kernels);
 }
 
 }  // namespace orchard::sim

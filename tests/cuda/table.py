@@ -1,0 +1,19 @@
+"""The table of small problems (tests/test_attention.py), run on the GPU.
+
+Not named test_*: a plain run of the suite has no NVIDIA GPU.  ``python tests/cuda``
+calls pytest on it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_device import open_device
+from test_attention import *  # noqa: F403
+from test_determinism import *  # noqa: F403
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Take the place of the simulator."""
+    return open_device()
