@@ -199,4 +199,9 @@ TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) { m.impl("decode", decode); }
 TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) { m.impl("decode", decode); }
 #endif
 
+// Inference only, which Python checks: no key of autograd stands in the way.
+TORCH_LIBRARY_IMPL(orchard_ops, Autograd, m) {
+  m.impl("decode", torch::CppFunction::makeFallthrough());
+}
+
 }  // namespace orchard::torch_ops
