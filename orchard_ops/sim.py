@@ -40,6 +40,7 @@ __all__ = [
     "enable",
     "memory",
     "reset_counters",
+    "reset_peak_memory",
     "seed",
     "strict",
 ]
@@ -63,7 +64,7 @@ class Memory:
     allocated_bytes: int
     """Held by live tensors now."""
     peak_bytes: int
-    """The most that was ever held at once."""
+    """The most that was held at once since the last `reset_peak_memory`."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,12 @@ def memory() -> Memory:
     enable()
     allocated, peak = torch.ops.orchard_metalsim.memory()
     return Memory(int(allocated), int(peak))
+
+
+def reset_peak_memory() -> None:
+    """Let `memory` report the most that is held from now on."""
+    enable()
+    torch.ops.orchard_metalsim.reset_peak_memory()
 
 
 def seed(value: int) -> None:

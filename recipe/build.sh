@@ -12,6 +12,8 @@ if [[ $(uname) == Linux && $target_platform == osx-arm64 ]]; then
   exit
 fi
 
+# Conda's own choice is make, one file at a time.
+export CMAKE_GENERATOR=Ninja CMAKE_BUILD_PARALLEL_LEVEL="${CPU_COUNT:-2}"
 options=()
 if [[ $target_platform == osx-* ]]; then
   options+=("-Ccmake.define.ORCHARD_METAL_CPP_DIR=$PREFIX/include/metal-cpp")

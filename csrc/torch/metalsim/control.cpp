@@ -90,6 +90,7 @@ TORCH_LIBRARY(orchard_metalsim, m) {
   m.def("storage_mode() -> str", &storage_mode);
   m.def("set_storage_mode(str mode) -> ()", &set_storage_mode);
   m.def("memory() -> (int, int)", &memory);
+  m.def("reset_peak_memory() -> ()", &sim::reset_peak_bytes);
   m.def("set_schedule_seed(int seed) -> ()", &set_schedule_seed);
   m.def("strict() -> bool", &strict);
   m.def("set_strict(bool enabled) -> ()", &set_strict);

@@ -1,0 +1,82 @@
+"""Memory for forward and backward grows with the length, not with its square."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import Case, Mask
+from harness import attend, lay_out
+from reference import make_inputs
+
+import orchard_ops
+
+LENGTHS = (128, 256, 512, 1024)
+PLAIN = Case("memory", torch.float16, heads_q=2, heads_kv=1, head_dim=16)
+FEATURES = {
+    "plain": PLAIN,
+    "causal": replace(PLAIN, causal="top-left"),
+    "window": replace(PLAIN, window=(16, 16)),
+    "softcap": replace(PLAIN, softcap=2.0),
+    "alibi": replace(PLAIN, alibi="heads"),
+    "sinks": replace(PLAIN, sinks="normal"),
+    "dropout": replace(PLAIN, dropout=0.2),
+    "key-padding": replace(PLAIN, mask=Mask("bool", "bk", hidden="columns")),
+    "bias-of-keys": replace(PLAIN, mask=Mask("float", "hk", hidden="none")),
+    "bool-mask": replace(PLAIN, mask=Mask("bool", "qk")),
+    "bias": replace(PLAIN, mask=Mask("float", "qk")),
+    "packed": replace(PLAIN, sequences=((100, 100),), causal="bottom-right"),
+}
+
+
+def peak_bytes(case: Case, device: torch.device) -> int:
+    """Return the most that forward and backward hold beside their inputs.
+
+    A mask's own gradient, which is as large as the user's mask, is left out.
+    """
+    inputs = make_inputs(case)
+    q, k, v = (leaf.to(device).requires_grad_() for leaf in inputs.core[:3])
+    leaves, tensors = [q, k, v], {}
+    of_mask = 0
+    for name in ("attn_mask", "alibi_slopes", "sinks"):
+        tensor = getattr(inputs, name)
+        if tensor is not None:
+            tensors[name] = lay_out(tensor, "contiguous", lambda t: t.to(device))
+    if case.mask is not None and case.mask.kind != "bool":
+        leaves.append(tensors["attn_mask"].requires_grad_())
+        of_mask = leaves[-1].numel() * leaves[-1].element_size()
+    if case.sinks:
+        leaves.append(tensors["sinks"].requires_grad_())
+    grad_out = inputs.grad_out.to(device)
+    gc.collect()
+    orchard_ops.sim.reset_peak_memory()
+    before = orchard_ops.sim.memory().peak_bytes
+    out, _ = attend(case, q, k, v, **tensors)
+    torch.autograd.grad(out, leaves, grad_out)
+    return orchard_ops.sim.memory().peak_bytes - before - of_mask
+
+
+def at_length(case: Case, length: int) -> Case:
+    """Return the case with so many queries and keys."""
+    if case.sequences:
+        quarter = length // 4
+        return replace(case, sequences=((3 * quarter,) * 2, (quarter,) * 2))
+    return replace(case, len_q=length, len_kv=length)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_memory_is_linear_in_length(name: str, device: torch.device) -> None:
+    """From 128 to 1,024 tokens each further token costs the same few hundred bytes."""
+    if device.type == "mps":
+        pytest.skip("PyTorch's allocator counts what it reserves")
+    peaks = [peak_bytes(at_length(FEATURES[name], n), device) for n in LENGTHS]
+    a_token = [
+        (more - less) / (longer - shorter)
+        for less, more, shorter, longer in zip(peaks, peaks[1:], LENGTHS, LENGTHS[1:])
+    ]
+    assert max(a_token) <= 1.01 * min(a_token)
+    # For each of two heads: out, dq, and dk and dv of half as many heads, 16 elements
+    # of 2 bytes; and no more than eight float32: lse and what backward keeps of a row.
+    assert max(a_token) <= 2 * (3 * 16 * 2 + 8 * 4)
