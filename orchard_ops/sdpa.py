@@ -166,7 +166,8 @@ def _routed(
     reason = _reason(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
     )
-    if not reason and grouping.keys() <= _GROUPING:
+    is_known = not grouping or (_HAS_GQA and list(grouping) == ["enable_gqa"])
+    if not reason and is_known:
         out = flash_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
         )
@@ -187,7 +188,6 @@ def _count(reason: str) -> None:
 
 # PyTorch's function takes enable_gqa from 2.5 on; before, it says so itself.
 _HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
-_GROUPING = {"enable_gqa"} if _HAS_GQA else set()
 
 
 def _reason(

@@ -79,6 +79,11 @@ PROGRAMS = {
         ((SHAPE,) * 3) + ((2, 1, 17, 17),),
     ),
 }
+if TORCH >= (2, 5):
+    PROGRAMS["sdpa with groups"] = Program(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+        (SHAPE, (2, 2, 17, 64), (2, 2, 17, 64)),
+    )
 
 
 def train(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
