@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import orchard_ops
 from orchard_ops import _autocast
@@ -21,11 +20,10 @@ def attend(q: Tensor, **options: object) -> Tensor:
 
 
 def test_float32_is_cast_on_the_cpu() -> None:
-    """The output has the region's dtype, as that of scaled_dot_product_attention."""
+    """The output has the region's dtype."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = attend(Q)
-        theirs = functional.scaled_dot_product_attention(Q, Q, Q)
-    assert out.dtype == theirs.dtype == torch.bfloat16
+    assert out.dtype == torch.bfloat16
     assert torch.equal(out, attend(Q.bfloat16()))
 
 
