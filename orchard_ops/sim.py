@@ -100,6 +100,9 @@ class Setting:
 def enable() -> None:
     """Register ``torch.device("metalsim")``; calling it again changes nothing.
 
+    Call it before the process's first backward pass: PyTorch's autograd counts the
+    devices then, once, and fails later for one that it has not seen.
+
     Raises:
         DeviceError: another library has taken PyTorch's device type
             PrivateUse1, or the compiled library is missing.

@@ -17,7 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--combination", default="0", help="SEED or SEED:INDEX")
 
 
-@pytest.fixture(scope="session")
+# In every process: after a first backward on the CPU it would be too late for
+# metalsim (sim.enable says why).
+@pytest.fixture(scope="session", autouse=True)
 def device() -> torch.device:
     """Return ORCHARD_TEST_DEVICE, or mps where there is one, else metalsim."""
     wanted = os.environ.get("ORCHARD_TEST_DEVICE", "")
