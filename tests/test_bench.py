@@ -22,7 +22,8 @@ def test_bench_reports_what_it_measured() -> None:
     assert "predicted" in found["note"]
     rows = found["suites"]["memory"]
     per_row = [row["bytes_per_row"] for row in rows]
-    assert max(per_row) <= 1.05 * min(per_row)
+    # Never more for each row of a longer problem; pages weigh more in a short one.
+    assert max(per_row[1:]) <= 1.05 * per_row[0]
     assert rows[-1]["peak_bytes"] < 1.2 * 4 * rows[0]["peak_bytes"]
     assert all(row["us"] > 0 for row in found["suites"]["host"])
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from torch.utils import cpp_extension
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -33,6 +34,11 @@ def files(*patterns: str) -> list[Path]:
     """Return the project's files that match, in a fixed order."""
     found = {path for p in patterns for path in ROOT.glob(p) if path.is_file()}
     return sorted(found - {ROOT / name for name in LEFT_OUT})
+
+
+def extension() -> ModuleType:
+    """Return PyTorch's own build helpers, which older ones import setuptools for."""
+    return importlib.import_module("torch.utils.cpp_extension")
 
 
 def reason_against() -> str:
@@ -65,7 +71,7 @@ def run(command: list[str]) -> None:
 def toolkit_include() -> Path:
     """Return the folder of CUDA's headers."""
     beside = Path(shutil.which(nvcc()) or nvcc()).resolve().parent.parent
-    homes = [beside, Path(cpp_extension.CUDA_HOME or beside), Path("/usr/local/cuda")]
+    homes = [beside, Path(extension().CUDA_HOME or beside), Path("/usr/local/cuda")]
     for home in homes:
         if (home / "include" / "cuda.h").is_file():
             return home / "include"
@@ -77,7 +83,7 @@ def compile_flags() -> list[str]:
     return [
         *("-c", "-std=c++20", "-O2", "-fPIC", "-Wall", "-Wextra"),
         *(f"-I{ROOT / folder}" for folder in ("", "csrc", "tests")),
-        *(f"-isystem{path}" for path in cpp_extension.include_paths()),
+        *(f"-isystem{path}" for path in extension().include_paths()),
         f"-isystem{toolkit_include()}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
     ]
@@ -115,7 +121,7 @@ def build(folder: Path) -> Path:
     # First, since some libtorch exports parts of a C++ library of its own, too old
     # for ours: std::filesystem of PyTorch 2.11 for CUDA crashes when called by us.
     libraries = ["-lstdc++"]
-    libraries += [f"-L{path}" for path in cpp_extension.library_paths()]
+    libraries += [f"-L{path}" for path in extension().library_paths()]
     libraries += ["-ltorch", "-ltorch_cpu", "-lc10", *driver()]
     target = folder / "_C.so"
     run(["c++", "-shared", *objects, *libraries, "-o", str(target)])
