@@ -10,61 +10,7 @@
 #include "tile/exchange.h"
 #include "tile/gradient.h"
 #include "tile/rows.h"
-
-// Sums over the columns of each row into fragment 0's first element.
-inline void sum_columns(thread Accumulator* sums) {
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    float total = 0.0f;
-#pragma clang loop unroll(full)
-    for (int c = 0; c < TILE_COLS; ++c) {
-      total += sums[t * TILE_COLS + c].thread_elements()[0];
-      total += sums[t * TILE_COLS + c].thread_elements()[1];
-    }
-    sums[t * TILE_COLS].thread_elements()[0] = row_sum(total);
-  }
-}
-
-// Sums over the rows of each column into the first row of fragments.
-inline void sum_rows(thread Accumulator* sums) {
-#pragma clang loop unroll(full)
-  for (int c = 0; c < TILE_COLS; ++c) {
-#pragma clang loop unroll(full)
-    for (int e = 0; e < 2; ++e) {
-      float total = 0.0f;
-#pragma clang loop unroll(full)
-      for (int t = 0; t < TILE_ROWS; ++t) {
-        total += sums[t * TILE_COLS + c].thread_elements()[e];
-      }
-      sums[c].thread_elements()[e] = column_sum(total);
-    }
-  }
-}
-
-inline void store_sums(device MASK_ELEM* to,
-                       constant AttentionParams& p,
-                       int row0,
-                       int column0,
-                       Lane at,
-                       thread Accumulator* sums) {
-  if (p.mask_columns == 1) sum_columns(sums);
-  if (p.mask_rows == 1) sum_rows(sums);
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-#pragma clang loop unroll(full)
-    for (int c = 0; c < TILE_COLS; ++c) {
-#pragma clang loop unroll(full)
-      for (int e = 0; e < 2; ++e) {
-        int row = row0 + 8 * t + at.row;
-        int column = column0 + 8 * c + 2 * at.pair + e;
-        if (row < p.mask_rows && column < p.mask_columns) {
-          to[long(row) * p.mask_columns + column] =
-              MASK_ELEM(sums[t * TILE_COLS + c].thread_elements()[e]);
-        }
-      }
-    }
-  }
-}
+#include "tile/mask_gradient.h"
 
 [[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
 backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
@@ -88,20 +34,14 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
   int column0 = (int(group.x) * TILES + tile) * COLS;
   // Along a dimension that it was broadcast to, a tile walks all blocks; tiles
   // beside the first do the same, for the barriers, and write nothing.
+  MaskExtent all = mask_extent(p, int(group.z), row0, column0);
   int column_step = p.mask_columns == 1 ? 0 : COLS;
-  int first_column = p.mask_columns == 1 ? 0 : column0;
-  int column_end = p.mask_columns == 1 ? p.len_kv : column0 + COLS;
-  int row_end = p.mask_rows == 1 ? p.len_q : row0 + ROWS;
-  int mask_batch = int(group.z) / p.mask_heads;
-  int mask_head = int(group.z) % p.mask_heads;
-  int batch_end = p.mask_batches == 1 ? p.batch : mask_batch + 1;
-  int head_end = p.mask_heads == 1 ? p.heads_q : mask_head + 1;
 
   Accumulator sums[TILE_ROWS * TILE_COLS];
 #pragma clang loop unroll(full)
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) sums[f] = zero_accumulator();
-  for (int batch = mask_batch; batch < batch_end; ++batch) {
-    for (int head = mask_head; head < head_end; ++head) {
+  for (int batch = all.batch; batch < all.batch_end; ++batch) {
+    for (int head = all.head; head < all.head_end; ++head) {
       Domain d;
       SET_EXTENT(d);
       SET_HEAD(d, head)
@@ -113,11 +53,11 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
       device const ELEM* grad_out =
           grad_out_all + batch * p.grad_out.batch + head * p.grad_out.head;
       long first_row = batch * p.rows.batch + head * p.rows.head;
-      for (int row = row0; row < row_end; row += ROWS) {
+      for (int row = row0; row < all.row_end; row += ROWS) {
         Rows rows;
         load_tile(rows, q, grad_out, stats + first_row, delta + first_row, p,
                   d.len_q, row, base, base_v, at);
-        for (int column = first_column; column < column_end; column += COLS) {
+        for (int column = all.column; column < all.column_end; column += COLS) {
           Sight sight = look(p, d, row, column, 0, column_step, tile, at);
           if (sight.is_empty) continue;
           Accumulator s[SCORE_FRAGMENTS];

@@ -1,14 +1,20 @@
 // kernels/backward_dkdv.metal: dv = p^T grad_out and dk = scale * ds^T q for a
 // tile of columns, walking the rows of every query head of its group: grouped
-// heads need no reduction afterwards, and nothing needs atomics.
+// heads need no reduction afterwards, and nothing needs atomics.  If SPILLS, it
+// leaves ds to backward_dq_spilled.
 //
 // Grid: (ceil(len_kv / (COLS * TILES)), heads_kv, batch) threadgroups of
-// 32 * SIMDGROUPS threads.
+// 32 * SIMDGROUPS threads; if SPILLS, (columns of the chunk, its key heads, 1).
 #define SCORE_FRAGMENTS (2 * TILE_ROWS * TILE_COLS)
 #include "tile/prelude.h"
 #include "tile/exchange.h"
 #include "tile/gradient.h"
+#include "tile/spill.h"
 
+// Rows of q and grad_out are read in two orders: as left operands against k
+// and v, and transposed, to add up dk and dv.
+typedef Spread<HEAD_DIM, SLICE, 0> KeyRows;
+typedef Spread<HEAD_DIM_V, SLICE_V, 0> ValueRows;
 typedef Contract<HEAD_DIM, SLICE, 0> Keys;
 typedef Contract<HEAD_DIM_V, SLICE_V, 0> Values;
 
@@ -67,7 +73,7 @@ inline void add_rows(thread Columns& columns,
                      int base,
                      int base_v,
                      Lane at,
-                     EXCHANGE_PARAMETER uint simdgroup,
+                     EXCHANGE_PARAMETER SPILL_PARAMETER uint simdgroup,
                      uint lane) {
   Accumulator s[SCORE_FRAGMENTS];
   thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
@@ -76,11 +82,11 @@ inline void add_rows(thread Columns& columns,
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
     Operand q_rows[SLICE / 8];
-    Keys::load_rows(q + row * p.q.row, row < d.len_q, base, at, q_rows);
+    KeyRows::load_rows(q + row * p.q.row, row < d.len_q, base, at, q_rows);
     contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
     Operand grad_rows[SLICE_V / 8];
-    Values::load_rows(grad_out + row * p.grad_out.row, row < d.len_q, base_v,
-                      at, grad_rows);
+    ValueRows::load_rows(grad_out + row * p.grad_out.row, row < d.len_q, base_v,
+                         at, grad_rows);
     contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
     row_stat[t] = row_stat_of(stats, delta, row, d.len_q);
   }
@@ -90,6 +96,7 @@ inline void add_rows(thread Columns& columns,
   } else {
     differentiate<0, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
   }
+  SPILL_TILE(dp)
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + 2 * at.pair;
@@ -113,7 +120,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const float* delta [[buffer(SLOT_DELTA)]],
               device ELEM* dk [[buffer(SLOT_DK)]],
               device ELEM* dv [[buffer(SLOT_DV)]],
-              DOMAIN_ARGUMENTS constant AttentionParams& p
+              DOMAIN_ARGUMENTS SPILL_ARGUMENTS constant AttentionParams& p
               [[buffer(SLOT_PARAMS)]],
               uint3 group [[threadgroup_position_in_grid]],
               uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -122,11 +129,18 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   Lane at = lane_position(lane);
   int base = int(simdgroup % SPLIT) * SLICE;
   int base_v = int(simdgroup % SPLIT) * SLICE_V;
-  int group_column0 = int(group.x) * COLS * TILES;
   int tile = int(simdgroup / SPLIT);
-  int column0 = group_column0 + tile * COLS;
+#if SPILLS
+  int group_column0 = chunk.column0 + int(group.x) * COLS * TILES;
+  int pair = chunk.first_pair + int(group.y);
+  int head_kv = pair % (p.heads_q / p.group);
+  int batch = pair / (p.heads_q / p.group);
+#else
+  int group_column0 = int(group.x) * COLS * TILES;
   int head_kv = int(group.y);
   int batch = int(group.z);
+#endif
+  int column0 = group_column0 + tile * COLS;
   Domain d;
   SET_EXTENT(d);
   q += batch * p.q.batch + d.first_q * p.q.row;
@@ -138,10 +152,10 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
-    Keys::load_columns(k + column * p.k.row, p.k.row, d.len_kv - column, base,
-                       at, columns.k + c * (SLICE / 8));
-    Values::load_columns(v + column * p.v.row, p.v.row, d.len_kv - column,
-                         base_v, at, columns.v + c * (SLICE_V / 8));
+    KeyRows::load_columns(k + column * p.k.row, p.k.row, d.len_kv - column,
+                          base, at, columns.k + c * (SLICE / 8));
+    ValueRows::load_columns(v + column * p.v.row, p.v.row, d.len_kv - column,
+                            base_v, at, columns.v + c * (SLICE_V / 8));
 #pragma clang loop unroll(full)
     for (int f = 0; f < SLICE / 8; ++f) {
       columns.dk[c * (SLICE / 8) + f] = zero_accumulator();
@@ -163,10 +177,14 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
     for (int block = seen.begin / ROWS; block * ROWS < seen.end; ++block) {
       int row0 = block * ROWS;
       Sight sight = look(p, d, row0, column0, 0, COLS, tile, at);
-      if (sight.is_empty) continue;
+      SET_SPILL(int(group.y) * p.group + member)
+      if (sight.is_empty) {
+        SPILL_ZEROS
+        continue;
+      }
       add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
                stats + first_row, delta + first_row, p, d, sight, row0, column0,
-               base, base_v, at, EXCHANGE_PASSED simdgroup, lane);
+               base, base_v, at, EXCHANGE_PASSED SPILL_PASSED simdgroup, lane);
     }
   }
 

@@ -39,6 +39,10 @@ typedef uint32_t orchard_u32;
 #define SLOT_CACHE_ROWS 21  // [batch]: which batch entry of the cache
 #define SLOT_PARTS 22       // float [batch, heads_kv, splits, rows, head_dim_v]
 #define SLOT_PART_STATS 23  // float2 [batch, heads_kv, splits, rows]
+// Of a backward that keeps the gradients of the scores (tile/spill.h):
+#define SLOT_SPILL 24    // ELEM, fragments of SpillChunk
+#define SLOT_CHUNK 25    // SpillChunk
+#define SLOT_DQ_SUMS 26  // float, dq of the chunks of columns so far
 
 // What MASK, a define of every kernel, may be.
 #define MASK_NONE 0
@@ -93,7 +97,19 @@ struct AttentionParams {
   orchard_i32 table_row;   // ... stride of the table's batch
 };
 
+// A part of the scores whose gradients are kept at once: all rows of some key
+// heads, and some or all of their columns.
+struct SpillChunk {
+  orchard_i32 first_pair;  // batch * heads_kv + head_kv of the first key head
+  orchard_i32 column0;     // a multiple of what a threadgroup takes
+  orchard_i32 column_end;  // at most the longest len_kv
+  orchard_i32 row_fragments;  // of each query head: 8 rows each
+  orchard_i32 column_fragments;
+  orchard_i32 is_last;  // chunk of columns of its heads
+};
+
 #ifndef __METAL_VERSION__
+static_assert(sizeof(SpillChunk) == 24, "SpillChunk is shared with MSL");
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
 static_assert(sizeof(AttentionParams) == 344, "AttentionParams is shared");
 #endif

@@ -17,6 +17,7 @@ from ._errors import (
     UnsupportedError,
 )
 from ._kvcache import flash_attention_with_kvcache
+from ._scratch import backward_scratch
 from ._varlen import flash_attention_varlen
 
 __version__ = _native.VERSION
@@ -28,6 +29,7 @@ __all__ = [
     "OrchardError",
     "UnsupportedError",
     "__version__",
+    "backward_scratch",
     "flash_attention",
     "flash_attention_varlen",
     "flash_attention_with_kvcache",

@@ -30,8 +30,12 @@ const char* kernel_name(Kernel kernel) {
       return "backward_dkdv";
     case Kernel::backward_dq:
       return "backward_dq";
+    case Kernel::backward_dq_spilled:
+      return "backward_dq_spilled";
     case Kernel::backward_dbias:
       return "backward_dbias";
+    case Kernel::backward_dbias_spilled:
+      return "backward_dbias_spilled";
     case Kernel::decode:
       return "decode";
     case Kernel::combine:
@@ -66,6 +70,8 @@ struct Features {
   bool is_paged = false;
   bool has_left_pads = false;
   bool has_cache_rows = false;
+  bool is_spilling = false;
+  bool is_summed = false;
 
   bool operator==(const Features&) const = default;
 
@@ -85,15 +91,34 @@ struct Features {
     if (is_paged) text += "_paged";
     if (has_left_pads) text += "_leftpads";
     if (has_cache_rows) text += "_cacherows";
+    if (is_spilling) text += "_spilling";
+    if (is_summed) text += "_summed";
     return text;
   }
 };
 
+// The part of the scores that a launch of a spilling backward works on.
+struct Part {
+  const SpillChunk* chunk = nullptr;  // none: all of them
+  int64_t pairs = 0;                  // key heads
+  bool is_summed = false;
+};
+
 // The features of a problem that a kernel's text knows.
-Features features_of(const Problem& problem, Kernel kernel) {
+Features features_of(const Problem& problem, Kernel kernel, const Part& part) {
   Features f;
   f.is_packed = problem.is_packed;
   if (kernel == Kernel::backward_prepare || kernel == Kernel::combine) return f;
+  f.has_window =
+      problem.settings.window_left >= 0 || problem.settings.window_right >= 0;
+  f.is_summed = part.is_summed && kernel == Kernel::backward_dq_spilled;
+  if (kernel == Kernel::backward_dq_spilled) return f;
+  if (kernel == Kernel::backward_dbias_spilled) {
+    f.mask = problem.mask;
+    f.mask_dtype = problem.mask_dtype;
+    return f;
+  }
+  f.is_spilling = part.chunk != nullptr && kernel == Kernel::backward_dkdv;
   f.is_decode = problem.cache.is_used;
   f.is_paged = problem.cache.is_paged();
   f.has_left_pads = problem.cache.has_left_pads;
@@ -101,7 +126,6 @@ Features features_of(const Problem& problem, Kernel kernel) {
   const Settings& settings = problem.settings;
   f.mask = problem.mask;
   if (f.mask == MaskKind::bias) f.mask_dtype = problem.mask_dtype;
-  f.has_window = settings.window_left >= 0 || settings.window_right >= 0;
   f.has_slopes = problem.has_slopes;
   f.has_softcap = settings.softcap > 0.0;
   f.has_sinks = problem.has_sinks && kernel == Kernel::forward;
@@ -158,7 +182,9 @@ device::PipelineRequest request_for(const Specialisation& s,
                      {"IS_DECODE", flag(f.is_decode)},
                      {"IS_PAGED", flag(f.is_paged)},
                      {"HAS_LEFT_PADS", flag(f.has_left_pads)},
-                     {"HAS_CACHE_ROWS", flag(f.has_cache_rows)}};
+                     {"HAS_CACHE_ROWS", flag(f.has_cache_rows)},
+                     {"SPILLS", flag(f.is_spilling)},
+                     {"IS_SUMMED", flag(f.is_summed)}};
   return request;
 }
 
@@ -183,7 +209,7 @@ struct KeyHash {
     for (const bool is_set :
          {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
           f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows}) {
+          f.has_cache_rows, f.is_spilling, f.is_summed}) {
       bits = bits << 1 | (is_set ? 1 : 0);
     }
     auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;
@@ -334,16 +360,35 @@ int64_t packed_rows(const Problem& problem) {
   return problem.len_q * (problem.heads_q / problem.heads_kv);
 }
 
-Size3 grid_of(const Specialisation& s, const Problem& problem) {
+Size3 grid_of_part(const Specialisation& s,
+                   const Problem& problem,
+                   const Part& part) {
+  const int64_t group = problem.heads_q / problem.heads_kv;
+  if (s.kernel == Kernel::backward_dkdv) {
+    return {tiles_of(part.chunk->column_end - part.chunk->column0,
+                     s.tile.cols_per_threadgroup()),
+            static_cast<uint32_t>(part.pairs), 1};
+  }
+  return {tiles_of(problem.len_q, s.tile.rows_per_threadgroup()),
+          static_cast<uint32_t>(part.pairs * group), 1};
+}
+
+Size3 grid_of(const Specialisation& s,
+              const Problem& problem,
+              const Part& part) {
   const auto heads_q = static_cast<uint32_t>(problem.heads_q);
   const auto batch = static_cast<uint32_t>(problem.batch);
+  if (s.kernel == Kernel::backward_dq_spilled || s.features.is_spilling) {
+    return grid_of_part(s, problem, part);
+  }
   switch (s.kernel) {
     case Kernel::backward_prepare:
       return {tiles_of(problem.len_q, s.tile.simdgroups), heads_q, batch};
     case Kernel::backward_dkdv:
       return {tiles_of(problem.len_kv, s.tile.cols_per_threadgroup()),
               static_cast<uint32_t>(problem.heads_kv), batch};
-    case Kernel::backward_dbias: {
+    case Kernel::backward_dbias:
+    case Kernel::backward_dbias_spilled: {
       const auto& [batches, heads, rows, columns] = problem.mask_sizes;
       return {tiles_of(columns, s.tile.cols_per_threadgroup()),
               tiles_of(rows, 8 * s.tile.rows),
@@ -359,6 +404,7 @@ Size3 grid_of(const Specialisation& s, const Problem& problem) {
               static_cast<uint32_t>(problem.heads_kv), batch};
     case Kernel::forward:
     case Kernel::backward_dq:
+    case Kernel::backward_dq_spilled:
       break;
   }
   return {tiles_of(problem.len_q, s.tile.rows_per_threadgroup()), heads_q,
@@ -401,18 +447,21 @@ void add_launch(Device& device,
                 const Tensors& tensors,
                 Kernel kernel,
                 std::vector<Argument> arguments,
-                Plan& plan) {
+                Plan& plan,
+                const Part& part = {}) {
   Specialisation s{kernel,
                    problem.dtype,
                    problem.head_dim,
                    problem.head_dim_v,
                    vector_elements(problem, tensors),
-                   features_of(problem, kernel),
+                   features_of(problem, kernel, part),
                    Tile{}};
   // It reads neither q nor k.
   if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
   // ... and this neither them nor any mask.
   if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
+  // This reads k alone, and its sizes choose the same row as backward_dkdv's.
+  if (kernel == Kernel::backward_dbias_spilled) s.head_dim = s.head_dim_v = 8;
   const int64_t largest = std::max(s.head_dim, s.head_dim_v);
   const device::Family family = device.limits().family;
   s.tile = kernel == Kernel::decode
@@ -429,7 +478,14 @@ void add_launch(Device& device,
        Access::read,
        {},
        std::as_bytes(std::span<const AttentionParams>(&plan.params, 1))});
-  launch.threadgroups = grid_of(s, problem);
+  if (part.chunk != nullptr) {
+    launch.arguments.push_back(
+        {SLOT_CHUNK,
+         Access::read,
+         {},
+         std::as_bytes(std::span<const SpillChunk>(part.chunk, 1))});
+  }
+  launch.threadgroups = grid_of(s, problem, part);
   launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
   plan.launches.push_back(std::move(launch));
   plan.names.push_back(&found.name);
@@ -449,9 +505,53 @@ void plan_forward(Device& device,
              plan);
 }
 
+namespace {
+
+using Arguments = std::vector<Argument>;
+
+Arguments with(Arguments arguments, std::initializer_list<Argument> more) {
+  arguments.insert(arguments.end(), more);
+  return arguments;
+}
+
+// Each chunk's ds is used up before the next overwrites it.
+void add_spilled(Device& device,
+                 const Problem& problem,
+                 const Tensors& tensors,
+                 const Spill& spill,
+                 const Arguments& inputs,
+                 Plan& plan) {
+  plan.chunks = spill.chunks;
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    const Part part{&plan.chunks[i], spill.pairs[i], spill.is_summed()};
+    add_launch(device, problem, tensors, Kernel::backward_dkdv,
+               with(inputs, {writes(SLOT_DK, tensors.dk.view),
+                             writes(SLOT_DV, tensors.dv.view),
+                             writes(SLOT_SPILL, tensors.spill)}),
+               plan, part);
+    Arguments of_dq = {reads(SLOT_K, tensors.k.view),
+                       writes(SLOT_DQ, tensors.dq.view),
+                       reads(SLOT_SPILL, tensors.spill)};
+    if (spill.is_summed()) {
+      of_dq.push_back({SLOT_DQ_SUMS, Access::read_write, tensors.dq_sums, {}});
+    }
+    add_launch(device, problem, tensors, Kernel::backward_dq_spilled,
+               std::move(of_dq), plan, part);
+    if (spill.serves_mask) {
+      add_launch(device, problem, tensors, Kernel::backward_dbias_spilled,
+                 {writes(SLOT_GRAD_MASK, tensors.grad_mask),
+                  reads(SLOT_SPILL, tensors.spill)},
+                 plan, part);
+    }
+  }
+}
+
+}  // namespace
+
 void plan_backward(Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
+                   const Spill& spill,
                    Plan& plan) {
   plan.params = parameters(problem, tensors);
   add_launch(device, problem, tensors, Kernel::backward_prepare,
@@ -459,31 +559,28 @@ void plan_backward(Device& device,
               reads(SLOT_GRAD_OUT, tensors.grad_out.view),
               writes(SLOT_DELTA, tensors.delta)},
              plan);
-  const std::vector<Argument> inputs = {
-      reads(SLOT_Q, tensors.q.view),
-      reads(SLOT_K, tensors.k.view),
-      reads(SLOT_V, tensors.v.view),
-      reads(SLOT_GRAD_OUT, tensors.grad_out.view),
-      reads(SLOT_STATS, tensors.stats),
-      reads(SLOT_DELTA, tensors.delta)};
-  if (tensors.dk.view.handle != nullptr) {
-    auto arguments = inputs;
-    arguments.push_back(writes(SLOT_DK, tensors.dk.view));
-    arguments.push_back(writes(SLOT_DV, tensors.dv.view));
-    add_launch(device, problem, tensors, Kernel::backward_dkdv,
-               std::move(arguments), plan);
+  const Arguments inputs = {reads(SLOT_Q, tensors.q.view),
+                            reads(SLOT_K, tensors.k.view),
+                            reads(SLOT_V, tensors.v.view),
+                            reads(SLOT_GRAD_OUT, tensors.grad_out.view),
+                            reads(SLOT_STATS, tensors.stats),
+                            reads(SLOT_DELTA, tensors.delta)};
+  const auto add = [&](Kernel kernel, std::initializer_list<Argument> outputs) {
+    add_launch(device, problem, tensors, kernel, with(inputs, outputs), plan);
+  };
+  if (spill.is_used()) {
+    add_spilled(device, problem, tensors, spill, inputs, plan);
+  } else {
+    if (tensors.dk.view.handle != nullptr) {
+      add(Kernel::backward_dkdv,
+          {writes(SLOT_DK, tensors.dk.view), writes(SLOT_DV, tensors.dv.view)});
+    }
+    if (tensors.dq.view.handle != nullptr) {
+      add(Kernel::backward_dq, {writes(SLOT_DQ, tensors.dq.view)});
+    }
   }
-  if (tensors.dq.view.handle != nullptr) {
-    auto arguments = inputs;
-    arguments.push_back(writes(SLOT_DQ, tensors.dq.view));
-    add_launch(device, problem, tensors, Kernel::backward_dq,
-               std::move(arguments), plan);
-  }
-  if (tensors.grad_mask.handle != nullptr) {
-    auto arguments = inputs;
-    arguments.push_back(writes(SLOT_GRAD_MASK, tensors.grad_mask));
-    add_launch(device, problem, tensors, Kernel::backward_dbias,
-               std::move(arguments), plan);
+  if (tensors.grad_mask.handle != nullptr && !spill.serves_mask) {
+    add(Kernel::backward_dbias, {writes(SLOT_GRAD_MASK, tensors.grad_mask)});
   }
 }
 

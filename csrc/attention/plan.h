@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention/problem.h"
+#include "attention/spill.h"
 #include "kernels/params.h"
 
 namespace orchard::attention {
@@ -15,7 +16,8 @@ namespace orchard::attention {
 struct Tensors {
   Layout q, k, v, out, grad_out, dq, dk, dv, mask;
   device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
-      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats;
+      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats,
+      spill, dq_sums;
   int64_t table_row = 0;  // stride of the table's batch
 };
 
@@ -27,6 +29,7 @@ struct Plan {
   Plan& operator=(const Plan&) = delete;
 
   AttentionParams params{};
+  std::vector<SpillChunk> chunks;
   std::vector<device::Launch> launches;
   // Specialisation of each launch, for logs; they live as long as the process.
   std::vector<const std::string*> names;
@@ -40,9 +43,11 @@ void plan_forward(device::Device& device,
                   Plan& plan);
 
 // dq unless its view is empty; dk and dv, and grad_mask, unless theirs are.
+// With a spill that is used, tensors.spill and dq_sums have its sizes.
 void plan_backward(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
+                   const Spill& spill,
                    Plan& plan);
 
 // How many parts a decoding step cuts its keys into, if the caller does not

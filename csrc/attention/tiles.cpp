@@ -123,11 +123,13 @@ std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
     case Kernel::decode:
       return tables.forward;
     case Kernel::backward_dkdv:
+    case Kernel::backward_dq_spilled:
       return tables.dkdv;
     case Kernel::backward_dq:
     case Kernel::backward_dbias:  // the same operands and scores
       return tables.dq;
     case Kernel::backward_prepare:
+    case Kernel::backward_dbias_spilled:
     case Kernel::combine:
       break;
   }
@@ -145,6 +147,10 @@ const Tile& choose_tile(Family family,
     if (largest_head_dim <= tile.max_head_dim) return tile;
   }
   return rows.back();
+}
+
+bool spill_is_faster(Family, DType dtype, int64_t largest_head_dim) {
+  return element_bytes(dtype) == 2 && largest_head_dim >= 40;
 }
 
 Tile decode_tile(Family family,

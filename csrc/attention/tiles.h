@@ -14,7 +14,9 @@ enum class Kernel : uint8_t {
   backward_prepare,
   backward_dkdv,
   backward_dq,
+  backward_dq_spilled,
   backward_dbias,
+  backward_dbias_spilled,
   decode,
   combine
 };
@@ -38,6 +40,12 @@ const Tile& choose_tile(device::Family family,
                         Kernel kernel,
                         DType dtype,
                         int64_t largest_head_dim);
+
+// Whether a backward that keeps the gradients of the scores is predicted to be
+// faster than one that computes them twice.
+bool spill_is_faster(device::Family family,
+                     DType dtype,
+                     int64_t largest_head_dim);
 
 // The forward's tile, cut down for a decoding step: no more rows than there
 // are, no block of columns across pages, and where simdgroups share a tile, one

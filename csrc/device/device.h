@@ -76,6 +76,7 @@ struct Limits {
   Family family = Family::a;
   bool has_bfloat = true;
   uint32_t language_version = 0x30001;  // (major << 16) + minor
+  uint64_t working_set_bytes = 0;       // recommended at most; 0: unknown
 };
 
 // One kernel, specialised by text.

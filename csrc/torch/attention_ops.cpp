@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <limits>
 
 #include "attention/plan.h"
@@ -18,6 +19,9 @@ namespace {
 using at::Tensor;
 using attention::Problem;
 using torch::jit::Stack;
+
+// Backwards run in autograd's threads: one number for all of them.
+std::atomic<int64_t> scratch_bytes{-1};
 
 // The arguments of the operator on top of the stack, copied off it.
 std::vector<c10::IValue> take(Stack& stack, size_t count) {
@@ -180,6 +184,11 @@ void write_sink_gradient(const BackwardCall& given,
   gradient.copy_(weight.sum(at::IntArrayRef{0, 2}).neg_());
 }
 
+Tensor scratch(const Tensor& like, int64_t bytes) {
+  if (bytes == 0) return {};
+  return at::empty({bytes}, like.options().dtype(at::kByte));
+}
+
 Gradients run_backward(const BackwardCall& given) {
   const Call& call = given.call;
   check_call(kBackward, call);
@@ -213,8 +222,16 @@ Gradients run_backward(const BackwardCall& given) {
     views.grad_mask = buffer_view(kBackward, gradients[3]);
   }
   device::Device& device = device_of(kBackward, call.q);
+  const attention::Spill spill = attention::choose_spill(
+      device.limits(), problem,
+      {gradients[0].defined(), gradients[1].defined(), gradients[3].defined()},
+      scratch_bytes);
+  const Tensor spilled = scratch(call.q, spill.spill_bytes);
+  const Tensor sums = scratch(call.q, spill.sums_bytes);
+  if (spilled.defined()) views.spill = buffer_view(kBackward, spilled);
+  if (sums.defined()) views.dq_sums = buffer_view(kBackward, sums);
   attention::Plan plan;
-  attention::plan_backward(device, problem, views, plan);
+  attention::plan_backward(device, problem, views, spill, plan);
   device.submit(plan.launches);
   if (gradients[4].defined()) write_sink_gradient(given, delta, gradients[4]);
   const int64_t number = next_backward_call();
@@ -232,6 +249,10 @@ void push_gradients(Stack& stack, const Gradients& gradients) {
 }
 
 }  // namespace
+
+void set_backward_scratch(int64_t bytes) { scratch_bytes = bytes; }
+
+int64_t backward_scratch() { return scratch_bytes; }
 
 void forward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
   const auto arguments = take(*stack, Call::kArguments);

@@ -5,6 +5,8 @@
 #include <ATen/core/boxing/KernelFunction.h>
 #include <ATen/core/stack.h>
 
+#include <cstdint>
+
 namespace orchard::torch_ops {
 
 inline constexpr const char* kForward = "flash_attention";
@@ -17,6 +19,10 @@ inline constexpr size_t kBackwardArguments = kBackwardTensors + 17 + 1;
 inline constexpr size_t kGradients = 5;
 
 inline constexpr const char* kDecode = "flash_attention_with_kvcache";
+
+// Bytes that a backward may keep gradients of scores in: attention/spill.h.
+int64_t backward_scratch();
+void set_backward_scratch(int64_t bytes);
 
 void forward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);

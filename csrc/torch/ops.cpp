@@ -71,6 +71,8 @@ TORCH_LIBRARY(orchard_ops, m) {
         describe_storage);
   m.def("call_counts() -> (int, int, int, int)", call_counts);
   m.def("reset_call_counts() -> ()", reset_counts);
+  m.def("backward_scratch() -> int", backward_scratch);
+  m.def("set_backward_scratch(int max_bytes) -> ()", set_backward_scratch);
   m.def("synchronize() -> ()", synchronize);
 }
 

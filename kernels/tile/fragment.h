@@ -5,7 +5,8 @@
 // operands, nor when output columns are permuted and stored back so.  Each lane
 // therefore reads contiguous elements and spreads them over fragments:
 //   contraction chunk of 8w: slot s of fragment j is dimension d0 + w s + j;
-//   output chunk of 4w: columns 2p, 2p+1 of fragment j are d0 + w p + 2j, +1.
+//   output chunk of 4w: columns 2p, 2p+1 of fragment j are d0 + w p + 2j, +1,
+//   and so may slots 2p, 2p+1 of a contraction.
 #pragma once
 
 typedef simdgroup_matrix<ELEM, 8, 8> Operand;
@@ -111,7 +112,8 @@ struct Contract<DIM, LENGTH, LENGTH> {
       device ELEM*, long, int, int, Lane, float, thread Accumulator*) {}
 };
 
-// The same walk where d runs along the output's columns.
+// The same walk where d runs along the output's columns, or where a lane's two
+// slots are neighbors.
 template <int DIM, int LENGTH, int D0>
 struct Spread {
   enum {
@@ -120,6 +122,43 @@ struct Spread {
     ragged = SPLIT * LENGTH != DIM
   };
   typedef Spread<DIM, LENGTH, D0 + 4 * w> Next;
+
+  // Left operand: rows of x along the fragment's rows, contracted over d.  A
+  // lane's pair lies side by side in one load: nothing has to be moved.
+  static inline void load_rows(device const ELEM* row,
+                               bool is_valid,
+                               int base,
+                               Lane at,
+                               thread Operand* to) {
+    ELEM x[w];
+    load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, is_valid, x);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) {
+      set_pair(to[D0 / 8 + j], x[2 * j], x[2 * j + 1]);
+    }
+    Next::load_rows(row, is_valid, base, at, to);
+  }
+
+  // The right operand for load_rows, rows 2 pair and 2 pair + 1 of x along its
+  // columns.  Half of what is read is not used: for what stays in registers.
+  static inline void load_columns(device const ELEM* row,
+                                  long row_stride,
+                                  int rows_left,
+                                  int base,
+                                  Lane at,
+                                  thread Operand* to) {
+    ELEM x[2 * w];
+    int d = base + D0 + w * (at.row / 2);
+    load_row<w, DIM, ragged>(row, d, rows_left > 0, x);
+    load_row<w, DIM, ragged>(row + row_stride, d, rows_left > 1, x + w);
+    bool is_odd = at.row % 2 != 0;
+#pragma clang loop unroll(full)
+    for (int j = 0; j < w / 2; ++j) {
+      set_pair(to[D0 / 8 + j], is_odd ? x[2 * j + 1] : x[2 * j],
+               is_odd ? x[w + 2 * j + 1] : x[w + 2 * j]);
+    }
+    Next::load_columns(row, row_stride, rows_left, base, at, to);
+  }
 
   // acc[...] += a * x, where `row` is row at.row of the 8-row fragment of x.
   static inline void multiply_rows(device const ELEM* row,
@@ -184,6 +223,10 @@ struct Spread {
 
 template <int DIM, int LENGTH>
 struct Spread<DIM, LENGTH, LENGTH> {
+  static inline void load_rows(
+      device const ELEM*, bool, int, Lane, thread Operand*) {}
+  static inline void load_columns(
+      device const ELEM*, long, int, int, Lane, thread Operand*) {}
   static inline void multiply_rows(device const ELEM*,
                                    bool,
                                    int,

@@ -38,6 +38,7 @@ device::Limits limits_of(MTL::Device* device) {
   limits.max_threads_per_threadgroup =
       static_cast<uint32_t>(device->maxThreadsPerThreadgroup().width);
   limits.language_version = language_version();
+  limits.working_set_bytes = device->recommendedMaxWorkingSetSize();
   limits.has_bfloat = limits.language_version >= MTL::LanguageVersion3_1;
   return limits;
 }

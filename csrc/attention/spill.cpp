@@ -1,0 +1,106 @@
+// csrc/attention/spill.cpp: cuts the scores into chunks that fit the scratch:
+// whole key heads if they can be, else columns of one.
+#include "attention/spill.h"
+
+#include <algorithm>
+
+#include "attention/tiles.h"
+
+namespace orchard::attention {
+namespace {
+
+// dq's sums cost a chunk 8 bytes of traffic for each element of dq, a score 4:
+// below this many columns they would be most of it.
+constexpr int64_t kLeastColumns = 1024;
+
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// Cuts `total` into the fewest even parts of at most `most`, each but the last
+// a multiple of `unit`.
+int64_t even_part(int64_t total, int64_t most, int64_t unit) {
+  const int64_t parts = (total + most - 1) / most;
+  return round_up((total + parts - 1) / parts, unit);
+}
+
+// Bytes of the scores of one key head, `columns` wide.
+int64_t pair_bytes(const Problem& problem, const Tile& tile, int64_t columns) {
+  const int64_t group = problem.heads_q / problem.heads_kv;
+  return group * round_up(problem.len_q, 8 * tile.rows) *
+         round_up(columns, 8 * tile.cols) * element_bytes(problem.dtype);
+}
+
+// Accumulators of backward_dq_spilled for the query heads of one key head.
+int64_t sums_bytes_of_pair(const Problem& problem, const Tile& tile) {
+  const int64_t group = problem.heads_q / problem.heads_kv;
+  const int64_t slice = round_up(problem.head_dim, 8 * tile.split);
+  return group * round_up(problem.len_q, tile.rows_per_threadgroup()) * slice *
+         static_cast<int64_t>(sizeof(float));
+}
+
+int64_t default_scratch(const device::Limits& limits) {
+  const auto share =
+      static_cast<int64_t>(limits.working_set_bytes) / kScratchShare;
+  return share > 0 ? std::min(kDefaultScratch, share) : kDefaultScratch;
+}
+
+// The columns of a chunk: all, or what fits of one key head; 0 if too few do.
+int64_t columns_of_chunk(const Problem& problem,
+                         const Tile& tile,
+                         int64_t max_bytes) {
+  const int64_t unit = tile.cols_per_threadgroup();
+  if (pair_bytes(problem, tile, problem.len_kv) <= max_bytes) {
+    return round_up(problem.len_kv, unit);
+  }
+  const int64_t most = max_bytes / pair_bytes(problem, tile, unit) * unit;
+  return most < kLeastColumns ? 0 : even_part(problem.len_kv, most, unit);
+}
+
+}  // namespace
+
+Spill choose_spill(const device::Limits& limits,
+                   const Problem& problem,
+                   const Wanted& wanted,
+                   int64_t max_bytes) {
+  Spill spill;
+  const int64_t largest = std::max(problem.head_dim, problem.head_dim_v);
+  if (!wanted.dq || !wanted.dkdv || max_bytes == 0) return spill;
+  if (max_bytes < 0) {
+    if (!spill_is_faster(limits.family, problem.dtype, largest)) return spill;
+    max_bytes = default_scratch(limits);
+  }
+  const Tile& tile =
+      choose_tile(limits.family, Kernel::backward_dkdv, problem.dtype, largest);
+  const int64_t columns = columns_of_chunk(problem, tile, max_bytes);
+  if (columns == 0) return spill;
+  const int64_t each =
+      pair_bytes(problem, tile, std::min(columns, problem.len_kv));
+  const int64_t pairs = problem.batch * problem.heads_kv;
+  const int64_t part =
+      even_part(pairs, std::max<int64_t>(max_bytes / each, 1), 1);
+  for (int64_t pair = 0; pair < pairs; pair += part) {
+    for (int64_t column = 0; column < problem.len_kv; column += columns) {
+      const int64_t end = std::min(column + columns, problem.len_kv);
+      spill.chunks.push_back(
+          {static_cast<int32_t>(pair), static_cast<int32_t>(column),
+           static_cast<int32_t>(end),
+           static_cast<int32_t>(round_up(problem.len_q, 8 * tile.rows) / 8),
+           static_cast<int32_t>(round_up(end - column, 8 * tile.cols) / 8),
+           end == problem.len_kv ? 1 : 0});
+      spill.pairs.push_back(std::min(part, pairs - pair));
+    }
+  }
+  spill.spill_bytes = part * each;
+  if (columns < problem.len_kv) {
+    const Tile& dq_tile = choose_tile(
+        limits.family, Kernel::backward_dq_spilled, problem.dtype, largest);
+    spill.sums_bytes = part * sums_bytes_of_pair(problem, dq_tile);
+  }
+  // A softcap changes the gradient between the bias and q.k.
+  spill.serves_mask = wanted.mask && spill.chunks.size() == 1 &&
+                      problem.settings.softcap == 0.0;
+  return spill;
+}
+
+}  // namespace orchard::attention

@@ -1,0 +1,44 @@
+// csrc/attention/spill.h: whether a backward keeps the gradients of the scores
+// for dq, five products instead of seven, and in which parts.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/problem.h"
+#include "kernels/params.h"
+
+namespace orchard::attention {
+
+// Scratch that a backward takes at most unless told otherwise, and the share of
+// what the device can hold.
+inline constexpr int64_t kDefaultScratch = int64_t{256} << 20;
+inline constexpr int64_t kScratchShare = 8;
+
+// Which gradients a backward is asked for.
+struct Wanted {
+  bool dq = false;
+  bool dkdv = false;
+  bool mask = false;
+};
+
+struct Spill {
+  std::vector<SpillChunk> chunks;  // none: recompute
+  std::vector<int64_t> pairs;      // key heads of each chunk, over the batch
+  int64_t spill_bytes = 0;         // of the largest chunk
+  int64_t sums_bytes = 0;          // dq between chunks of columns; 0: none
+  bool serves_mask = false;        // the mask's gradient can be read off it
+
+  bool is_used() const { return !chunks.empty(); }
+  bool is_summed() const { return sums_bytes > 0; }
+};
+
+// `max_bytes` of scratch: 0 means recompute; with a positive number whatever
+// fits is kept, with a negative one the defaults hold and the tables say
+// whether it is worth it.
+Spill choose_spill(const device::Limits& limits,
+                   const Problem& problem,
+                   const Wanted& wanted,
+                   int64_t max_bytes);
+
+}  // namespace orchard::attention

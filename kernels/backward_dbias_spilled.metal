@@ -1,0 +1,60 @@
+// kernels/backward_dbias_spilled.metal: the gradient of a float mask from the
+// ds that backward_dkdv left of all heads and columns: sums over what the mask
+// was broadcast to, in a fixed order, one writer an element.
+//
+// Grid: (ceil(mask_columns / (8 * SIMDGROUPS)), ceil(mask_rows / 8),
+// mask_batches * mask_heads) threadgroups of 32 * SIMDGROUPS threads; one
+// simdgroup a fragment.
+#include "tile/prelude.h"
+#include "tile/mask_gradient.h"
+#include "tile/spill.h"
+
+// Adds the fragment at row, column of one query head, if there is one.
+inline void add_fragment(thread Accumulator& sum,
+                         device const ELEM* spill,
+                         constant SpillChunk& chunk,
+                         constant AttentionParams& p,
+                         thread const Domain& d,
+                         int head,
+                         int row,
+                         int column,
+                         uint lane) {
+  Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
+  if (column >= seen.end || column + 8 <= seen.begin) return;
+  Operand ds;
+  spill_load(spill, spill_fragment(chunk, head, row, column), lane, ds);
+  sum.thread_elements()[0] += float(ds.thread_elements()[0]);
+  sum.thread_elements()[1] += float(ds.thread_elements()[1]);
+}
+
+[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
+                       device const ELEM* spill [[buffer(SLOT_SPILL)]],
+                       constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],
+                       constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+                       uint3 group [[threadgroup_position_in_grid]],
+                       uint simdgroup [[simdgroup_index_in_threadgroup]],
+                       uint lane [[thread_index_in_simdgroup]]) {
+  Lane at = lane_position(lane);
+  int row0 = int(group.y) * ROWS;
+  int column0 = (int(group.x) * SIMDGROUPS + int(simdgroup)) * COLS;
+  if (column0 >= p.mask_columns) return;  // a whole simdgroup leaves
+  MaskExtent all = mask_extent(p, int(group.z), row0, column0);
+  Domain d;
+  SET_EXTENT(d);
+  Accumulator sum[1];
+  sum[0] = zero_accumulator();
+  for (int batch = all.batch; batch < all.batch_end; ++batch) {
+    for (int head = all.head; head < all.head_end; ++head) {
+      for (int row = row0; row < all.row_end && row < d.len_q; row += ROWS) {
+        for (int column = all.column;
+             column < all.column_end && column < d.len_kv; column += COLS) {
+          add_fragment(sum[0], spill, chunk, p, d, batch * p.heads_q + head,
+                       row, column, lane);
+        }
+      }
+    }
+  }
+  store_sums(grad_mask + long(group.z) * p.mask_rows * p.mask_columns, p, row0,
+             column0, at, sum);
+}

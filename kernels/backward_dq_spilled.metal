@@ -1,0 +1,108 @@
+// kernels/backward_dq_spilled.metal: dq = scale * ds k from the ds that
+// backward_dkdv left; one product where backward_dq needs three.  The tile
+// divides backward_dkdv's, so every fragment that it reads was written.
+//
+// Grid: (ceil(len_q / (ROWS * TILES)), query heads of the chunk, 1)
+// threadgroups of 32 * SIMDGROUPS threads; rows backwards, longest first when
+// causal.  Simdgroups that share a tile take a slice of head_dim each.
+#include "tile/prelude.h"
+#include "tile/spill.h"
+
+typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
+
+#define FRAGMENTS (TILE_ROWS * (SLICE / 8))
+
+// Where columns come in several chunks, dq of the chunks before, as the
+// accumulators that they are.
+#if IS_SUMMED
+#define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
+
+inline void load_sums(device const float* sums, thread Accumulator* to) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < FRAGMENTS; ++f) {
+    float2 x = *(device const float2*)(sums + f * 64);
+    to[f].thread_elements()[0] = x.x;
+    to[f].thread_elements()[1] = x.y;
+  }
+}
+
+inline void store_sums(device float* sums, thread Accumulator* from) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < FRAGMENTS; ++f) {
+    *(device float2*)(sums + f * 64) =
+        float2(from[f].thread_elements()[0], from[f].thread_elements()[1]);
+  }
+}
+#else
+#define SUMS_ARGUMENT
+#endif
+
+[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
+                    device ELEM* dq [[buffer(SLOT_DQ)]],
+                    device const ELEM* spill [[buffer(SLOT_SPILL)]],
+                    SUMS_ARGUMENT DOMAIN_ARGUMENTS constant SpillChunk& chunk
+                    [[buffer(SLOT_CHUNK)]],
+                    constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+                    uint3 group [[threadgroup_position_in_grid]],
+                    uint3 groups [[threadgroups_per_grid]],
+                    uint simdgroup [[simdgroup_index_in_threadgroup]],
+                    uint lane [[thread_index_in_simdgroup]]) {
+  Lane at = lane_position(lane);
+  int slice = int(simdgroup % SPLIT);
+  int base = slice * SLICE;
+  int tile = int(groups.x - 1 - group.x) * TILES + int(simdgroup / SPLIT);
+  int row0 = tile * ROWS;
+  int head = int(group.y);
+  int head_q = chunk.first_pair * p.group + head;
+  int batch = head_q / p.heads_q;
+  head_q = head_q % p.heads_q;
+  Domain d;
+  SET_EXTENT(d);
+  if (row0 >= d.len_q) return;  // a whole simdgroup leaves
+  k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
+
+  Accumulator gradient[FRAGMENTS];
+#pragma clang loop unroll(full)
+  for (int f = 0; f < FRAGMENTS; ++f) gradient[f] = zero_accumulator();
+#if IS_SUMMED
+  sums += (long(head * int(groups.x) * TILES + tile) * SPLIT + slice) *
+              (FRAGMENTS * 64) +
+          2 * lane;
+  if (chunk.column0 > 0) load_sums(sums, gradient);
+#endif
+  int last = min(row0 + ROWS, d.len_q) - 1;
+  Range seen = visible_columns(p, d, row0, last);
+  seen.begin = max(seen.begin, chunk.column0);
+  seen.end = min(seen.end, chunk.column_end);
+  for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+      int column0 = block * COLS + 8 * c;
+      Operand ds[TILE_ROWS];
+#pragma clang loop unroll(full)
+      for (int t = 0; t < TILE_ROWS; ++t) {
+        spill_load(spill, spill_fragment(chunk, head, row0 + 8 * t, column0),
+                   lane, ds[t]);
+      }
+      int column = column0 + at.row;
+      Gradients::multiply_rows(k + column * p.k.row, column < d.len_kv, base,
+                               at, ds, gradient);
+    }
+  }
+#if IS_SUMMED
+  if (!chunk.is_last) {
+    store_sums(sums, gradient);
+    return;
+  }
+#endif
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + at.row;
+    if (row < d.len_q) {
+      device ELEM* to = dq + batch * p.dq.batch + head_q * p.dq.head +
+                        (d.first_q + row) * p.dq.row;
+      Gradients::store_rows(to, base, at, p.scale, gradient + t * (SLICE / 8));
+    }
+  }
+}

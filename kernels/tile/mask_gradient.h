@@ -1,0 +1,85 @@
+// kernels/tile/mask_gradient.h: which scores an element of a float mask was
+// added to, and the sum of their gradients, stored.
+#pragma once
+
+// What one tile of the mask was broadcast to: along a dimension of which the
+// mask has one, everything.
+struct MaskExtent {
+  int batch;
+  int batch_end;
+  int head;
+  int head_end;
+  int row_end;
+  int column;
+  int column_end;
+};
+
+inline MaskExtent mask_extent(constant AttentionParams& p,
+                              int plane,
+                              int row0,
+                              int column0) {
+  MaskExtent all;
+  all.batch = plane / p.mask_heads;
+  all.head = plane % p.mask_heads;
+  all.batch_end = p.mask_batches == 1 ? p.batch : all.batch + 1;
+  all.head_end = p.mask_heads == 1 ? p.heads_q : all.head + 1;
+  all.row_end = p.mask_rows == 1 ? p.len_q : row0 + ROWS;
+  all.column = p.mask_columns == 1 ? 0 : column0;
+  all.column_end = p.mask_columns == 1 ? p.len_kv : column0 + COLS;
+  return all;
+}
+
+// Sums over the columns of each row into fragment 0's first element.
+inline void sum_columns(thread Accumulator* sums) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    float total = 0.0f;
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+      total += sums[t * TILE_COLS + c].thread_elements()[0];
+      total += sums[t * TILE_COLS + c].thread_elements()[1];
+    }
+    sums[t * TILE_COLS].thread_elements()[0] = row_sum(total);
+  }
+}
+
+// Sums over the rows of each column into the first row of fragments.
+inline void sum_rows(thread Accumulator* sums) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+#pragma clang loop unroll(full)
+    for (int e = 0; e < 2; ++e) {
+      float total = 0.0f;
+#pragma clang loop unroll(full)
+      for (int t = 0; t < TILE_ROWS; ++t) {
+        total += sums[t * TILE_COLS + c].thread_elements()[e];
+      }
+      sums[c].thread_elements()[e] = column_sum(total);
+    }
+  }
+}
+
+inline void store_sums(device MASK_ELEM* to,
+                       constant AttentionParams& p,
+                       int row0,
+                       int column0,
+                       Lane at,
+                       thread Accumulator* sums) {
+  if (p.mask_columns == 1) sum_columns(sums);
+  if (p.mask_rows == 1) sum_rows(sums);
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+#pragma clang loop unroll(full)
+      for (int e = 0; e < 2; ++e) {
+        int row = row0 + 8 * t + at.row;
+        int column = column0 + 8 * c + 2 * at.pair + e;
+        if (row < p.mask_rows && column < p.mask_columns) {
+          to[long(row) * p.mask_columns + column] =
+              MASK_ELEM(sums[t * TILE_COLS + c].thread_elements()[e]);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,100 @@
+// kernels/tile/spill.h: gradients of scores that one kernel leaves to another,
+// as operands: a fragment is 64 elements, two for each lane in the order of
+// lanes, so that writing and reading it is one instruction and one cache line.
+//
+// Fragments lie as [query head of the chunk, 8 rows, 8 columns].  Every tile of
+// backward_dkdv that a window leaves something of is written, with zeros where
+// a score does not exist; what reads must not look at any other.
+#pragma once
+
+// Index of a fragment; `head` counts the chunk's query heads.
+inline long spill_fragment(constant SpillChunk& chunk,
+                           int head,
+                           int row0,
+                           int column0) {
+  return (long(head) * chunk.row_fragments + row0 / 8) *
+             chunk.column_fragments +
+         (column0 - chunk.column0) / 8;
+}
+
+inline void spill_store(device ELEM* spill,
+                        long fragment,
+                        uint lane,
+                        thread Operand& from) {
+  ELEM x[2];
+  x[0] = from.thread_elements()[0];
+  x[1] = from.thread_elements()[1];
+  Wide<2>::store(spill + fragment * 64 + 2 * lane, x);
+}
+
+inline void spill_load(device const ELEM* spill,
+                       long fragment,
+                       uint lane,
+                       thread Operand& to) {
+  ELEM x[2];
+  load_wide<2>(spill + fragment * 64 + 2 * lane, x);
+  set_pair(to, x[0], x[1]);
+}
+
+#if SPILLS
+// Where the fragments of a tile go.
+struct Spill {
+  device ELEM* first;
+  long row_step;  // elements from one row of fragments to the next
+  bool is_there;  // or the tile is past the last column
+};
+
+#define SPILL_ARGUMENTS                          \
+  device ELEM *spill_all [[buffer(SLOT_SPILL)]], \
+      constant SpillChunk &chunk [[buffer(SLOT_CHUNK)]],
+#define SPILL_PARAMETER thread const Spill &spill,
+#define SPILL_PASSED spill,
+#define SET_SPILL(head) \
+  Spill spill = spill_of(spill_all, chunk, head, row0, column0);
+#define SPILL_TILE(ds) spill_tile(spill, simdgroup, lane, ds);
+#define SPILL_ZEROS spill_zeros(spill, simdgroup, lane);
+
+inline Spill spill_of(device ELEM* spill,
+                      constant SpillChunk& chunk,
+                      int head,
+                      int row0,
+                      int column0) {
+  Spill found;
+  found.first = spill + 64 * spill_fragment(chunk, head, row0, column0);
+  found.row_step = 64 * long(chunk.column_fragments);
+  found.is_there = column0 < chunk.column_end;
+  return found;
+}
+
+// Simdgroups that share a tile hold the same scores: each writes its part.
+inline void spill_tile(thread const Spill& spill,
+                       uint simdgroup,
+                       uint lane,
+                       thread Accumulator* ds) {
+  if (!spill.is_there) return;
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+#pragma clang loop unroll(full)
+    for (int c = 0; c < TILE_COLS; ++c) {
+      if (uint(t * TILE_COLS + c) % SPLIT != simdgroup % SPLIT) continue;
+      Operand rounded;
+      round_to_operand(rounded, ds[t * TILE_COLS + c]);
+      spill_store(spill.first + t * spill.row_step, c, lane, rounded);
+    }
+  }
+}
+
+inline void spill_zeros(thread const Spill& spill, uint simdgroup, uint lane) {
+  Accumulator zeros[TILE_ROWS * TILE_COLS];
+#pragma clang loop unroll(full)
+  for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) zeros[f] = zero_accumulator();
+  spill_tile(spill, simdgroup, lane, zeros);
+}
+#else
+#define SPILL_ARGUMENTS
+#define SPILL_PARAMETER
+#define SPILL_PASSED
+#define SET_SPILL(head)
+#define SPILL_TILE(ds)
+#define SPILL_ZEROS
+#endif
