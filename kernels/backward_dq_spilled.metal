@@ -75,6 +75,7 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   Range seen = visible_columns(p, d, row0, last);
   seen.begin = max(seen.begin, chunk.column0);
   seen.end = min(seen.end, chunk.column_end);
+  seen = unless_empty(seen, true);
   for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {

@@ -8,6 +8,13 @@ struct Range {
   int end;
 };
 
+// Nothing at all begins at 0, where every block begins: a walk in whole blocks
+// must not visit the one around an empty range.
+inline Range unless_empty(Range range, bool is_tile_there) {
+  if (!is_tile_there || range.end <= range.begin) range.begin = range.end = 0;
+  return range;
+}
+
 // Columns that rows first .. last can see.
 inline Range visible_columns(constant AttentionParams& p,
                              thread const Domain& d,
@@ -20,8 +27,7 @@ inline Range visible_columns(constant AttentionParams& p,
   seen.begin = max(0, POSITION(d, first) + d.offset - p.window_left);
   seen.end = min(d.len_kv, POSITION(d, last) + d.offset + p.window_right + 1);
 #endif
-  if (last < first) seen.end = seen.begin;  // a tile past the last row
-  return seen;
+  return unless_empty(seen, first <= last);
 }
 
 // Rows that can see columns first .. last.
@@ -36,8 +42,7 @@ inline Range visible_rows(constant AttentionParams& p,
   seen.begin = max(0, first - d.offset - p.window_right);
   seen.end = min(d.len_q, last - d.offset + p.window_left + 1);
 #endif
-  if (last < first) seen.end = seen.begin;  // a tile past the last column
-  return seen;
+  return unless_empty(seen, first <= last);
 }
 
 // True when no length and no window cuts the tile at row0, column0.

@@ -23,7 +23,7 @@ using attention::Problem;
 
 constexpr DType kDTypes[] = {DType::float32, DType::float16, DType::bfloat16};
 constexpr Kernel kTiled[] = {Kernel::forward, Kernel::backward_dkdv,
-                             Kernel::backward_dq};
+                             Kernel::backward_dq, Kernel::backward_dq_spilled};
 constexpr int64_t kRows = 64;
 
 // What a kernel's text can have or leave out: one entry each, then all that go
@@ -128,19 +128,38 @@ attention::Tensors tensors_of(const Problem& problem) {
 template <class... Plans>
 void plan(Recorder& recorder, const Problem& problem, Plans... plans) {
   const attention::Tensors tensors = tensors_of(problem);
-  for (const auto run : {plans...}) {
+  const auto run = [&](const auto& one) {
     attention::Plan made;
     try {
-      run(recorder, problem, tensors, made);
+      one(recorder, problem, tensors, made);
     } catch (const Error& error) {
       // The recorder allows fewer threads than any tile needs.
       if (error.kind() != ErrorKind::unsupported) throw;
     }
-  }
+  };
+  (run(plans), ...);
+}
+
+// With scratch for everything; `is_summed`: for some columns at a time.
+void spill(Recorder& recorder, const Problem& problem, bool is_summed) {
+  const attention::Wanted wanted{true, true, problem.mask == MaskKind::bias};
+  attention::Spill spill = attention::choose_spill(recorder.limits(), problem,
+                                                   wanted, int64_t{1} << 30);
+  if (is_summed) spill.sums_bytes = 1;
+  plan(recorder, problem,
+       [&](device::Device& device, const Problem& p,
+           const attention::Tensors& tensors, attention::Plan& made) {
+         attention::plan_backward(device, p, tensors, spill, made);
+       });
 }
 
 void attend(Recorder& recorder, const Problem& problem) {
-  plan(recorder, problem, attention::plan_forward, attention::plan_backward);
+  plan(recorder, problem, attention::plan_forward,
+       [](device::Device& device, const Problem& p,
+          const attention::Tensors& tensors, attention::Plan& made) {
+         attention::plan_backward(device, p, tensors, {}, made);
+       });
+  spill(recorder, problem, false);
 }
 
 void decode(Recorder& recorder, Problem problem) {
@@ -181,6 +200,8 @@ std::set<std::string> lines_of(device::Family family) {
           largest({window, bias, slopes, softcap, sinks, dropout});
       attend(usual, all);
       attend(narrow, all);
+      spill(usual, largest({kPlain}), true);
+      spill(usual, largest({window}), true);
       decode(narrow, largest({kPlain}));
       // Ragged, by eights and by ones; values narrower and wider than keys.
       for (const auto& [dim, dim_v] : {std::pair{most - 8, most - 8},
