@@ -22,7 +22,13 @@ BY_NAME = {case.name: case for case in [*CASES, *FEATURE_CASES]}
 SPILLING = [
     *("f32-d33", "f32-d80", "f32-d128", "f32-d256", "bf16-d40", "f32-d64-130x130-"),
     *("f32-d64-129x47-", "f32-d64-15x65-", "f32-d64-37x1-top-left", "f32-d64-gqa"),
-    *("bf16-d64-mqa", "f16-d64-dv128", "f32-d64-3d", "bool-mask-tiles", "bool-mask-all"),
+    *(
+        "bf16-d64-mqa",
+        "f16-d64-dv128",
+        "f32-d64-3d",
+        "bool-mask-tiles",
+        "bool-mask-all",
+    ),
     *("bool-mask-rows", "bool-mask-causal", "float-mask-of-bqk", "float-mask-of-hk"),
     *("float-mask-of-bhq", "float-mask-of-one", "float-mask-tiles", "float-mask-f16"),
     *("float-mask-float32-bf16", "float-mask-causal-shared", "float-mask-gqa-shared"),

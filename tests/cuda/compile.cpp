@@ -100,21 +100,36 @@ std::string with_cuda_words(std::string text, const std::string& function) {
   return out;
 }
 
+constexpr std::string_view kBuffer = "buffer<";  // buffer<(3)>
+
+int slot_of(const sim::KernelParameter& parameter) {
+  return std::stoi(parameter.source.substr(kBuffer.size() + 1));
+}
+
+// Where the bytes of a reference lie: known here, so that nvcc reads them from
+// constant memory without an address.
+std::string offset_of(const sim::KernelText& kernel, int slot) {
+  size_t before = 0;
+  for (const sim::KernelParameter& other : kernel.parameters) {
+    if (other.is_reference && slot_of(other) < slot) ++before;
+  }
+  return std::to_string(before * kBlockBytes);
+}
+
 // The kernel's function is called by the entry point: its arguments.
 std::string call_of(const sim::KernelText& kernel) {
-  constexpr std::string_view buffer = "buffer<";  // buffer<(3)>
   std::string text = kernel.function + "(";
   for (const sim::KernelParameter& parameter : kernel.parameters) {
     if (!text.ends_with('(')) text += ", ";
     const std::string& source = parameter.source;
-    if (!source.starts_with(buffer)) {
+    if (!source.starts_with(kBuffer)) {
       text += source + "()";
     } else if (parameter.is_reference) {
-      text += "reference{bindings.bytes}";
+      text += "reference{bindings.bytes + " +
+              offset_of(kernel, slot_of(parameter)) + "}";
     } else {
-      const std::string slot =
-          source.substr(buffer.size(), source.size() - buffer.size() - 1);
-      text += "pointer{bindings.buffers[" + slot + "]}";
+      text += "pointer{bindings.buffers[" + std::to_string(slot_of(parameter)) +
+              "]}";
     }
   }
   return text + ");";

@@ -8,8 +8,10 @@
 
 namespace orchard::cuda {
 
-// The one block of bytes that a launch may bind (Bindings, metal_on_cuda.h).
+// The bytes that a launch may bind (Bindings, metal_on_cuda.h): blocks of this
+// size, in the order of their slots.
 inline constexpr size_t kMaxBytes = 4096 - 31 * 8 - 8;
+inline constexpr size_t kBlockBytes = 1024;
 
 // The text of a CUDA kernel named as `request.entry`, followed by "_entry".
 std::string cuda_source(const device::PipelineRequest& request);

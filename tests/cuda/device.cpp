@@ -62,6 +62,14 @@ class CudaPipeline : public device::Pipeline {
   uint32_t max_threads_ = 0;
 };
 
+// A block's place is its slot's rank, as compile.cpp has it.
+size_t block_start(const Launch& launch, const Argument& block) {
+  const auto before = std::ranges::count_if(launch.arguments, [&](auto& other) {
+    return !other.bytes.empty() && other.index < block.index;
+  });
+  return static_cast<size_t>(before) * kBlockBytes;
+}
+
 Bindings bindings_of(const Launch& launch) {
   Bindings bindings{};
   for (const Argument& argument : launch.arguments) {
@@ -71,10 +79,12 @@ Bindings bindings_of(const Launch& launch) {
           argument.view.offset_bytes;
       continue;
     }
-    if (argument.bytes.size() > kMaxBytes) {
+    const size_t start = block_start(launch, argument);
+    if (argument.bytes.size() > kBlockBytes ||
+        start + argument.bytes.size() > kMaxBytes) {
       throw Error(ErrorKind::device, "cuda: too many bytes for one launch");
     }
-    std::ranges::copy(argument.bytes, bindings.bytes.begin());
+    std::ranges::copy(argument.bytes, bindings.bytes.data() + start);
   }
   return bindings;
 }

@@ -135,18 +135,31 @@ def allowed(size: Size, name: str, natural: tuple[float, float]) -> tuple[float,
     return norm, largest
 
 
-def check(size: Size) -> dict[str, object]:
-    """Run one size; each result's error, that of plain operators, and the verdict."""
-    problem = make_problem(size)
-    got, again = attend(problem), dict(attend(problem).items())
-    want = dict(exact.solve(problem, torch.float64).items())
-    plain = dict(exact.solve(problem, size.dtype).items())
+def judge(
+    size: Size, got: exact.Results, want: exact.Results, plain: exact.Results
+) -> tuple[dict[str, object], bool]:
+    """Return each result's error and that of plain operators, and the verdict."""
+    exactly, naturally = dict(want.items()), dict(plain.items())
     errors, is_good = {}, True
     for name, tensor in got.items():
-        ours = distances(tensor, want[name])
-        natural = distances(plain[name], want[name])
+        ours = distances(tensor, exactly[name])
+        natural = distances(naturally[name], exactly[name])
         limits = allowed(size, name, natural)
-        is_near = all(error <= limit for error, limit in zip(ours, limits))
-        is_good &= is_near and torch.equal(tensor, again[name])
+        is_good &= all(error <= limit for error, limit in zip(ours, limits))
         errors[name] = {"ours": ours, "plain": natural, "allowed": limits}
-    return {"size": size.text(), "errors": errors, "is_good": is_good}
+    return errors, is_good
+
+
+def check(size: Size) -> list[dict[str, object]]:
+    """Run one size twice, as it comes and without scratch: a row for each."""
+    problem = make_problem(size)
+    want = exact.solve(problem, torch.float64)
+    plain = exact.solve(problem, size.dtype)
+    rows = []
+    for name, scratch in (("", None), (", recomputing", 0)):
+        with orchard_ops.backward_scratch(scratch):
+            got, again = attend(problem), dict(attend(problem).items())
+        errors, is_good = judge(size, got, want, plain)
+        is_good &= all(torch.equal(t, again[key]) for key, t in got.items())
+        rows.append({"size": size.text() + name, "errors": errors, "is_good": is_good})
+    return rows

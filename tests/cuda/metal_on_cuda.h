@@ -219,7 +219,7 @@ __device__ __forceinline__ void simdgroup_multiply_accumulate(
 
 }  // namespace metal
 
-// What a launch binds: buffers by slot, and the one block of bytes.
+// What a launch binds: buffers by slot, and blocks of bytes in order of slots.
 struct Bindings {
   void* buffers[31];
   alignas(16) unsigned char bytes[4096 - 31 * 8 - 8];

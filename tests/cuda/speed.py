@@ -21,7 +21,7 @@ Attention = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 
 def ours(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
-    """Our kernels, through the shim."""
+    """Our kernels, through the shim: the backward of five products."""
     return orchard_ops.flash_attention(q, k, v, is_causal=is_causal)
 
 
@@ -48,10 +48,17 @@ def math16(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
         return math(q, k, v, is_causal)
 
 
+def recompute(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
+    """Our kernels without scratch: the backward of seven products."""
+    return ours(q, k, v, is_causal)
+
+
 def _step(function: Attention, tensors: list[Tensor], is_causal: bool) -> None:
     q, k, v, grad_out = tensors
-    out = function(q, k, v, is_causal)
-    torch.autograd.grad(out, (q, k, v), grad_out)
+    scratch = 0 if function is recompute else None
+    with orchard_ops.backward_scratch(scratch):
+        out = function(q, k, v, is_causal)
+        torch.autograd.grad(out, (q, k, v), grad_out)
 
 
 def _milliseconds(step: Callable[[], None]) -> float:
@@ -70,9 +77,12 @@ def _draw(length: int, head_dim: int) -> list[Tensor]:
 
 
 def measure(length: int, head_dim: int, is_causal: bool) -> dict[str, object]:
-    """Return the medians of forward + backward, the three taking turns."""
+    """Return the medians of forward + backward, all taking turns."""
     tensors = _draw(length, head_dim)
-    functions: dict[str, Attention] = {"ours": ours, "math": math, "math16": math16}
+    functions: dict[str, Attention] = {
+        **{"ours": ours, "recompute": recompute},
+        **{"math": math, "math16": math16},
+    }
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(REPEATS + 3):
         for name, function in functions.items():

@@ -1,4 +1,4 @@
-"""The table of small problems (tests/test_attention.py), run on the GPU.
+"""The tables of small problems (tests/test_attention.py, test_spill.py) on the GPU.
 
 Not named test_*: a plain run of the suite has no NVIDIA GPU.  ``python tests/cuda``
 calls pytest on it.
@@ -11,6 +11,7 @@ import torch
 from cuda_device import open_device
 from test_attention import *  # noqa: F403
 from test_determinism import *  # noqa: F403
+from test_spill import *  # noqa: F403
 
 
 @pytest.fixture(scope="session")
