@@ -137,6 +137,7 @@ bool supports_family(Object*, SEL, int64_t family) {
   return family - 1000 <= faults().family;
 }
 uint64_t threadgroup_memory(Object*, SEL) { return 32768; }
+uint64_t working_set(Object*, SEL) { return uint64_t{8} << 30; }
 struct Size {
   uint64_t width, height, depth;
 };
@@ -357,6 +358,7 @@ void install_device() {
   method("MTLDevice", "supportsFamily:", supports_family);
   method("MTLDevice", "maxThreadgroupMemoryLength", threadgroup_memory);
   method("MTLDevice", "maxThreadsPerThreadgroup", threads_per_threadgroup);
+  method("MTLDevice", "recommendedMaxWorkingSetSize", working_set);
   method("MTLDevice", "newLibraryWithSource:options:error:", new_library);
   method("MTLDevice",
          "newComputePipelineStateWithFunction:error:", new_pipeline);
