@@ -95,39 +95,75 @@ constexpr Tile kBackwardDqB4[] = {
     {192, 2, 2, 4, 4},  //  533.9 ps, 88 registers
     {256, 1, 1, 4, 2},  //  874.8 ps, 100 registers
 };
+constexpr Tile kBackwardDqSpilledA2[] = {
+    { 64, 4, 1, 4, 1},  //   16.1 ps, 68 registers
+    { 96, 2, 2, 4, 1},  //   24.3 ps, 50 registers
+    {128, 4, 1, 4, 2},  //   32.4 ps, 68 registers
+    {192, 4, 1, 6, 3},  //   48.3 ps, 68 registers
+    {256, 4, 1, 4, 4},  //   64.2 ps, 68 registers
+};
+constexpr Tile kBackwardDqSpilledA4[] = {
+    { 64, 1, 1, 4, 1},  //   27.1 ps, 18 registers
+    { 96, 4, 1, 4, 2},  //   33.0 ps, 56 registers
+    {256, 1, 1, 4, 1},  //   90.9 ps, 66 registers
+};
+constexpr Tile kBackwardDqSpilledB2[] = {
+    { 64, 2, 1, 4, 1},  //   43.5 ps, 34 registers
+    {128, 1, 1, 4, 1},  //   90.7 ps, 33 registers
+    {192, 2, 2, 4, 1},  //  129.0 ps, 98 registers
+    {256, 1, 1, 4, 1},  //  178.1 ps, 65 registers
+};
+constexpr Tile kBackwardDqSpilledB4[] = {
+    { 64, 2, 2, 4, 1},  //   55.3 ps, 36 registers
+    { 96, 1, 1, 4, 1},  //   93.7 ps, 26 registers
+    {128, 2, 2, 4, 1},  //  116.0 ps, 68 registers
+    {192, 1, 1, 4, 1},  //  181.5 ps, 50 registers
+    {256, 2, 1, 4, 2},  //  234.4 ps, 68 registers
+};
+// From which head size on keeping ds is faster, there and on M1 and M3:
+// by class, then by element size of 2 and 4 bytes.
+constexpr int64_t kSpillFrom[2][2] = {{16, 24}, {16, 24}};
 // clang-format on
 // --- generated: end
 
 constexpr Tile kRowEach[] = {
-    // a simdgroup a row
+    // a simdgroup a row, or an 8x8 fragment
     {256, 1, 1, 8, 1},
 };
 
 struct Tables {
-  std::span<const Tile> forward, dkdv, dq;
+  std::span<const Tile> forward, dkdv, dq, dq_spilled;
 };
 
 // By class, then by element size; C has no row of its own yet.
 constexpr Tables kTables[2][2] = {
-    {{kForwardA2, kBackwardDkdvA2, kBackwardDqA2},
-     {kForwardA4, kBackwardDkdvA4, kBackwardDqA4}},
-    {{kForwardB2, kBackwardDkdvB2, kBackwardDqB2},
-     {kForwardB4, kBackwardDkdvB4, kBackwardDqB4}},
+    {{kForwardA2, kBackwardDkdvA2, kBackwardDqA2, kBackwardDqSpilledA2},
+     {kForwardA4, kBackwardDkdvA4, kBackwardDqA4, kBackwardDqSpilledA4}},
+    {{kForwardB2, kBackwardDkdvB2, kBackwardDqB2, kBackwardDqSpilledB2},
+     {kForwardB4, kBackwardDkdvB4, kBackwardDqB4, kBackwardDqSpilledB4}},
 };
 
+int row_of(Family family) {
+  return family == Family::a ? 0 : 1;
+}
+
+int row_of(DType dtype) {
+  return element_bytes(dtype) == 2 ? 0 : 1;
+}
+
 std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
-  const Tables& tables =
-      kTables[family == Family::a ? 0 : 1][element_bytes(dtype) == 2 ? 0 : 1];
+  const Tables& tables = kTables[row_of(family)][row_of(dtype)];
   switch (kernel) {
     case Kernel::forward:
     case Kernel::decode:
       return tables.forward;
     case Kernel::backward_dkdv:
-    case Kernel::backward_dq_spilled:
       return tables.dkdv;
     case Kernel::backward_dq:
     case Kernel::backward_dbias:  // the same operands and scores
       return tables.dq;
+    case Kernel::backward_dq_spilled:
+      return tables.dq_spilled;
     case Kernel::backward_prepare:
     case Kernel::backward_dbias_spilled:
     case Kernel::combine:
@@ -149,8 +185,8 @@ const Tile& choose_tile(Family family,
   return rows.back();
 }
 
-bool spill_is_faster(Family, DType dtype, int64_t largest_head_dim) {
-  return element_bytes(dtype) == 2 && largest_head_dim >= 40;
+bool spill_is_faster(Family family, DType dtype, int64_t largest_head_dim) {
+  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(dtype)];
 }
 
 Tile decode_tile(Family family,
