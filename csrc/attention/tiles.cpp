@@ -143,13 +143,9 @@ constexpr Tables kTables[2][2] = {
      {kForwardB4, kBackwardDkdvB4, kBackwardDqB4, kBackwardDqSpilledB4}},
 };
 
-int row_of(Family family) {
-  return family == Family::a ? 0 : 1;
-}
+int row_of(Family family) { return family == Family::a ? 0 : 1; }
 
-int row_of(DType dtype) {
-  return element_bytes(dtype) == 2 ? 0 : 1;
-}
+int row_of(DType dtype) { return element_bytes(dtype) == 2 ? 0 : 1; }
 
 std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
   const Tables& tables = kTables[row_of(family)][row_of(dtype)];
