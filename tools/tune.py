@@ -28,6 +28,7 @@ _cli.__path__ = [str(ROOT / "orchard_ops" / "cli")]
 sys.modules.setdefault("_cli", _cli)
 _chips = importlib.import_module("_cli._chips")
 _model = importlib.import_module("_cli._model")
+_calibration = importlib.import_module("_cli._calibration")
 
 # A kernel comes after those whose tiles its own must divide.
 KERNELS = ("forward", "backward_dkdv", "backward_dq", "backward_dq_spilled")
@@ -43,10 +44,12 @@ LENGTH = 8192
 ALU_PER_TILE = 24.0  # loop, ranges, branches
 # Simdgroups by slices of head_dim: a threadgroup of 128 threads, 192 for three.
 SIMDGROUPS = {1: 4, 2: 4, 3: 6, 4: 4}
-PRODUCTS = {**_model.PRODUCTS, "backward_dq_spilled": 1}
 # Of the time that class B hides beside the matrix multiplies, the share that a tile
 # is charged with all the same.
 DOUBT = 0.1
+# Cycles that a simdgroup may lose at a barrier: the model charges none of them, as the
+# peer seems to lose none; a tile must be worth it all the same.
+BARRIER_DOUBT = 16.0
 NEVER = 1 << 30
 # Of the tiles this near to the best score, the one that holds the fewest registers.
 NEAR = 0.002
@@ -135,10 +138,10 @@ def tile_work(
     stores = visited / tile.split if spills else 0
     ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
     return _model.Work(
-        multiplies=PRODUCTS[kernel] * visited * fragments,
+        multiplies=_model.PRODUCTS[kernel] * visited * fragments,
         alu=ALU_PER_TILE
         + _model.alu(kernel, element_bytes, 2 * visited, wide + narrow, wide),
-        shuffles=3 * tile.rows if kernel == "forward" else 0,
+        shuffles=_model.SHUFFLES_PER_BLOCK * tile.rows if kernel == "forward" else 0,
         loads=wide + narrow + stores + 2 * exchanged * (1 + tile.split),
         exponentials=0 if is_spilled else 2 * visited,
         barriers=2 if exchanged else 0,
@@ -214,10 +217,12 @@ def score(
     """Return predicted picoseconds for each score, lower is better."""
     on = _chips.chip_named(chip)
     work = tile_work(kernel, tile, head_dim, element_bytes, LENGTH, spills)
-    found = _model.predict(work, on, kernel, element_bytes, head_dim)
+    eta = _calibration.efficiency(on.family, element_bytes)
+    found = _model.predict(work, on, eta, element_bytes)
     seconds = found.terms[found.binding]  # the last wave depends on the problem
     others = sum(found.terms.values()) - seconds + _model.beside(work, on)
-    return float(1e12 * (seconds + DOUBT * others) / LENGTH**2)
+    waits = BARRIER_DOUBT * work.barriers / (4e9 * on.cores * on.ghz)
+    return float(1e12 * (seconds + DOUBT * others + waits) / LENGTH**2)
 
 
 @cache

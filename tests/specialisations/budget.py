@@ -30,13 +30,15 @@ def fragments(s: Specialisation, name: str) -> int:
 
 def tile_registers(s: Specialisation) -> int:
     """Registers per lane that live through a kernel's inner loop."""
-    if s.kernel in ("backward_prepare", "combine"):
+    if s.kernel in ("backward_prepare", "combine", "backward_dbias_spilled"):
         return 0  # one row per simdgroup, no fragments
     d, dv = fragments(s, "HEAD_DIM"), fragments(s, "HEAD_DIM_V")
     rows, columns = s["TILE_ROWS"], s["TILE_COLS"]
     scores = rows * columns * ACCUMULATOR
     if s.kernel in ("forward", "decode"):  # out, scores, q
         return rows * dv * ACCUMULATOR + scores + rows * d * operand(s)
+    if s.kernel == "backward_dq_spilled":  # dq, and a column of ds
+        return rows * (d * ACCUMULATOR + operand(s))
     kept = (d + dv) * operand(s)  # q and grad_out, or k and v
     if s.kernel == "backward_dq":
         return rows * (d * ACCUMULATOR + kept) + 2 * scores
@@ -49,7 +51,7 @@ def tile_registers(s: Specialisation) -> int:
 
 def threadgroup_bytes(s: Specialisation) -> int:
     """Bytes of the exchange in which slices add up their partial scores."""
-    if s["SPLIT"] == 1:
+    if s["SPLIT"] == 1 or s.kernel == "backward_dq_spilled":
         return 0
     both = (
         1 if s.kernel in ("forward", "decode") else 2
