@@ -93,18 +93,6 @@ def exchanged_fragments(kernel: str, tile: Tile) -> int:
     return both * tile.rows * tile.cols if tile.split > 1 else 0
 
 
-def loads(length: int, element_bytes: int, pairs: int) -> int:
-    """Return the load instructions of a fragment row; `pairs` 2 if contracted over."""
-    unit, count = (8, 2) if pairs == 2 else (4, 1)
-    total, widest = 0, 16 // element_bytes
-    while length > 0:
-        w = widest
-        while w > 1 and unit * w > length:
-            w //= 2
-        total, length = total + count, length - unit * w
-    return total
-
-
 def tile_work(
     kernel: str,
     tile: Tile,
@@ -125,10 +113,13 @@ def tile_work(
     """
     part = slice_of(head_dim, tile)
     fragments, visited = part // 8, tile.rows * tile.cols
-    wide, narrow = fragment_loads(kernel, tile, part, element_bytes)
-    exchanged = exchanged_fragments(kernel, tile)
     is_dkdv = kernel == "backward_dkdv"
     is_spilled = kernel == "backward_dq_spilled"
+    reads = tile.rows if is_dkdv else tile.cols
+    loads = reads * _model.loads_of_reads(kernel, part, element_bytes)
+    # Of a row's statistics; of kept fragments.
+    loads += 2 * tile.rows if is_dkdv else visited if is_spilled else 0
+    exchanged = exchanged_fragments(kernel, tile)
     walked = (tile.cols if is_dkdv else tile.rows) * 8
     across = walked * tile.simdgroups // tile.split
     tiles = (length / 8) ** 2 / visited * tile.split  # one for each simdgroup
@@ -139,10 +130,9 @@ def tile_work(
     ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
     return _model.Work(
         multiplies=_model.PRODUCTS[kernel] * visited * fragments,
-        alu=ALU_PER_TILE
-        + _model.alu(kernel, element_bytes, 2 * visited, wide + narrow, wide),
+        alu=ALU_PER_TILE + _model.alu(kernel, 2 * visited, reads, part),
         shuffles=_model.SHUFFLES_PER_BLOCK * tile.rows if kernel == "forward" else 0,
-        loads=wide + narrow + stores + 2 * exchanged * (1 + tile.split),
+        loads=loads + stores + 2 * exchanged * (1 + tile.split),
         exponentials=0 if is_spilled else 2 * visited,
         barriers=2 if exchanged else 0,
         device_bytes=moved + ds_moved,
@@ -155,25 +145,10 @@ def tile_work(
     ).times(tiles)
 
 
-def fragment_loads(
-    kernel: str, tile: Tile, part: int, element_bytes: int
-) -> tuple[int, int]:
-    """Return a visited tile's loads: of fragments of a tensor, and others."""
-    contract = loads(part, element_bytes, 2)
-    spread = loads(part, element_bytes, 1)
-    if kernel == "forward":
-        return tile.cols * (contract + spread), 0
-    if kernel == "backward_dq":
-        return tile.cols * (2 * contract + spread), 0
-    if kernel == "backward_dq_spilled":
-        return tile.cols * spread, tile.cols * tile.rows
-    return 4 * tile.rows * contract, 2 * tile.rows
-
-
 def pieces(kernel: str, tile: Tile) -> int:
     """Return how many 8-row pieces of a tensor a visited tile loads."""
-    across = {"forward": 2, "backward_dq": 3, "backward_dq_spilled": 1}
-    return 4 * tile.rows if kernel == "backward_dkdv" else across[kernel] * tile.cols
+    each = sum(_model.READS[kernel])
+    return each * (tile.rows if kernel == "backward_dkdv" else tile.cols)
 
 
 def divides(

@@ -15,114 +15,113 @@ using device::Family;
 // clang-format off
 // max_head_dim rows cols simdgroups split
 constexpr Tile kForwardA2[] = {
-    { 64, 2, 4, 4, 1},  //   30.2 ps, 64 registers
-    { 96, 1, 8, 4, 1},  //   50.5 ps, 52 registers
-    {128, 2, 4, 4, 2},  //   64.5 ps, 64 registers
-    {192, 2, 4, 6, 3},  //   97.8 ps, 64 registers
-    {256, 2, 4, 4, 4},  //  131.8 ps, 64 registers
+    { 64, 2, 4, 4, 1},  //   29.8 ps, 64 registers
+    {128, 1, 8, 4, 1},  //   62.0 ps, 64 registers
+    {192, 2, 4, 6, 3},  //   96.4 ps, 64 registers
+    {256, 2, 4, 4, 4},  //  129.9 ps, 64 registers
 };
 constexpr Tile kForwardA4[] = {
-    { 64, 2, 1, 4, 1},  //   44.3 ps, 68 registers
-    { 96, 2, 4, 4, 2},  //   71.1 ps, 64 registers
-    {128, 2, 1, 4, 2},  //   96.7 ps, 68 registers
-    {192, 2, 4, 4, 4},  //  145.3 ps, 64 registers
-    {256, 2, 1, 4, 4},  //  196.4 ps, 68 registers
+    { 64, 2, 1, 4, 1},  //   42.1 ps, 68 registers
+    { 96, 1, 8, 4, 1},  //   65.7 ps, 64 registers
+    {128, 1, 2, 4, 1},  //   87.6 ps, 68 registers
+    {192, 2, 4, 4, 4},  //  137.6 ps, 64 registers
+    {256, 2, 1, 4, 4},  //  187.5 ps, 68 registers
 };
 constexpr Tile kForwardB2[] = {
-    { 64, 2, 4, 4, 1},  //   83.2 ps, 64 registers
-    { 96, 2, 2, 4, 1},  //  124.8 ps, 80 registers
-    {128, 2, 1, 4, 1},  //  166.2 ps, 100 registers
-    {192, 2, 4, 4, 2},  //  258.7 ps, 88 registers
-    {256, 1, 1, 4, 1},  //  346.6 ps, 98 registers
+    { 64, 2, 4, 4, 1},  //   83.1 ps, 64 registers
+    { 96, 2, 2, 4, 1},  //  124.3 ps, 80 registers
+    {128, 2, 1, 4, 1},  //  165.7 ps, 100 registers
+    {192, 1, 2, 4, 1},  //  258.2 ps, 76 registers
+    {256, 1, 1, 4, 1},  //  344.3 ps, 98 registers
 };
 constexpr Tile kForwardB4[] = {
-    { 64, 2, 2, 4, 1},  //  112.5 ps, 72 registers
-    { 96, 2, 1, 4, 1},  //  168.7 ps, 100 registers
-    {128, 4, 4, 4, 4},  //  232.6 ps, 96 registers
-    {192, 2, 4, 6, 3},  //  355.0 ps, 80 registers
-    {256, 2, 8, 4, 4},  //  473.0 ps, 96 registers
+    { 64, 2, 2, 4, 1},  //  112.0 ps, 72 registers
+    { 96, 2, 1, 4, 1},  //  167.8 ps, 100 registers
+    {128, 4, 4, 4, 4},  //  232.3 ps, 96 registers
+    {192, 2, 4, 6, 3},  //  353.6 ps, 80 registers
+    {256, 2, 8, 4, 4},  //  471.1 ps, 96 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
-    { 64, 4, 1, 4, 1},  //   66.7 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  111.9 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  143.8 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  217.8 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  293.1 ps, 64 registers
+    { 64, 4, 1, 4, 1},  //   64.6 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  106.9 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  139.7 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  211.6 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  284.8 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
-    { 64, 1, 1, 4, 1},  //  101.0 ps, 68 registers
-    { 96, 4, 1, 6, 3},  //  172.4 ps, 48 registers
-    {128, 1, 1, 4, 2},  //  229.1 ps, 68 registers
-    {192, 1, 1, 6, 3},  //  344.7 ps, 68 registers
-    {256, 1, 1, 4, 4},  //  461.0 ps, 68 registers
+    { 64, 1, 1, 4, 1},  //   91.8 ps, 68 registers
+    { 96, 2, 2, 4, 4},  //  156.4 ps, 64 registers
+    {128, 1, 1, 4, 2},  //  227.3 ps, 68 registers
+    {192, 4, 1, 4, 4},  //  338.9 ps, 64 registers
+    {256, 1, 1, 4, 4},  //  457.3 ps, 68 registers
 };
 constexpr Tile kBackwardDkdvB2[] = {
-    { 64, 2, 1, 4, 1},  //  173.7 ps, 56 registers
-    {128, 1, 1, 4, 1},  //  346.7 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  539.8 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  740.1 ps, 100 registers
+    { 64, 2, 1, 4, 1},  //  173.2 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  344.8 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  534.2 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  736.2 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
-    { 64, 2, 1, 4, 1},  //  239.2 ps, 72 registers
-    { 96, 1, 1, 4, 1},  //  358.6 ps, 100 registers
-    {128, 4, 2, 4, 4},  //  484.7 ps, 96 registers
-    {192, 4, 1, 6, 3},  //  891.7 ps, 80 registers
-    {256, 4, 1, 4, 4},  // 1192.5 ps, 80 registers
+    { 96, 1, 1, 4, 1},  //  355.3 ps, 100 registers
+    {128, 4, 2, 4, 4},  //  483.6 ps, 96 registers
+    {192, 4, 1, 6, 3},  //  885.9 ps, 80 registers
+    {256, 4, 1, 4, 4},  // 1184.8 ps, 80 registers
 };
 constexpr Tile kBackwardDqA2[] = {
-    { 64, 1, 8, 4, 1},  //   50.4 ps, 64 registers
-    { 96, 1, 4, 4, 1},  //   77.2 ps, 64 registers
-    {128, 1, 1, 4, 1},  //  101.0 ps, 68 registers
-    {192, 1, 4, 4, 2},  //  165.6 ps, 64 registers
-    {256, 1, 1, 4, 2},  //  219.7 ps, 68 registers
+    { 64, 1, 8, 4, 1},  //   49.2 ps, 64 registers
+    { 96, 1, 4, 4, 1},  //   72.1 ps, 64 registers
+    {128, 1, 1, 4, 1},  //   95.9 ps, 68 registers
+    {192, 1, 4, 4, 2},  //  155.2 ps, 64 registers
+    {256, 1, 1, 4, 2},  //  209.6 ps, 68 registers
 };
 constexpr Tile kBackwardDqA4[] = {
-    { 64, 2, 2, 4, 2},  //   74.8 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  114.5 ps, 64 registers
-    {128, 2, 2, 4, 4},  //  155.7 ps, 64 registers
-    {192, 1, 4, 6, 3},  //  254.8 ps, 64 registers
-    {256, 1, 4, 4, 4},  //  341.2 ps, 64 registers
+    { 64, 1, 4, 4, 1},  //   68.6 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  112.3 ps, 64 registers
+    {128, 2, 2, 4, 4},  //  152.9 ps, 64 registers
+    {192, 1, 4, 6, 3},  //  252.9 ps, 64 registers
+    {256, 1, 4, 4, 4},  //  338.6 ps, 64 registers
 };
 constexpr Tile kBackwardDqB2[] = {
-    { 64, 2, 1, 4, 1},  //  124.9 ps, 72 registers
-    { 96, 1, 2, 4, 1},  //  196.0 ps, 56 registers
-    {192, 1, 1, 4, 1},  //  390.2 ps, 100 registers
-    {256, 2, 4, 4, 4},  //  529.9 ps, 96 registers
+    { 64, 2, 1, 4, 1},  //  124.7 ps, 72 registers
+    {128, 1, 2, 4, 1},  //  258.9 ps, 72 registers
+    {192, 1, 1, 4, 1},  //  387.8 ps, 100 registers
+    {256, 2, 4, 4, 4},  //  529.3 ps, 96 registers
 };
 constexpr Tile kBackwardDqB4[] = {
-    { 64, 1, 2, 4, 1},  //  179.7 ps, 56 registers
-    {128, 1, 1, 4, 1},  //  358.8 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  547.3 ps, 88 registers
-    {256, 1, 8, 4, 4},  //  897.4 ps, 80 registers
+    { 64, 1, 2, 4, 1},  //  178.3 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  355.4 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  544.8 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  889.8 ps, 100 registers
 };
 constexpr Tile kBackwardDqSpilledA2[] = {
-    { 64, 4, 1, 4, 1},  //   15.0 ps, 68 registers
-    { 96, 2, 2, 4, 1},  //   22.8 ps, 50 registers
-    {128, 4, 1, 4, 2},  //   29.8 ps, 68 registers
-    {192, 4, 1, 6, 3},  //   44.3 ps, 68 registers
-    {256, 4, 1, 4, 4},  //   58.9 ps, 68 registers
+    { 64, 4, 1, 4, 1},  //   14.8 ps, 68 registers
+    { 96, 2, 2, 4, 1},  //   22.0 ps, 50 registers
+    {128, 4, 1, 4, 2},  //   29.2 ps, 68 registers
+    {192, 4, 1, 6, 3},  //   43.5 ps, 68 registers
+    {256, 4, 1, 4, 4},  //   57.8 ps, 68 registers
 };
 constexpr Tile kBackwardDqSpilledA4[] = {
-    { 64, 1, 1, 4, 1},  //   28.0 ps, 18 registers
-    { 96, 4, 1, 4, 2},  //   32.4 ps, 56 registers
-    {256, 1, 1, 4, 1},  //   97.7 ps, 66 registers
+    { 64, 1, 1, 4, 1},  //   25.3 ps, 18 registers
+    { 96, 2, 2, 4, 1},  //   30.6 ps, 52 registers
+    {128, 1, 1, 4, 1},  //   45.2 ps, 34 registers
+    {192, 4, 1, 4, 4},  //   61.2 ps, 56 registers
+    {256, 1, 1, 4, 1},  //   85.0 ps, 66 registers
 };
 constexpr Tile kBackwardDqSpilledB2[] = {
-    { 64, 2, 1, 4, 1},  //   44.3 ps, 34 registers
-    {128, 1, 1, 4, 1},  //   89.4 ps, 33 registers
-    {192, 2, 2, 4, 1},  //  126.6 ps, 98 registers
-    {256, 1, 1, 4, 1},  //  175.4 ps, 65 registers
+    { 64, 2, 1, 4, 1},  //   44.1 ps, 34 registers
+    {128, 1, 1, 4, 1},  //   88.8 ps, 33 registers
+    {192, 2, 2, 4, 1},  //  126.1 ps, 98 registers
+    {256, 1, 1, 4, 1},  //  174.2 ps, 65 registers
 };
 constexpr Tile kBackwardDqSpilledB4[] = {
-    { 64, 2, 1, 4, 1},  //   61.5 ps, 36 registers
-    { 96, 1, 1, 4, 1},  //   95.1 ps, 26 registers
-    {128, 4, 2, 4, 2},  //  116.5 ps, 72 registers
-    {192, 4, 1, 6, 3},  //  172.9 ps, 72 registers
-    {256, 4, 1, 4, 4},  //  229.1 ps, 72 registers
+    { 96, 1, 1, 4, 1},  //   94.2 ps, 26 registers
+    {128, 4, 2, 4, 2},  //  116.2 ps, 72 registers
+    {192, 4, 1, 6, 3},  //  172.4 ps, 72 registers
+    {256, 4, 1, 4, 4},  //  228.5 ps, 72 registers
 };
 // From which head size on keeping ds is faster, there and on M1 and M3:
 // by class, then by element size of 2 and 4 bytes.
-constexpr int64_t kSpillFrom[2][2] = {{8, 8}, {16, 24}};
+constexpr int64_t kSpillFrom[2][2] = {{16, 24}, {16, 24}};
 // clang-format on
 // --- generated: end
 

@@ -21,6 +21,7 @@ __all__ = [
     "alu",
     "beside",
     "issue_cycles",
+    "loads_of_reads",
     "matrix_cycles",
     "multiply_cycles",
     "predict",
@@ -45,17 +46,21 @@ PRODUCTS = {
     "backward_dkdv": 4,
     "backward_dq_spilled": 1,
 }
-# Read off our kernels' text, in cycles of a lane: arithmetic for each score; for each
-# load an address, since strides are numbers of the run (they are constants of the
-# peer's text); for each load that may be past the last row the four registers of zeros
-# that it then gives and the mask of lanes, on and off; and for the pair of a fragment
-# that is put together from two loads, of which there are so many to a 16-byte load of
-# 16-bit elements (half as many of float32).
+# Read off our kernels' text, in cycles of a lane.  Arithmetic for each score; for each
+# row that is read the index of one that is there, times a stride that is a number of
+# the run, in 64 bits (the peer's strides are constants of its text); and for the pair
+# of a fragment that is put together from two loads.
 ALU_PER_SCORE = {"forward": 5.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
-ALU_PER_LOAD = 1.0
-ALU_PER_GUARD = 6.0
+ALU_PER_ROW = 6.0
 ALU_PER_PAIR = 1.5
-PAIRS_PER_LOAD = {"forward": 2.0, "backward_dkdv": 2.0, "backward_dq": 8 / 3}
+# How often a kernel reads a fragment row of a tensor for 8 columns of scores (of dk and
+# dv: 8 rows): two of its rows side by side, whose elements make the pairs, and one.
+READS = {
+    "forward": (1, 1),
+    "backward_dq": (2, 1),
+    "backward_dkdv": (2, 2),
+    "backward_dq_spilled": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -107,26 +112,38 @@ class Prediction:
     """Seconds of each term, steady."""
 
 
-def alu(
-    kernel: str, element_bytes: int, scores: float, loads: float, wide_loads: float
-) -> float:
+def loads_of_row(length: int, element_bytes: int, rows: int) -> int:
+    """Return the loads of a fragment row: `rows` 2 if contracted over, side by side."""
+    unit, count = (8, 2) if rows == 2 else (4, 1)
+    total, widest = 0, 16 // element_bytes
+    while length > 0:
+        w = widest
+        while w > 1 and unit * w > length:
+            w //= 2
+        total, length = total + count, length - unit * w
+    return total
+
+
+def loads_of_reads(kernel: str, length: int, element_bytes: int) -> int:
+    """Return the loads of READS, over a slice of head_dim of a length."""
+    double, single = READS[kernel]
+    return double * loads_of_row(length, element_bytes, 2) + single * loads_of_row(
+        length, element_bytes, 1
+    )
+
+
+def alu(kernel: str, scores: float, reads: float, length: int) -> float:
     """Return the arithmetic of one of our kernels, which the simulator cannot count.
 
     Args:
         kernel: its name.
-        element_bytes: of q, k and v.
         scores: entries of the scores that a lane turns into weights.
-        loads: load instructions.
-        wide_loads: of these, loads of fragments.
+        reads: how often it does its READS.
+        length: of a simdgroup's slice of head_dim.
     """
-    pairs = PAIRS_PER_LOAD.get(kernel, 0.0) * 2 / element_bytes * wide_loads
-    per_score = ALU_PER_SCORE.get(kernel, 0.0)
-    return (
-        per_score * scores
-        + ALU_PER_LOAD * loads
-        + ALU_PER_GUARD * wide_loads
-        + ALU_PER_PAIR * pairs
-    )
+    double, single = READS.get(kernel, (0, 0))
+    each = ALU_PER_ROW * (2 * double + single) + ALU_PER_PAIR * double * length / 8
+    return ALU_PER_SCORE.get(kernel, 0.0) * scores + each * reads
 
 
 def multiply_cycles(element_bytes: int) -> float:

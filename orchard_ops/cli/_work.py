@@ -140,7 +140,12 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     """Return the model's view of what the simulator counted for one kernel."""
     lanes = 32
     loads = counters["device_loads"] / lanes
-    wide_loads = counters["device_loads_of_16"] / lanes
+    split = _split(kernel, counters, shape)
+    part = shape.head_dim // split
+    reads = 0.0
+    if kernel in _model.READS:
+        each = _model.loads_of_reads(kernel, part, shape.element_bytes)
+        reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
     loaded, stored = counters["device_load_bytes"], counters["device_store_bytes"]
@@ -148,24 +153,33 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     kept = _kept_bytes(shape) if kernel == "backward_dq_spilled" else 0.0
     groups = max(counters["threadgroups"], 1.0)
     threads = counters["threads"] / groups
-    is_split = counters["threadgroup_barriers"] > 0
     tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
     return Work(
         multiplies=counters["matrix_multiplies"],
-        alu=_model.alu(kernel, shape.element_bytes, weights, loads, wide_loads),
+        alu=_model.alu(kernel, weights, reads, part),
         shuffles=counters["shuffles"] + counters["votes"] + 8 * counters["reductions"],
         loads=loads + exchanged + counters["device_stores"] / lanes,
         exponentials=weights,
         barriers=counters["threadgroup_barriers"] * threads / lanes,
         device_bytes=loaded + stored,
         # Two simdgroups that walk the same blocks are taken to share each line.
-        l2_bytes=stored + kept + (loaded - kept) / (1 if is_split else 2),
+        l2_bytes=stored
+        + split * kept
+        + (loaded - split * kept) / (1 if split > 1 else 2),
         threadgroup_bytes=counters["threadgroup_load_bytes"]
         + counters["threadgroup_store_bytes"],
         dram_bytes=TENSORS_READ.get(kernel, 2) * tensor + kept + stored,
         threadgroups=groups,
         threads=threads,
     )
+
+
+def _split(kernel: str, counters: dict[str, float], shape: Shape) -> int:
+    """Return in how many slices of head_dim a kernel works: each does all scores."""
+    done = counters["exponentials"]
+    if kernel == "backward_dq_spilled":  # two in each load
+        done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
+    return max(1, round(done / shape.scores))
 
 
 def _kept_bytes(shape: Shape) -> float:
