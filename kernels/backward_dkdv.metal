@@ -82,10 +82,10 @@ inline void add_rows(thread Columns& columns,
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
     Operand q_rows[SLICE / 8];
-    KeyRows::load_rows(q + row * p.q.row, row < d.len_q, base, at, q_rows);
+    KeyRows::load_rows(row_of(q, p.q.row, row, d.len_q), base, at, q_rows);
     contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
     Operand grad_rows[SLICE_V / 8];
-    ValueRows::load_rows(grad_out + row * p.grad_out.row, row < d.len_q, base_v,
+    ValueRows::load_rows(row_of(grad_out, p.grad_out.row, row, d.len_q), base_v,
                          at, grad_rows);
     contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
     row_stat[t] = row_stat_of(stats, delta, row, d.len_q);
@@ -101,11 +101,13 @@ inline void add_rows(thread Columns& columns,
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + 2 * at.pair;
     Operand grad_columns[SLICE_V / 8];
-    Values::load_columns(grad_out + row * p.grad_out.row, p.grad_out.row,
-                         d.len_q - row, base_v, at, grad_columns);
+    Values::load_columns(row_of(grad_out, p.grad_out.row, row, d.len_q),
+                         row_of(grad_out, p.grad_out.row, row + 1, d.len_q),
+                         base_v, at, grad_columns);
     accumulate<SLICE_V / 8>(grad_columns, s + t * TILE_COLS, columns.dv);
     Operand q_columns[SLICE / 8];
-    Keys::load_columns(q + row * p.q.row, p.q.row, d.len_q - row, base, at,
+    Keys::load_columns(row_of(q, p.q.row, row, d.len_q),
+                       row_of(q, p.q.row, row + 1, d.len_q), base, at,
                        q_columns);
     accumulate<SLICE / 8>(q_columns, dp + t * TILE_COLS, columns.dk);
   }
@@ -143,6 +145,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   int column0 = group_column0 + tile * COLS;
   Domain d;
   SET_EXTENT(d);
+  if (d.len_kv == 0) return;  // all threads alike
   q += batch * p.q.batch + d.first_q * p.q.row;
   grad_out += batch * p.grad_out.batch + d.first_q * p.grad_out.row;
   k += batch * p.k.batch + head_kv * p.k.head + d.first_kv * p.k.row;
@@ -152,10 +155,12 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
-    KeyRows::load_columns(k + column * p.k.row, p.k.row, d.len_kv - column,
-                          base, at, columns.k + c * (SLICE / 8));
-    ValueRows::load_columns(v + column * p.v.row, p.v.row, d.len_kv - column,
-                            base_v, at, columns.v + c * (SLICE_V / 8));
+    KeyRows::load_columns(row_of(k, p.k.row, column, d.len_kv),
+                          row_of(k, p.k.row, column + 1, d.len_kv), base, at,
+                          columns.k + c * (SLICE / 8));
+    ValueRows::load_columns(row_of(v, p.v.row, column, d.len_kv),
+                            row_of(v, p.v.row, column + 1, d.len_kv), base_v,
+                            at, columns.v + c * (SLICE_V / 8));
 #pragma clang loop unroll(full)
     for (int f = 0; f < SLICE / 8; ++f) {
       columns.dk[c * (SLICE / 8) + f] = zero_accumulator();

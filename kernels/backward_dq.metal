@@ -36,6 +36,7 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
   Domain d;
   SET_EXTENT(d);
   SET_HEAD(d, head)
+  if (d.len_q == 0) return;  // all threads alike
   q += batch * p.q.batch + head * p.q.head + d.first_q * p.q.row;
   k += batch * p.k.batch + (head / p.group) * p.k.head + d.first_kv * p.k.row;
   v += batch * p.v.batch + (head / p.group) * p.v.head + d.first_kv * p.v.row;
@@ -83,8 +84,8 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
         round_to_operand(ds[t], dp[t * TILE_COLS + c]);
       }
       int column = column0 + 8 * c + at.row;
-      Gradients::multiply_rows(k + column * p.k.row, column < d.len_kv, base,
-                               at, ds, gradient);
+      Gradients::multiply_rows(row_of(k, p.k.row, column, d.len_kv), base, at,
+                               ds, gradient);
     }
   }
 

@@ -87,8 +87,8 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                    lane, ds[t]);
       }
       int column = column0 + at.row;
-      Gradients::multiply_rows(k + column * p.k.row, column < d.len_kv, base,
-                               at, ds, gradient);
+      Gradients::multiply_rows(row_of(k, p.k.row, column, d.len_kv), base, at,
+                               ds, gradient);
     }
   }
 #if IS_SUMMED

@@ -80,9 +80,9 @@
   ForwardState state;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
+    int row = min(row0 + 8 * t + at.row, rows - 1);
     begin_row(state, t, q + row % p.group * p.q.head + row / p.group * p.q.row,
-              row < rows, base, at);
+              base, at);
   }
 
   // An even share of the blocks that these rows see.

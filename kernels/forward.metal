@@ -52,6 +52,7 @@ inline void add_sink(thread ForwardState& state, int t, float sink) {
   Domain d;
   SET_EXTENT(d);
   SET_HEAD(d, head)
+  if (d.len_q == 0) return;  // all threads alike
   q += batch * p.q.batch + head * p.q.head + d.first_q * p.q.row;
   k += batch * p.k.batch + (head / p.group) * p.k.head + d.first_kv * p.k.row;
   v += batch * p.v.batch + (head / p.group) * p.v.head + d.first_kv * p.v.row;
@@ -60,7 +61,7 @@ inline void add_sink(thread ForwardState& state, int t, float sink) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
-    begin_row(state, t, q + row * p.q.row, row < d.len_q, base, at);
+    begin_row(state, t, row_of(q, p.q.row, row, d.len_q), base, at);
   }
 
   // With barriers inside, all tiles of a threadgroup walk the same blocks.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +15,7 @@ import torch
 
 import orchard_ops
 from orchard_ops import sim
-from orchard_ops.cli import _chips, _model, _work
+from orchard_ops.cli import _calibration, _chips, _model, _work
 from orchard_ops.cli._work import Shape
 
 sys.path.insert(0, str(Path(__file__).parent / "specialisations"))
@@ -22,6 +24,14 @@ import specialisations
 
 LENGTH = 1024
 CLASSES = ("A", "B")
+# How far from its published time the model may put a kernel of the peer's, and if its
+# head_dim is left out of the fit: shares, by class and element size.
+RESIDUALS = {
+    ("A", 2): (0.05, 0.05),
+    ("A", 4): (0.12, 0.14),
+    ("B", 2): (0.07, 0.08),
+    ("B", 4): (0.16, 0.22),
+}
 
 
 def load_tune() -> ModuleType:
@@ -66,21 +76,38 @@ def test_forward_multiplies_only_what_is_visible(family: str) -> None:
     assert longer <= 2.2 * narrow
 
 
-@pytest.fixture(scope="module", params=CLASSES)
+@pytest.fixture(
+    scope="module", params=itertools.product(CLASSES, ("recompute", "spill"))
+)
 def counted(request: pytest.FixtureRequest) -> tuple[str, Shape, _work.Counts]:
     """Count forward and backward of one small dense head, every access."""
     shape = Shape(_work.SHORT, heads=1)
+    family, backward = request.param
     sim.enable()
-    with sim.family(request.param):
-        return request.param, shape, _work.run(shape)
+    with sim.family(family):
+        counts = _work.run(shape, backward=backward)
+    assert ("backward_dq_spilled" in counts) == (backward == "spill")
+    assert ("backward_dq" in counts) == (backward == "recompute")
+    return family, shape, counts
+
+
+def products(counts: _work.Counts) -> dict[str, int]:
+    """Return the products of each kernel that multiplies."""
+    return {name: n for name, n in _model.PRODUCTS.items() if name in counts}
 
 
 def test_each_product_is_done_once(counted: tuple[str, Shape, _work.Counts]) -> None:
-    """A score costs 2 products forward, 3 in dq, 4 in dk and dv, and one exp each."""
+    """A score costs 2 products forward, 7 or 5 backward, and one exp where it is made.
+
+    Dq has one product where the gradients of the scores were kept, else 3.
+    """
     _, shape, counts = counted
-    for kernel, products in _model.PRODUCTS.items():
-        ideal = _work.ideal_multiplies(shape, products)
+    for kernel, count in products(counts).items():
+        ideal = _work.ideal_multiplies(shape, count)
         assert counts[kernel]["matrix_multiplies"] == ideal, kernel
+        if kernel == "backward_dq_spilled":
+            assert counts[kernel]["exponentials"] == 0
+            continue
         # Besides: in the forward, for a row and block whose maximum grew.
         assert shape.scores <= counts[kernel]["exponentials"] < 1.15 * shape.scores
 
@@ -94,7 +121,7 @@ def test_loads_and_barriers(counted: tuple[str, Shape, _work.Counts]) -> None:
     assert forward["device_loads_of_16"] == forward["device_loads"]
     q_alone = shape.length * shape.head_dim / 8
     assert (forward["device_loads"] - q_alone) / 32 / pieces <= 20
-    for kernel in _model.PRODUCTS:
+    for kernel in products(counts):
         assert counts[kernel]["threadgroup_barriers"] == 0, kernel
         assert counts[kernel]["reductions"] == 0, kernel
 
@@ -104,17 +131,27 @@ def test_the_search_counts_what_the_simulator_counts(
 ) -> None:
     """The counts that tiles are chosen by are those of the kernels."""
     family, shape, counts = counted
-    for kernel in tune.KERNELS:
+    spills = "backward_dq_spilled" in counts
+    for kernel in products(counts):
         tile, _ = tune.best(kernel, family, 64, 2)
-        expected = tune.tile_work(kernel, tile, 64, 2, shape.length)
+        expected = tune.tile_work(
+            kernel,
+            tile,
+            64,
+            2,
+            shape.length,
+            spills=spills and kernel == "backward_dkdv",
+        )
         actual = _work.work_of(kernel, counts[kernel], shape)
         assert actual.multiplies == expected.multiplies
         assert actual.threadgroups == expected.threadgroups
         assert actual.threads == expected.threads
         # Within what each row or column costs once: under a tenth at this length.
-        assert expected.loads <= actual.loads <= 1.25 * expected.loads
+        assert expected.loads <= actual.loads <= 1.25 * expected.loads, kernel
         assert actual.exponentials == pytest.approx(expected.exponentials, rel=0.15)
         assert actual.shuffles == pytest.approx(expected.shuffles, rel=0.15)
+        assert actual.alu == pytest.approx(expected.alu, rel=0.25)
+        assert actual.dram_bytes >= expected.dram_bytes
 
 
 def test_counts_extrapolate() -> None:
@@ -141,31 +178,46 @@ def test_tiles_are_what_the_search_finds() -> None:
         assert held >= budget.tile_registers(s), s.line
 
 
-def test_the_model_repeats_what_it_was_calibrated_on() -> None:
-    """At the sizes of the calibration the peer's predicted time is the published one.
+@pytest.mark.parametrize(("family", "element_bytes"), RESIDUALS)
+def test_the_model_gives_the_peers_published_times(
+    family: str, element_bytes: int
+) -> None:
+    """One efficiency each gives all nine times within a bound, and times not fitted.
 
-    At head_dim 256, which it has not seen, class A is within a percent in 16 bits.
+    An efficiency above 1 would be a kernel that is faster than what it does.
     """
-    for row in _chips.PUBLISHED:
-        chip = _chips.chip_named(row.chip)
-        predicted = _model.peer_ps_per_score(
-            chip, row.kernel, row.element_bytes, row.head_dim
-        )
-        if row.head_dim <= 128:
-            assert predicted == pytest.approx(row.ps_per_score)
-        elif row.chip == "M1 Max" and row.element_bytes == 2:
-            assert predicted == pytest.approx(row.ps_per_score, rel=0.01)
+    fitted, unseen = RESIDUALS[family, element_bytes]
+    assert _calibration.efficiency(family, element_bytes) < 1.01
+    rows = [
+        row
+        for row in _chips.PUBLISHED
+        if _chips.chip_named(row.chip).family == family
+        and row.element_bytes == element_bytes
+    ]
+    assert len(rows) == 9
+    for row in rows:
+        for without, bound in ((None, fitted), (row.head_dim, unseen)):
+            predicted = _calibration.peer_ps_per_score(row, without)
+            assert abs(math.log(predicted / row.ps_per_score)) < bound, row
+
+
+def test_kept_gradients_are_read_by_tiles_that_divide_those_that_wrote_them() -> None:
+    """Rows and columns of dq's tile divide dk and dv's at every head_dim."""
+    for family, size, dim in itertools.product(CLASSES, (2, 4), tune.HEAD_DIMS):
+        written, _ = tune.best("backward_dkdv", family, dim, size)
+        read, _ = tune.best("backward_dq_spilled", family, dim, size)
+        assert written.rows % read.rows == 0
+        assert written.cols % read.cols == 0
 
 
 def test_a_prediction_is_bound_by_its_largest_term() -> None:
     """Work of one kind only is bound by it, and takes its share of the rate."""
     chip = _chips.chip_named("M1")
     many = _model.Work(multiplies=1e9, threadgroups=1e6)
-    found = _model.predict(many, chip, "forward", 2, 64)
+    found = _model.predict(many, chip, 0.9, 2)
     assert found.binding == "issue"
-    eta = _model.efficiency("A", "forward", 2, 64)
-    assert found.utilisation == pytest.approx(eta, rel=0.01)
+    assert found.utilisation == pytest.approx(0.9, rel=0.01)
     moved = _model.Work(dram_bytes=68e9 * 0.8, threadgroups=1e6)
-    found = _model.predict(moved, chip, "forward", 2, 64)
+    found = _model.predict(moved, chip, 0.9, 2)
     assert found.binding == "DRAM"
     assert found.seconds == pytest.approx(1.0, rel=0.01)

@@ -15,6 +15,7 @@ import itertools
 import sys
 import types
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -27,10 +28,13 @@ _cli.__path__ = [str(ROOT / "orchard_ops" / "cli")]
 sys.modules.setdefault("_cli", _cli)
 _chips = importlib.import_module("_cli._chips")
 _model = importlib.import_module("_cli._model")
+_calibration = importlib.import_module("_cli._calibration")
 
-KERNELS = ("forward", "backward_dkdv", "backward_dq")
+# A kernel comes after those whose tiles its own must divide.
+KERNELS = ("forward", "backward_dkdv", "backward_dq", "backward_dq_spilled")
 HEAD_DIMS = (64, 96, 128, 192, 256)
 SCORED_ON = {"A": "M1 Max", "B": "M4"}
+LEAST_DRAM = {"A": "M1", "B": "M3"}  # for its cores
 # Registers of a lane that a tile may hold: what the rest (loads in flight, addresses,
 # scalars) leaves of 128 on class A; class B allocates them on demand.
 REGISTERS = {"A": 70, "B": 100}
@@ -43,6 +47,10 @@ SIMDGROUPS = {1: 4, 2: 4, 3: 6, 4: 4}
 # Of the time that class B hides beside the matrix multiplies, the share that a tile
 # is charged with all the same.
 DOUBT = 0.1
+# Cycles that a simdgroup may lose at a barrier: the model charges none of them, as the
+# peer seems to lose none; a tile must be worth it all the same.
+BARRIER_DOUBT = 16.0
+NEVER = 1 << 30
 # Of the tiles this near to the best score, the one that holds the fewest registers.
 NEAR = 0.002
 
@@ -69,6 +77,8 @@ def registers(kernel: str, tile: Tile, head_dim: int, element_bytes: int) -> int
     scores = 2 * tile.rows * tile.cols
     if kernel == "forward":
         return tile.rows * fragments * (2 + operand) + scores
+    if kernel == "backward_dq_spilled":  # and a ds for each row, on their way
+        return tile.rows * (fragments * 2 + operand)
     if kernel == "backward_dq":  # or backward_dbias, which has the same tiles
         kept = tile.rows * fragments * 2 * operand
         return kept + 2 * scores + max(tile.rows * fragments * 2, scores)
@@ -77,69 +87,78 @@ def registers(kernel: str, tile: Tile, head_dim: int, element_bytes: int) -> int
 
 def exchanged_fragments(kernel: str, tile: Tile) -> int:
     """Return the fragments that slices add up through threadgroup memory."""
+    if kernel == "backward_dq_spilled":
+        return 0
     both = 1 if kernel == "forward" else 2
     return both * tile.rows * tile.cols if tile.split > 1 else 0
 
 
-def loads(length: int, element_bytes: int, pairs: int) -> int:
-    """Return the load instructions of a fragment row; `pairs` 2 if contracted over."""
-    unit, count = (8, 2) if pairs == 2 else (4, 1)
-    total, widest = 0, 16 // element_bytes
-    while length > 0:
-        w = widest
-        while w > 1 and unit * w > length:
-            w //= 2
-        total, length = total + count, length - unit * w
-    return total
-
-
 def tile_work(
-    kernel: str, tile: Tile, head_dim: int, element_bytes: int, length: int
+    kernel: str,
+    tile: Tile,
+    head_dim: int,
+    element_bytes: int,
+    length: int,
+    spills: bool = False,
 ) -> _model.Work:
-    """Return the work of one dense head of length x length, without what is not N^2."""
+    """Return the work of one dense head of length x length, without what is not N^2.
+
+    Args:
+        kernel: of KERNELS.
+        tile: its tile.
+        head_dim: of q, k and v.
+        element_bytes: of q, k and v.
+        length: of the sequences.
+        spills: of backward_dkdv, whether it leaves ds to backward_dq_spilled.
+    """
     part = slice_of(head_dim, tile)
     fragments, visited = part // 8, tile.rows * tile.cols
-    contract = loads(part, element_bytes, 2)
-    spread = loads(part, element_bytes, 1)
-    if kernel == "forward":
-        products, count = 2, tile.cols * (contract + spread)
-        shuffles = 3 * tile.rows
-    elif kernel == "backward_dq":
-        products, count = 3, tile.cols * (2 * contract + spread)
-        shuffles = 0
-    else:
-        products, count = 4, tile.rows * (4 * contract + 2)
-        shuffles = 0
-    stats = 2 * tile.rows if kernel == "backward_dkdv" else 0
+    is_dkdv = kernel == "backward_dkdv"
+    is_spilled = kernel == "backward_dq_spilled"
+    reads = tile.rows if is_dkdv else tile.cols
+    loads = reads * _model.loads_of_reads(kernel, part, element_bytes)
+    # Of a row's statistics; of kept fragments.
+    loads += 2 * tile.rows if is_dkdv else visited if is_spilled else 0
     exchanged = exchanged_fragments(kernel, tile)
-    walked = (tile.cols if kernel == "backward_dkdv" else tile.rows) * 8
+    walked = (tile.cols if is_dkdv else tile.rows) * 8
     across = walked * tile.simdgroups // tile.split
     tiles = (length / 8) ** 2 / visited * tile.split  # one for each simdgroup
-    bytes_once = element_bytes * 8 * part
-    moved = count_of_bytes(kernel, tile) * bytes_once
+    moved = pieces(kernel, tile) * element_bytes * 8 * part
+    # Of the gradients of the scores, which slices share the writing of.
+    ds_bytes = element_bytes * 64 * visited
+    stores = visited / tile.split if spills else 0
+    ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
     return _model.Work(
-        multiplies=products * visited * fragments,
-        alu=ALU_PER_TILE
-        + _model.alu(kernel, element_bytes, 2 * visited, count, count - stats),
-        shuffles=shuffles,
-        loads=count + 2 * exchanged * (1 + tile.split),
-        exponentials=2 * visited,
+        multiplies=_model.PRODUCTS[kernel] * visited * fragments,
+        alu=ALU_PER_TILE + _model.alu(kernel, 2 * visited, reads, part),
+        shuffles=_model.SHUFFLES_PER_BLOCK * tile.rows if kernel == "forward" else 0,
+        loads=loads + stores + 2 * exchanged * (1 + tile.split),
+        exponentials=0 if is_spilled else 2 * visited,
         barriers=2 if exchanged else 0,
-        device_bytes=moved,
+        device_bytes=moved + ds_moved,
         # Two simdgroups that walk the same blocks are taken to share each line.
-        l2_bytes=moved / 2 if tile.split == 1 else moved,
+        l2_bytes=(moved / 2 if tile.split == 1 else moved) + ds_moved,
         threadgroup_bytes=256 * exchanged * (1 + tile.split),
-        dram_bytes=0,
+        dram_bytes=ds_bytes / tile.split if spills or is_spilled else 0,
         threadgroups=-(-length // across) / tiles,
         threads=32 * tile.simdgroups,
     ).times(tiles)
 
 
-def count_of_bytes(kernel: str, tile: Tile) -> int:
+def pieces(kernel: str, tile: Tile) -> int:
     """Return how many 8-row pieces of a tensor a visited tile loads."""
-    if kernel == "forward":
-        return 2 * tile.cols
-    return 3 * tile.cols if kernel == "backward_dq" else 4 * tile.rows
+    each = sum(_model.READS[kernel])
+    return each * (tile.rows if kernel == "backward_dkdv" else tile.cols)
+
+
+def divides(
+    kernel: str, family: str, tile: Tile, head_dim: int, element_bytes: int
+) -> bool:
+    """Return whether what a tile reads was written: by whole tiles of backward_dkdv."""
+    if kernel != "backward_dq_spilled":
+        return True
+    written, _ = best("backward_dkdv", family, head_dim, element_bytes)
+    return written.rows % tile.rows == 0 and written.cols % tile.cols == 0
 
 
 def legal_tiles(
@@ -153,6 +172,7 @@ def legal_tiles(
         memory = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
         if (
             rows * cols <= MOST_FRAGMENTS
+            and divides(kernel, family, tile, head_dim, element_bytes)
             and head_dim % (8 * split) == 0
             and held <= REGISTERS[family]
             and memory <= THREADGROUP_BYTES
@@ -162,23 +182,31 @@ def legal_tiles(
 
 
 def score(
-    kernel: str, family: str, tile: Tile, head_dim: int, element_bytes: int
+    kernel: str,
+    chip: str,
+    tile: Tile,
+    head_dim: int,
+    element_bytes: int,
+    spills: bool = False,
 ) -> float:
     """Return predicted picoseconds for each score, lower is better."""
-    chip = _chips.chip_named(SCORED_ON[family])
-    work = tile_work(kernel, tile, head_dim, element_bytes, LENGTH)
-    found = _model.predict(work, chip, kernel, element_bytes, head_dim)
+    on = _chips.chip_named(chip)
+    work = tile_work(kernel, tile, head_dim, element_bytes, LENGTH, spills)
+    eta = _calibration.efficiency(on.family, element_bytes)
+    found = _model.predict(work, on, eta, element_bytes)
     seconds = found.terms[found.binding]  # the last wave depends on the problem
-    others = sum(found.terms.values()) - seconds + _model.beside(work, chip)
-    return float(1e12 * (seconds + DOUBT * others) / LENGTH**2)
+    others = sum(found.terms.values()) - seconds + _model.beside(work, on)
+    waits = BARRIER_DOUBT * work.barriers / (4e9 * on.cores * on.ghz)
+    return float(1e12 * (seconds + DOUBT * others + waits) / LENGTH**2)
 
 
+@cache
 def best(
     kernel: str, family: str, head_dim: int, element_bytes: int
 ) -> tuple[Tile, float]:
     """Return the best tile and its score; between equals the smaller one."""
     scored = [
-        (score(kernel, family, tile, head_dim, element_bytes), tile)
+        (score(kernel, SCORED_ON[family], tile, head_dim, element_bytes), tile)
         for tile in legal_tiles(kernel, family, head_dim, element_bytes)
     ]
     limit = min(value for value, _ in scored) * (1 + NEAR)
@@ -207,6 +235,48 @@ def table(kernel: str, family: str, element_bytes: int) -> list[str]:
     return [*lines, "};"]
 
 
+def row_for(head_dim: int) -> int:
+    """Return the head_dim of the row that serves another."""
+    return next(dim for dim in HEAD_DIMS if dim >= head_dim)
+
+
+def is_spill_faster(chip: str, family: str, head_dim: int, element_bytes: int) -> bool:
+    """Return whether dk, dv and dq take less time if ds is kept between them."""
+
+    def cost(kernel: str, spills: bool = False) -> float:
+        tile, _ = best(kernel, family, row_for(head_dim), element_bytes)
+        return score(kernel, chip, tile, head_dim, element_bytes, spills)
+
+    kept = cost("backward_dkdv", spills=True) + cost("backward_dq_spilled")
+    return kept < cost("backward_dkdv") + cost("backward_dq")
+
+
+def spill_from(family: str, element_bytes: int) -> int:
+    """Return the head_dim from which on ds is better kept than computed twice."""
+    found = NEVER
+    for head_dim in range(HEAD_DIMS[-1], 0, -8):
+        for chip in (SCORED_ON[family], LEAST_DRAM[family]):
+            if not is_spill_faster(chip, family, head_dim, element_bytes):
+                return found
+        found = head_dim
+    return found
+
+
+def spill_table() -> list[str]:
+    """Return the lines of the table of head sizes from which on ds is kept."""
+    rows = (
+        ", ".join(f"{spill_from(family, size)}" for size in (2, 4)) for family in "AB"
+    )
+    return [
+        "// From which head size on keeping ds is faster, there and on "
+        f"{LEAST_DRAM['A']} and {LEAST_DRAM['B']}:",
+        "// by class, then by element size of 2 and 4 bytes.",
+        "constexpr int64_t kSpillFrom[2][2] = {"
+        + ", ".join(f"{{{row}}}" for row in rows)
+        + "};",
+    ]
+
+
 def generated() -> str:
     """Return the block between the markers."""
     lines = [
@@ -218,6 +288,7 @@ def generated() -> str:
     ]
     for kernel, family, size in itertools.product(KERNELS, "AB", (2, 4)):
         lines += table(kernel, family, size)
+    lines += spill_table()
     return "\n".join([*lines, "// clang-format on", END])
 
 

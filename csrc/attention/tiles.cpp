@@ -15,119 +15,150 @@ using device::Family;
 // clang-format off
 // max_head_dim rows cols simdgroups split
 constexpr Tile kForwardA2[] = {
-    { 64, 2, 4, 4, 1},  //   30.3 ps, 64 registers
-    {128, 1, 8, 4, 1},  //   65.5 ps, 64 registers
-    {192, 2, 4, 6, 3},  //  101.6 ps, 64 registers
-    {256, 2, 4, 4, 4},  //  136.9 ps, 64 registers
+    { 64, 2, 4, 4, 1},  //   29.8 ps, 64 registers
+    {128, 1, 8, 4, 1},  //   62.0 ps, 64 registers
+    {192, 2, 4, 6, 3},  //   96.4 ps, 64 registers
+    {256, 2, 4, 4, 4},  //  129.9 ps, 64 registers
 };
 constexpr Tile kForwardA4[] = {
-    { 64, 2, 1, 4, 1},  //   42.5 ps, 68 registers
-    { 96, 1, 8, 4, 1},  //   66.4 ps, 64 registers
-    {128, 1, 2, 4, 1},  //   89.3 ps, 68 registers
-    {192, 2, 4, 4, 4},  //  139.1 ps, 64 registers
-    {256, 2, 1, 4, 4},  //  190.6 ps, 68 registers
+    { 64, 2, 1, 4, 1},  //   42.1 ps, 68 registers
+    { 96, 1, 8, 4, 1},  //   65.7 ps, 64 registers
+    {128, 1, 2, 4, 1},  //   87.6 ps, 68 registers
+    {192, 2, 4, 4, 4},  //  137.6 ps, 64 registers
+    {256, 2, 1, 4, 4},  //  187.5 ps, 68 registers
 };
 constexpr Tile kForwardB2[] = {
-    { 64, 2, 4, 4, 1},  //   80.5 ps, 64 registers
-    { 96, 2, 2, 4, 1},  //  123.6 ps, 80 registers
-    {128, 2, 1, 4, 1},  //  164.7 ps, 100 registers
-    {192, 2, 2, 4, 2},  //  255.0 ps, 80 registers
-    {256, 2, 1, 4, 2},  //  339.2 ps, 100 registers
+    { 64, 2, 4, 4, 1},  //   83.1 ps, 64 registers
+    { 96, 2, 2, 4, 1},  //  124.3 ps, 80 registers
+    {128, 2, 1, 4, 1},  //  165.7 ps, 100 registers
+    {192, 1, 2, 4, 1},  //  258.2 ps, 76 registers
+    {256, 1, 1, 4, 1},  //  344.3 ps, 98 registers
 };
 constexpr Tile kForwardB4[] = {
-    { 64, 2, 2, 4, 1},  //  102.4 ps, 72 registers
-    { 96, 2, 1, 4, 1},  //  157.2 ps, 100 registers
-    {128, 4, 4, 4, 4},  //  216.2 ps, 96 registers
-    {192, 2, 1, 4, 2},  //  327.3 ps, 100 registers
-    {256, 2, 4, 4, 4},  //  441.0 ps, 80 registers
+    { 64, 2, 2, 4, 1},  //  112.0 ps, 72 registers
+    { 96, 2, 1, 4, 1},  //  167.8 ps, 100 registers
+    {128, 4, 4, 4, 4},  //  232.3 ps, 96 registers
+    {192, 2, 4, 6, 3},  //  353.6 ps, 80 registers
+    {256, 2, 8, 4, 4},  //  471.1 ps, 96 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
-    { 64, 4, 1, 4, 1},  //   74.4 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  125.3 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  160.1 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  242.4 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  326.2 ps, 64 registers
+    { 64, 4, 1, 4, 1},  //   64.6 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  106.9 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  139.7 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  211.6 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  284.8 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
-    { 64, 1, 1, 4, 1},  //  101.1 ps, 68 registers
-    { 96, 4, 1, 4, 2},  //  168.3 ps, 64 registers
-    {128, 1, 1, 4, 2},  //  223.7 ps, 68 registers
-    {192, 1, 1, 6, 3},  //  336.6 ps, 68 registers
-    {256, 1, 1, 4, 4},  //  452.0 ps, 68 registers
+    { 64, 1, 1, 4, 1},  //   91.8 ps, 68 registers
+    { 96, 2, 2, 4, 4},  //  156.4 ps, 64 registers
+    {128, 1, 1, 4, 2},  //  227.3 ps, 68 registers
+    {192, 4, 1, 4, 4},  //  338.9 ps, 64 registers
+    {256, 1, 1, 4, 4},  //  457.3 ps, 68 registers
 };
 constexpr Tile kBackwardDkdvB2[] = {
-    { 64, 2, 1, 4, 1},  //  176.2 ps, 56 registers
-    {128, 1, 1, 4, 1},  //  359.5 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  551.2 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  751.3 ps, 100 registers
+    { 64, 2, 1, 4, 1},  //  173.2 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  344.8 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  534.2 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  736.2 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
-    { 64, 2, 2, 4, 2},  //  217.4 ps, 80 registers
-    { 96, 1, 1, 4, 1},  //  357.0 ps, 100 registers
-    {128, 2, 2, 4, 4},  //  481.4 ps, 80 registers
-    {192, 1, 1, 4, 2},  //  876.9 ps, 100 registers
-    {256, 2, 1, 4, 4},  // 1179.9 ps, 72 registers
+    { 96, 1, 1, 4, 1},  //  355.3 ps, 100 registers
+    {128, 4, 2, 4, 4},  //  483.6 ps, 96 registers
+    {192, 4, 1, 6, 3},  //  885.9 ps, 80 registers
+    {256, 4, 1, 4, 4},  // 1184.8 ps, 80 registers
 };
 constexpr Tile kBackwardDqA2[] = {
-    { 64, 1, 8, 4, 1},  //   51.4 ps, 64 registers
-    { 96, 1, 4, 4, 1},  //   78.8 ps, 64 registers
-    {128, 1, 1, 4, 1},  //  104.5 ps, 68 registers
-    {192, 1, 4, 4, 2},  //  169.0 ps, 64 registers
-    {256, 1, 1, 4, 2},  //  227.3 ps, 68 registers
+    { 64, 1, 8, 4, 1},  //   49.2 ps, 64 registers
+    { 96, 1, 4, 4, 1},  //   72.1 ps, 64 registers
+    {128, 1, 1, 4, 1},  //   95.9 ps, 68 registers
+    {192, 1, 4, 4, 2},  //  155.2 ps, 64 registers
+    {256, 1, 1, 4, 2},  //  209.6 ps, 68 registers
 };
 constexpr Tile kBackwardDqA4[] = {
-    { 64, 1, 4, 4, 1},  //   72.0 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  114.4 ps, 64 registers
-    {128, 2, 2, 4, 4},  //  155.8 ps, 64 registers
-    {192, 1, 4, 6, 3},  //  251.4 ps, 64 registers
-    {256, 1, 4, 4, 4},  //  336.7 ps, 64 registers
+    { 64, 1, 4, 4, 1},  //   68.6 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  112.3 ps, 64 registers
+    {128, 2, 2, 4, 4},  //  152.9 ps, 64 registers
+    {192, 1, 4, 6, 3},  //  252.9 ps, 64 registers
+    {256, 1, 4, 4, 4},  //  338.6 ps, 64 registers
 };
 constexpr Tile kBackwardDqB2[] = {
-    { 64, 2, 1, 4, 1},  //  122.7 ps, 72 registers
-    { 96, 1, 2, 4, 1},  //  198.6 ps, 56 registers
-    {192, 1, 1, 4, 1},  //  396.1 ps, 100 registers
-    {256, 2, 2, 4, 4},  //  536.7 ps, 80 registers
+    { 64, 2, 1, 4, 1},  //  124.7 ps, 72 registers
+    {128, 1, 2, 4, 1},  //  258.9 ps, 72 registers
+    {192, 1, 1, 4, 1},  //  387.8 ps, 100 registers
+    {256, 2, 4, 4, 4},  //  529.3 ps, 96 registers
 };
 constexpr Tile kBackwardDqB4[] = {
-    { 64, 1, 2, 4, 1},  //  160.4 ps, 56 registers
-    { 96, 2, 2, 4, 2},  //  263.4 ps, 88 registers
-    {128, 1, 1, 4, 1},  //  353.2 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  533.9 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  874.8 ps, 100 registers
+    { 64, 1, 2, 4, 1},  //  178.3 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  355.4 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  544.8 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  889.8 ps, 100 registers
 };
+constexpr Tile kBackwardDqSpilledA2[] = {
+    { 64, 4, 1, 4, 1},  //   14.8 ps, 68 registers
+    { 96, 2, 2, 4, 1},  //   22.0 ps, 50 registers
+    {128, 4, 1, 4, 2},  //   29.2 ps, 68 registers
+    {192, 4, 1, 6, 3},  //   43.5 ps, 68 registers
+    {256, 4, 1, 4, 4},  //   57.8 ps, 68 registers
+};
+constexpr Tile kBackwardDqSpilledA4[] = {
+    { 64, 1, 1, 4, 1},  //   25.3 ps, 18 registers
+    { 96, 2, 2, 4, 1},  //   30.6 ps, 52 registers
+    {128, 1, 1, 4, 1},  //   45.2 ps, 34 registers
+    {192, 4, 1, 4, 4},  //   61.2 ps, 56 registers
+    {256, 1, 1, 4, 1},  //   85.0 ps, 66 registers
+};
+constexpr Tile kBackwardDqSpilledB2[] = {
+    { 64, 2, 1, 4, 1},  //   44.1 ps, 34 registers
+    {128, 1, 1, 4, 1},  //   88.8 ps, 33 registers
+    {192, 2, 2, 4, 1},  //  126.1 ps, 98 registers
+    {256, 1, 1, 4, 1},  //  174.2 ps, 65 registers
+};
+constexpr Tile kBackwardDqSpilledB4[] = {
+    { 96, 1, 1, 4, 1},  //   94.2 ps, 26 registers
+    {128, 4, 2, 4, 2},  //  116.2 ps, 72 registers
+    {192, 4, 1, 6, 3},  //  172.4 ps, 72 registers
+    {256, 4, 1, 4, 4},  //  228.5 ps, 72 registers
+};
+// From which head size on keeping ds is faster, there and on M1 and M3:
+// by class, then by element size of 2 and 4 bytes.
+constexpr int64_t kSpillFrom[2][2] = {{16, 24}, {16, 24}};
 // clang-format on
 // --- generated: end
 
 constexpr Tile kRowEach[] = {
-    // a simdgroup a row
+    // a simdgroup a row, or an 8x8 fragment
     {256, 1, 1, 8, 1},
 };
 
 struct Tables {
-  std::span<const Tile> forward, dkdv, dq;
+  std::span<const Tile> forward, dkdv, dq, dq_spilled;
 };
 
 // By class, then by element size; C has no row of its own yet.
 constexpr Tables kTables[2][2] = {
-    {{kForwardA2, kBackwardDkdvA2, kBackwardDqA2},
-     {kForwardA4, kBackwardDkdvA4, kBackwardDqA4}},
-    {{kForwardB2, kBackwardDkdvB2, kBackwardDqB2},
-     {kForwardB4, kBackwardDkdvB4, kBackwardDqB4}},
+    {{kForwardA2, kBackwardDkdvA2, kBackwardDqA2, kBackwardDqSpilledA2},
+     {kForwardA4, kBackwardDkdvA4, kBackwardDqA4, kBackwardDqSpilledA4}},
+    {{kForwardB2, kBackwardDkdvB2, kBackwardDqB2, kBackwardDqSpilledB2},
+     {kForwardB4, kBackwardDkdvB4, kBackwardDqB4, kBackwardDqSpilledB4}},
 };
 
+int row_of(Family family) { return family == Family::a ? 0 : 1; }
+
+int row_of(DType dtype) { return element_bytes(dtype) == 2 ? 0 : 1; }
+
 std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
-  const Tables& tables =
-      kTables[family == Family::a ? 0 : 1][element_bytes(dtype) == 2 ? 0 : 1];
+  const Tables& tables = kTables[row_of(family)][row_of(dtype)];
   switch (kernel) {
     case Kernel::forward:
     case Kernel::decode:
       return tables.forward;
     case Kernel::backward_dkdv:
-    case Kernel::backward_dq_spilled:
       return tables.dkdv;
     case Kernel::backward_dq:
     case Kernel::backward_dbias:  // the same operands and scores
       return tables.dq;
+    case Kernel::backward_dq_spilled:
+      return tables.dq_spilled;
     case Kernel::backward_prepare:
     case Kernel::backward_dbias_spilled:
     case Kernel::combine:
@@ -149,8 +180,8 @@ const Tile& choose_tile(Family family,
   return rows.back();
 }
 
-bool spill_is_faster(Family, DType dtype, int64_t largest_head_dim) {
-  return element_bytes(dtype) == 2 && largest_head_dim >= 40;
+bool spill_is_faster(Family family, DType dtype, int64_t largest_head_dim) {
+  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(dtype)];
 }
 
 Tile decode_tile(Family family,

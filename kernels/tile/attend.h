@@ -16,10 +16,9 @@ struct ForwardState {
 inline void begin_row(thread ForwardState& state,
                       int t,
                       device const ELEM* q_row,
-                      bool is_valid,
                       int base,
                       Lane at) {
-  Keys::load_rows(q_row, is_valid, base, at, state.q + t * (SLICE / 8));
+  Keys::load_rows(q_row, base, at, state.q + t * (SLICE / 8));
 #pragma clang loop unroll(full)
   for (int f = 0; f < SLICE_V / 8; ++f) {
     state.out[t * (SLICE_V / 8) + f] = zero_accumulator();
@@ -41,8 +40,9 @@ inline void score(thread ForwardState& state,
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
     Operand keys[SLICE / 8];
-    Keys::load_columns(k + column * p.k.row, p.k.row, d.len_kv - column, base,
-                       at, keys);
+    Keys::load_columns(row_of(k, p.k.row, column, d.len_kv),
+                       row_of(k, p.k.row, column + 1, d.len_kv), base, at,
+                       keys);
 #pragma clang loop unroll(full)
     for (int t = 0; t < TILE_ROWS; ++t)
       s[t * TILE_COLS + c] = zero_accumulator();
@@ -131,7 +131,7 @@ inline void gather(thread ForwardState& state,
                ELEM(s[t * TILE_COLS + c].thread_elements()[1]));
     }
     int column = column0 + 8 * c + at.row;
-    Values::multiply_rows(v + column * p.v.row, column < d.len_kv, base, at,
+    Values::multiply_rows(row_of(v, p.v.row, column, d.len_kv), base, at,
                           weights, state.out);
   }
 }

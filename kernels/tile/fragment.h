@@ -47,34 +47,30 @@ struct Contract {
 
   // Left operand: rows of x along the fragment's rows, contracted over d.
   static inline void load_rows(device const ELEM* row,
-                               bool is_valid,
                                int base,
                                Lane at,
                                thread Operand* to) {
     ELEM x[2 * w];
-    load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair, is_valid, x);
-    load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair + w, is_valid,
-                             x + w);
+    load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair, x);
+    load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair + w, x + w);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) set_pair(to[D0 / 8 + j], x[j], x[w + j]);
-    Next::load_rows(row, is_valid, base, at, to);
+    Next::load_rows(row, base, at, to);
   }
 
-  // Fragments whose columns are rows 2 pair and 2 pair + 1 of x and whose rows
-  // are slots of d: x^T as right operand, and x^T as left operand.
-  static inline void load_columns(device const ELEM* row,
-                                  long row_stride,
-                                  int rows_left,
+  // Fragments whose columns are two rows of x, one after the other, and whose
+  // rows are slots of d: x^T as right operand, and x^T as left operand.
+  static inline void load_columns(device const ELEM* first,
+                                  device const ELEM* second,
                                   int base,
                                   Lane at,
                                   thread Operand* to) {
     ELEM x[2 * w];
-    load_row<w, DIM, ragged>(row, base + D0 + w * at.row, rows_left > 0, x);
-    load_row<w, DIM, ragged>(row + row_stride, base + D0 + w * at.row,
-                             rows_left > 1, x + w);
+    load_row<w, DIM, ragged>(first, base + D0 + w * at.row, x);
+    load_row<w, DIM, ragged>(second, base + D0 + w * at.row, x + w);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) set_pair(to[D0 / 8 + j], x[j], x[w + j]);
-    Next::load_columns(row, row_stride, rows_left, base, at, to);
+    Next::load_columns(first, second, base, at, to);
   }
 
   // Stores accumulators in the order of load_columns, times `factor`.
@@ -104,10 +100,10 @@ struct Contract {
 
 template <int DIM, int LENGTH>
 struct Contract<DIM, LENGTH, LENGTH> {
-  static inline void load_rows(
-      device const ELEM*, bool, int, Lane, thread Operand*) {}
+  static inline void load_rows(device const ELEM*, int, Lane, thread Operand*) {
+  }
   static inline void load_columns(
-      device const ELEM*, long, int, int, Lane, thread Operand*) {}
+      device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
   static inline void store_columns(
       device ELEM*, long, int, int, Lane, float, thread Accumulator*) {}
 };
@@ -126,49 +122,46 @@ struct Spread {
   // Left operand: rows of x along the fragment's rows, contracted over d.  A
   // lane's pair lies side by side in one load: nothing has to be moved.
   static inline void load_rows(device const ELEM* row,
-                               bool is_valid,
                                int base,
                                Lane at,
                                thread Operand* to) {
     ELEM x[w];
-    load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, is_valid, x);
+    load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
       set_pair(to[D0 / 8 + j], x[2 * j], x[2 * j + 1]);
     }
-    Next::load_rows(row, is_valid, base, at, to);
+    Next::load_rows(row, base, at, to);
   }
 
-  // The right operand for load_rows, rows 2 pair and 2 pair + 1 of x along its
-  // columns.  Half of what is read is not used: for what stays in registers.
-  static inline void load_columns(device const ELEM* row,
-                                  long row_stride,
-                                  int rows_left,
+  // The right operand for load_rows, two rows of x along its columns.  Half of
+  // what is read is not used: for what stays in registers.
+  static inline void load_columns(device const ELEM* first,
+                                  device const ELEM* second,
                                   int base,
                                   Lane at,
                                   thread Operand* to) {
     ELEM x[2 * w];
     int d = base + D0 + w * (at.row / 2);
-    load_row<w, DIM, ragged>(row, d, rows_left > 0, x);
-    load_row<w, DIM, ragged>(row + row_stride, d, rows_left > 1, x + w);
+    load_row<w, DIM, ragged>(first, d, x);
+    load_row<w, DIM, ragged>(second, d, x + w);
     bool is_odd = at.row % 2 != 0;
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
       set_pair(to[D0 / 8 + j], is_odd ? x[2 * j + 1] : x[2 * j],
                is_odd ? x[w + 2 * j + 1] : x[w + 2 * j]);
     }
-    Next::load_columns(row, row_stride, rows_left, base, at, to);
+    Next::load_columns(first, second, base, at, to);
   }
 
   // acc[...] += a * x, where `row` is row at.row of the 8-row fragment of x.
   static inline void multiply_rows(device const ELEM* row,
-                                   bool is_valid,
                                    int base,
                                    Lane at,
                                    thread const Operand* a,
                                    thread Accumulator* acc) {
     ELEM x[w];
-    load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, is_valid, x);
+    load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
     Operand b[w / 2];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) set_pair(b[j], x[2 * j], x[2 * j + 1]);
@@ -179,7 +172,7 @@ struct Spread {
         multiply_add(acc[t * (LENGTH / 8) + D0 / 8 + j], a[t], b[j]);
       }
     }
-    Next::multiply_rows(row, is_valid, base, at, a, acc);
+    Next::multiply_rows(row, base, at, a, acc);
   }
 
   static inline void store_rows(device ELEM* row,
@@ -223,12 +216,11 @@ struct Spread {
 
 template <int DIM, int LENGTH>
 struct Spread<DIM, LENGTH, LENGTH> {
-  static inline void load_rows(
-      device const ELEM*, bool, int, Lane, thread Operand*) {}
+  static inline void load_rows(device const ELEM*, int, Lane, thread Operand*) {
+  }
   static inline void load_columns(
-      device const ELEM*, long, int, int, Lane, thread Operand*) {}
+      device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
   static inline void multiply_rows(device const ELEM*,
-                                   bool,
                                    int,
                                    Lane,
                                    thread const Operand*,

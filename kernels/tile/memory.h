@@ -83,22 +83,28 @@ inline void load_wide(device const ELEM* from, thread ELEM* to) {
   Wide<N>::unpack(*(device const typename Wide<N>::Packed*)from, to);
 }
 
+// Row `row` of a tensor, or its last one: what comes of a row that is not there
+// is masked or not stored, so it need not be zero, only readable.  A test in
+// front of each load would cost more than the load.
+inline device const ELEM* row_of(device const ELEM* x,
+                                 long stride,
+                                 int row,
+                                 int rows) {
+  return x + min(row, rows - 1) * stride;
+}
+
 // Reads elements d .. d + W - 1 of a row; what lies past the row's DIM
-// elements, and all of a row that is not there, reads as zero.
+// elements reads as zero.
 template <int W, int DIM, int IS_RAGGED>
-inline void load_row(device const ELEM* row,
-                     int d,
-                     bool is_valid,
-                     thread ELEM* x) {
+inline void load_row(device const ELEM* row, int d, thread ELEM* x) {
   constexpr int n = W < VEC ? W : VEC;
   typedef typename Wide<n>::Packed Packed;
 #pragma clang loop unroll(full)
   for (int i = 0; i < W; i += n) {
     // Unpacked after the choice: one of whole vectors, not of each element.
     Packed packed = Wide<n>::zero();
-    if (is_valid && (!IS_RAGGED || d + i < DIM)) {
+    if (!IS_RAGGED || d + i < DIM)
       packed = *(device const Packed*)(row + d + i);
-    }
     Wide<n>::unpack(packed, x + i);
   }
 }

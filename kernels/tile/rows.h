@@ -25,9 +25,9 @@ inline void load_tile(thread Rows& rows,
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
-    Keys::load_rows(q + row * p.q.row, row < len_q, base, at,
+    Keys::load_rows(row_of(q, p.q.row, row, len_q), base, at,
                     rows.q + t * (SLICE / 8));
-    Values::load_rows(grad_out + row * p.grad_out.row, row < len_q, base_v, at,
+    Values::load_rows(row_of(grad_out, p.grad_out.row, row, len_q), base_v, at,
                       rows.grad_out + t * (SLICE_V / 8));
     rows.stats[t] = row_stat_of(stats, delta, row, len_q);
   }
@@ -66,12 +66,13 @@ inline void multiply_columns(thread const Rows& rows,
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
     Operand keys[SLICE / 8];
-    Keys::load_columns(k + column * p.k.row, p.k.row, len_kv - column, base, at,
-                       keys);
+    Keys::load_columns(row_of(k, p.k.row, column, len_kv),
+                       row_of(k, p.k.row, column + 1, len_kv), base, at, keys);
     contract<SLICE / 8>(rows.q, keys, c, s);
     Operand values[SLICE_V / 8];
-    Values::load_columns(v + column * p.v.row, p.v.row, len_kv - column, base_v,
-                         at, values);
+    Values::load_columns(row_of(v, p.v.row, column, len_kv),
+                         row_of(v, p.v.row, column + 1, len_kv), base_v, at,
+                         values);
     contract<SLICE_V / 8>(rows.grad_out, values, c, dp);
   }
 }

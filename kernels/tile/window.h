@@ -64,15 +64,14 @@ inline bool is_visible(constant AttentionParams& p,
                        thread const Domain& d,
                        int row,
                        int column) {
-  bool is_kept = column < d.len_kv;
+  // A row past the last is a copy of it, which may see less.
+  bool is_kept = row < d.len_q && column < d.len_kv;
 #if HAS_WINDOW
   int facing = POSITION(d, row) + d.offset;
   is_kept = is_kept && column >= facing - p.window_left &&
             column <= facing + p.window_right;
 #endif
 #if MASK
-  // The mask has no rows past len_q, which the tile may have.
-  is_kept = is_kept && row < d.len_q;
   if (is_kept) {
     MASK_ELEM x = d.mask[row * p.mask.row + column * p.mask_column];
 #if MASK == MASK_BOOL

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CHIPS", "PUBLISHED", "Chip", "Published", "chip_named"]
+__all__ = [
+    "CALIBRATED_ON",
+    "CHIPS",
+    "PUBLISHED",
+    "Chip",
+    "Published",
+    "chip_named",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,10 @@ CHIPS = (
     Chip("M4 Pro", "B", 20, 1.578, 273),
     Chip("M4 Max", "B", 40, 1.578, 546),
 )
+
+
+# Where the published rates were measured.
+CALIBRATED_ON = {"A": "M1 Max", "B": "M4", "C": "M4"}
 
 
 def chip_named(name: str) -> Chip:

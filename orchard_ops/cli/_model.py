@@ -4,33 +4,35 @@ A kernel takes as long as the busiest of: instruction issue, the pipe of exponen
 threadgroup memory, on-core loads, L2 and DRAM.  Costs are cycles of one simdgroup
 instruction on one of a core's four schedulers (philipturner/metal-benchmarks).
 
-Calibration: `efficiency` is what a published kernel's own counts need to give its
-published time: metal-flash-attention on the M1 Max for class A, on the M4 for B, at
-head_dim 64 (up to 64) and 128 (above).  Everything else is prediction, and what this
-module returns must be printed as such.
+Issue is divided by an efficiency, one number for each class and element size, which
+`_fit` takes from a peer's published times by the same rules.  Everything else is
+prediction, and what this module returns must be printed as such.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from ._chips import PUBLISHED, Chip, chip_named
+from ._chips import Chip
 
 __all__ = [
     "Prediction",
     "Work",
     "alu",
     "beside",
-    "efficiency",
+    "issue_cycles",
+    "loads_of_reads",
+    "matrix_cycles",
     "multiply_cycles",
-    "peer_ps_per_score",
     "predict",
 ]
 
 SHUFFLE_CYCLES = 2.0
+SHUFFLES_PER_BLOCK = 3  # of 8 rows: maximum, and whether it grew
 EXP_CYCLES = 4.0
-# Not published: what a simdgroup loses at a threadgroup barrier that others hide.
-BARRIER_CYCLES = 16.0
+# Its issue alone: more than this, and the peer, which waits at 8 and more for each
+# block, would have to be faster than what it does (docs/benchmarks.md).
+BARRIER_CYCLES = 1.0
 THREADGROUP_BYTES_PER_CYCLE = 64.0  # of a core; not published, as on-core loads
 CORE_BYTES_PER_CYCLE = 64.0
 L2_BYTES_PER_CYCLE = 32.0
@@ -38,17 +40,27 @@ DRAM_SHARE = 0.8
 THREADS_PER_CORE = 384  # resident at the most registers
 FIRST_LAUNCH_SECONDS, NEXT_LAUNCH_SECONDS = 5e-6, 1.2e-6
 
-# Cycles for each score besides the matrix multiplies, of the peer's kernels.
-PEER_OTHER_CYCLES = {"forward": 9.0, "backward_dq": 12.0, "backward_dkdv": 14.0}
-PRODUCTS = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}
-# Read off our kernels' text, in cycles of a lane: arithmetic for each score, addresses,
-# and the pair of a fragment that is put together from two loads, of which there are
-# so many to a 16-byte load of 16-bit elements (half as many of float32).
-ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
-ALU_PER_LOAD = 1.0
+PRODUCTS = {
+    "forward": 2,
+    "backward_dq": 3,
+    "backward_dkdv": 4,
+    "backward_dq_spilled": 1,
+}
+# Read off our kernels' text, in cycles of a lane.  Arithmetic for each score; for each
+# row that is read the index of one that is there, times a stride that is a number of
+# the run, in 64 bits (the peer's strides are constants of its text); and for the pair
+# of a fragment that is put together from two loads.
+ALU_PER_SCORE = {"forward": 5.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
+ALU_PER_ROW = 6.0
 ALU_PER_PAIR = 1.5
-PAIRS_PER_LOAD = {"forward": 2.0, "backward_dkdv": 4.0, "backward_dq": 8 / 3}
-CALIBRATED_ON = {"A": "M1 Max", "B": "M4", "C": "M4"}
+# How often a kernel reads a fragment row of a tensor for 8 columns of scores (of dk and
+# dv: 8 rows): two of its rows side by side, whose elements make the pairs, and one.
+READS = {
+    "forward": (1, 1),
+    "backward_dq": (2, 1),
+    "backward_dkdv": (2, 2),
+    "backward_dq_spilled": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Work:
 
     multiplies: float = 0.0
     """8 by 8 by 8 matrix multiply-accumulates."""
+    promoted: float = 0.0
+    """Of these, in float32 although elements have 16 bits."""
     alu: float = 0.0
     shuffles: float = 0.0
     loads: float = 0.0
@@ -71,6 +85,8 @@ class Work:
     threadgroup_bytes: float = 0.0
     dram_bytes: float = 0.0
     """At least: each tensor once."""
+    paged_bytes: float = 0.0
+    """Accumulators that a kernel reads and writes for each block; ours never do."""
     threadgroups: float = 1.0
     threads: float = 128.0
     """Per threadgroup."""
@@ -96,21 +112,38 @@ class Prediction:
     """Seconds of each term, steady."""
 
 
-def alu(
-    kernel: str, element_bytes: int, scores: float, loads: float, wide_loads: float
-) -> float:
+def loads_of_row(length: int, element_bytes: int, rows: int) -> int:
+    """Return the loads of a fragment row: `rows` 2 if contracted over, side by side."""
+    unit, count = (8, 2) if rows == 2 else (4, 1)
+    total, widest = 0, 16 // element_bytes
+    while length > 0:
+        w = widest
+        while w > 1 and unit * w > length:
+            w //= 2
+        total, length = total + count, length - unit * w
+    return total
+
+
+def loads_of_reads(kernel: str, length: int, element_bytes: int) -> int:
+    """Return the loads of READS, over a slice of head_dim of a length."""
+    double, single = READS[kernel]
+    return double * loads_of_row(length, element_bytes, 2) + single * loads_of_row(
+        length, element_bytes, 1
+    )
+
+
+def alu(kernel: str, scores: float, reads: float, length: int) -> float:
     """Return the arithmetic of one of our kernels, which the simulator cannot count.
 
     Args:
         kernel: its name.
-        element_bytes: of q, k and v.
         scores: entries of the scores that a lane turns into weights.
-        loads: load instructions.
-        wide_loads: of these, loads of fragments.
+        reads: how often it does its READS.
+        length: of a simdgroup's slice of head_dim.
     """
-    pairs = PAIRS_PER_LOAD.get(kernel, 0.0) * 2 / element_bytes * wide_loads
-    per_score = ALU_PER_SCORE.get(kernel, 0.0)
-    return per_score * scores + ALU_PER_LOAD * loads + ALU_PER_PAIR * pairs
+    double, single = READS.get(kernel, (0, 0))
+    each = ALU_PER_ROW * (2 * double + single) + ALU_PER_PAIR * double * length / 8
+    return ALU_PER_SCORE.get(kernel, 0.0) * scores + each * reads
 
 
 def multiply_cycles(element_bytes: int) -> float:
@@ -118,16 +151,29 @@ def multiply_cycles(element_bytes: int) -> float:
     return 17.0 if element_bytes == 2 else 18.0
 
 
+def matrix_cycles(work: Work, element_bytes: int) -> float:
+    """Return the cycles of all multiplies, on one scheduler."""
+    promoted = multiply_cycles(4) - multiply_cycles(2)
+    cycles = multiply_cycles(element_bytes) * work.multiplies
+    return cycles + (promoted * work.promoted if element_bytes == 2 else 0.0)
+
+
 def predict(
-    work: Work, chip: Chip, kernel: str, element_bytes: int, head_dim: int
+    work: Work, chip: Chip, efficiency: float, element_bytes: int
 ) -> Prediction:
-    """Predict one launch of a kernel on a chip; launch overhead is not in it."""
+    """Predict one launch of a kernel on a chip; launch overhead is not in it.
+
+    Args:
+        work: what it does.
+        chip: where.
+        efficiency: the share of the issue rate that kernels reach there.
+        element_bytes: of q, k and v.
+    """
     core_hz = chip.cores * chip.ghz * 1e9
-    eta = efficiency(chip.family, kernel, element_bytes, head_dim)
     matrix = multiply_cycles(element_bytes) * work.multiplies
-    issue = _issue_cycles(work, matrix, chip.family)
+    issue = issue_cycles(work, chip.family, element_bytes)
     terms = {
-        "issue": issue / (4 * core_hz * eta),
+        "issue": issue / (4 * core_hz * efficiency),
         "exponentials": EXP_CYCLES * work.exponentials / (4 * core_hz),
         "threadgroup": work.threadgroup_bytes / (THREADGROUP_BYTES_PER_CYCLE * core_hz),
         "loads": work.device_bytes / (CORE_BYTES_PER_CYCLE * core_hz),
@@ -155,10 +201,15 @@ def _other_cycles(work: Work) -> float:
     )
 
 
-def _issue_cycles(work: Work, matrix: float, family: str) -> float:
-    others = _other_cycles(work)
-    # Class A issues one instruction at a time; from B on arithmetic goes beside.
-    return matrix + others if family == "A" else max(matrix, others)
+def issue_cycles(work: Work, family: str, element_bytes: int) -> float:
+    """Return the cycles of one scheduler, if nothing were lost."""
+    matrix, others = matrix_cycles(work, element_bytes), _other_cycles(work)
+    if family == "A":
+        return matrix + others  # one instruction at a time
+    # From class B on others go beside; but a page is fetched, used and written back
+    # with barriers between, through L2 and threadgroup memory, so all wait for it.
+    cycles_per_byte = 1 / L2_BYTES_PER_CYCLE + 1 / THREADGROUP_BYTES_PER_CYCLE
+    return max(matrix, others) + 4 * cycles_per_byte * work.paged_bytes
 
 
 def _tail(work: Work, chip: Chip) -> float:
@@ -166,44 +217,3 @@ def _tail(work: Work, chip: Chip) -> float:
     at_once = chip.cores * max(1.0, THREADS_PER_CORE // work.threads)
     waves = -(-work.threadgroups // at_once)
     return waves * at_once / work.threadgroups
-
-
-def efficiency(family: str, kernel: str, element_bytes: int, head_dim: int) -> float:
-    """Return the share of the issue rate that the peer's kernel of a kind reached."""
-    kernel = kernel if kernel in PRODUCTS else _kind(kernel)
-    calibrated = 64 if head_dim <= 64 else 128
-    chip = chip_named(CALIBRATED_ON[family])
-    (row,) = (
-        row
-        for row in PUBLISHED
-        if (row.chip, row.kernel) == (chip.name, kernel)
-        and (row.element_bytes, row.head_dim) == (element_bytes, calibrated)
-    )
-    ideal = _peer_cycles(chip.family, kernel, element_bytes, calibrated)
-    return ideal / (0.128 * chip.cores * chip.ghz) / row.ps_per_score
-
-
-def _kind(kernel: str) -> str:
-    """Return the published kernel that another one is calibrated as."""
-    return "forward" if kernel in ("decode", "combine") else "backward_dq"
-
-
-def _peer_cycles(family: str, kernel: str, element_bytes: int, head_dim: int) -> float:
-    """Lane-cycles for each score of the peer's kernel, by its own counts."""
-    per_product = head_dim * multiply_cycles(element_bytes) / 16
-    matrix = PRODUCTS[kernel] * per_product
-    others = PEER_OTHER_CYCLES[kernel]
-    return matrix + others if family == "A" else max(matrix, others)
-
-
-def peer_ps_per_score(
-    chip: Chip, kernel: str, element_bytes: int, head_dim: int
-) -> float:
-    """Predict the peer's kernel as ours are: picoseconds for each score.
-
-    At the chip and sizes of the calibration this repeats the published figure; at
-    others it tests the model.
-    """
-    cycles = _peer_cycles(chip.family, kernel, element_bytes, head_dim)
-    eta = efficiency(chip.family, kernel, element_bytes, head_dim)
-    return cycles / (0.128 * chip.cores * chip.ghz * eta)

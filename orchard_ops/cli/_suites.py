@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch.nn import functional
 import orchard_ops
 from orchard_ops import sim
 
-from . import _model, _work
+from . import _work
+from ._calibration import efficiency, peer_ps_per_score
 from ._chips import CHIPS, PUBLISHED, chip_named
 from ._work import Shape
 
@@ -36,20 +37,36 @@ MEASURED_BY_OTHERS = {
 }
 
 
-def work(full: bool) -> Iterator[Row]:
-    """Count the kernels' work at length 8192 and predict each chip's time."""
+def work(
+    full: bool, backwards: Sequence[str] = ("recompute", "spill")
+) -> Iterator[Row]:
+    """Count the kernels' work at length 8192 and predict each chip's time.
+
+    Args:
+        full: whether all shapes are wanted.
+        backwards: of `_work.BACKWARDS`, those to count.
+    """
     sizes = (64, 128, 256) if full else (64, 128)
     kinds = (torch.float16, torch.float32) if full else (torch.float16,)
     for family, head_dim, dtype in itertools.product("AB", sizes, kinds):
         for is_causal in (False, True) if full else (False,):
             shape = Shape(head_dim=head_dim, dtype=dtype, is_causal=is_causal)
-            with sim.family(family):
-                counts = _work.count(shape)
-            for which in _work.passes(counts):
-                yield _counted_row(family, shape, counts, which)
-                for chip in CHIPS:
-                    if chip.family == family:
-                        yield _predicted_row(chip.name, shape, counts, which)
+            for backward in backwards:
+                with sim.family(family):
+                    counts = _work.count(shape, backward)
+                for which in ("forward", "backward"):
+                    if which == "backward" or backward == backwards[0]:
+                        name = f"{which}, {backward}" if which == "backward" else which
+                        yield from _work_rows(family, shape, counts, which, name)
+
+
+def _work_rows(
+    family: str, shape: Shape, counts: _work.Counts, which: str, name: str
+) -> Iterator[Row]:
+    yield {**_counted_row(family, shape, counts, which), "pass": name}
+    for chip in CHIPS:
+        if chip.family == family:
+            yield {**_predicted_row(chip.name, shape, counts, which), "pass": name}
 
 
 def _described(shape: Shape) -> Row:
@@ -111,10 +128,8 @@ def _predicted_row(name: str, shape: Shape, counts: _work.Counts, which: str) ->
 def peers(_: bool) -> Iterator[Row]:
     """Check the model: its time for a peer's kernels beside the published one."""
     for row in PUBLISHED:
-        chip = chip_named(row.chip)
-        predicted = _model.peer_ps_per_score(
-            chip, row.kernel, row.element_bytes, row.head_dim
-        )
+        predicted = peer_ps_per_score(row)
+        unseen = peer_ps_per_score(row, without=row.head_dim)
         yield {
             "kernel": f"metal-flash-attention {row.kernel}",
             "chip": row.chip,
@@ -122,8 +137,14 @@ def peers(_: bool) -> Iterator[Row]:
             "head_dim": row.head_dim,
             "published_ms": row.ps_per_score * row.length**2 * 1e-9,
             "predicted_ms": predicted * row.length**2 * 1e-9,
-            "ratio": predicted / row.ps_per_score,
-            "used for calibration": row.head_dim <= 128,
+            "predicted_of_published": predicted / row.ps_per_score,
+            "fitted_without_this_head_dim": unseen / row.ps_per_score,
+        }
+    for family, element_bytes in itertools.product("AB", (2, 4)):
+        yield {
+            "class": family,
+            "bytes": element_bytes,
+            "efficiency": efficiency(family, element_bytes),
         }
     yield from _published_shape()
 
@@ -131,29 +152,32 @@ def peers(_: bool) -> Iterator[Row]:
 def _published_shape() -> Iterator[Row]:
     """Yield the M4, 8 heads, length 8192, head_dim 64: others, the peer, ours."""
     shape, chip = Shape(), chip_named("M4")
-    with sim.family("B"):
-        counts = _work.count(shape)
-    ours = {
-        which: _work.predict_pass(counts, shape, chip, which)["seconds"] * 1e3
-        for which in ("forward", "backward")
-    }
     peer = {
-        kernel: _model.peer_ps_per_score(chip, kernel, 2, 64) * shape.scores * 1e-9
-        for kernel in _model.PRODUCTS
+        row.kernel: peer_ps_per_score(row) * shape.scores * 1e-9
+        for row in PUBLISHED
+        if (row.chip, row.element_bytes, row.head_dim) == ("M4", 2, 64)
     }
-    for name, mine, theirs in (
-        ("forward", ours["forward"], peer["forward"]),
-        ("forward+backward", sum(ours.values()), sum(peer.values())),
-    ):
-        source, measured = MEASURED_BY_OTHERS[name]
-        yield {
-            "kernel": f"{name}, 8 heads, length 8192, head_dim 64",
-            "chip": "M4",
-            "measured_ms": measured,
-            "measured_with": source,
-            "predicted_peer_ms": theirs,
-            "predicted_ms": mine,
+    for backward in ("recompute", "spill"):
+        with sim.family("B"):
+            counts = _work.count(shape, backward)
+        ours = {
+            which: _work.predict_pass(counts, shape, chip, which)["seconds"] * 1e3
+            for which in ("forward", "backward")
         }
+        for name, mine, theirs in (
+            ("forward", ours["forward"], peer["forward"]),
+            ("forward+backward", sum(ours.values()), sum(peer.values())),
+        ):
+            source, measured = MEASURED_BY_OTHERS[name]
+            yield {
+                "kernel": f"{name}, 8 heads, length 8192, head_dim 64",
+                "chip": "M4",
+                "our backward": backward,
+                "measured_ms": measured,
+                "measured_with": source,
+                "predicted_peer_ms": theirs,
+                "predicted_ms": mine,
+            }
 
 
 def memory(full: bool) -> Iterator[Row]:

@@ -16,10 +16,19 @@ import orchard_ops
 from orchard_ops import sim
 
 from . import _model
+from ._calibration import efficiency
 from ._chips import Chip
-from ._model import Prediction, Work
+from ._model import Work
 
-__all__ = ["Counts", "Shape", "count", "ideal_multiplies", "passes", "predict_pass"]
+__all__ = [
+    "BACKWARDS",
+    "Counts",
+    "Shape",
+    "count",
+    "ideal_multiplies",
+    "passes",
+    "predict_pass",
+]
 
 # Multiples of every tile's rows and columns, 192 for three slices of head_dim.
 SHORT, LONG = 192, 384
@@ -30,7 +39,13 @@ TENSORS_READ = {
     "backward_prepare": 2,
     "backward_dkdv": 4,
     "backward_dq": 4,
+    "backward_dq_spilled": 1,
 }
+# The scratch of `orchard_ops.backward_scratch` that makes a backward compute the
+# gradients of the scores twice, keep them, or do what it does by itself.
+BACKWARDS = {"recompute": 0, "spill": 1 << 30, "auto": None}
+DEFAULT_SCRATCH = 256 << 20
+SPILLED = ("backward_dkdv", "backward_dq_spilled")
 
 Counts = dict[str, dict[str, float]]
 """Counters by kernel."""
@@ -59,8 +74,14 @@ class Shape:
         return every / 2 if self.is_causal else float(every)
 
 
-def run(shape: Shape, strict: bool = True) -> Counts:
-    """Run a problem, forward and backward, on the simulator; return what it counted."""
+def run(shape: Shape, strict: bool = True, backward: str = "recompute") -> Counts:
+    """Run a problem, forward and backward, on the simulator; return what it counted.
+
+    Args:
+        shape: the problem.
+        strict: whether the simulator checks, and counts, every access.
+        backward: one of BACKWARDS.
+    """
     size = (1, shape.heads, shape.length, shape.head_dim)
     sim.enable()
     generator = torch.Generator().manual_seed(0)
@@ -69,7 +90,7 @@ def run(shape: Shape, strict: bool = True) -> Counts:
         for _ in range(4)
     )
     leaves = tuple(tensor.requires_grad_() for tensor in (q, k, v))
-    with sim.strict(strict):
+    with sim.strict(strict), orchard_ops.backward_scratch(BACKWARDS[backward]):
         sim.reset_counters()
         out = orchard_ops.flash_attention(q, k, v, is_causal=shape.is_causal)
         assert isinstance(out, torch.Tensor)
@@ -82,11 +103,13 @@ def run(shape: Shape, strict: bool = True) -> Counts:
     }
 
 
-def count(shape: Shape) -> Counts:
+def count(shape: Shape, backward: str = "recompute") -> Counts:
     """Return the counters of a problem of any length, by two short simulations."""
     sim.enable()
-    short = _run_once(sim.family(), replace(shape, length=SHORT, heads=1))
-    long = _run_once(sim.family(), replace(shape, length=LONG, heads=1))
+    short, long = (
+        _run_once(sim.family(), replace(shape, length=length, heads=1), backward)
+        for length in (SHORT, LONG)
+    )
     return {
         kernel: {
             name: shape.heads * _extrapolate(value, long[kernel][name], shape.length)
@@ -97,9 +120,9 @@ def count(shape: Shape) -> Counts:
 
 
 @cache
-def _run_once(family: str, shape: Shape) -> Counts:
+def _run_once(family: str, shape: Shape, backward: str) -> Counts:
     with sim.family(family):
-        return run(shape)
+        return run(shape, backward=backward)
 
 
 def _extrapolate(short: float, long: float, length: int) -> float:
@@ -117,31 +140,58 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     """Return the model's view of what the simulator counted for one kernel."""
     lanes = 32
     loads = counters["device_loads"] / lanes
-    wide_loads = counters["device_loads_of_16"] / lanes
+    split = _split(kernel, counters, shape)
+    part = shape.head_dim // split
+    reads = 0.0
+    if kernel in _model.READS:
+        each = _model.loads_of_reads(kernel, part, shape.element_bytes)
+        reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
-    moved = counters["device_load_bytes"] + counters["device_store_bytes"]
+    loaded, stored = counters["device_load_bytes"], counters["device_store_bytes"]
+    # Of the loads, the kept gradients of the scores, which no two tiles share.
+    kept = _kept_bytes(shape) if kernel == "backward_dq_spilled" else 0.0
     groups = max(counters["threadgroups"], 1.0)
     threads = counters["threads"] / groups
-    is_split = counters["threadgroup_barriers"] > 0
     tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
     return Work(
         multiplies=counters["matrix_multiplies"],
-        alu=_model.alu(kernel, shape.element_bytes, weights, loads, wide_loads),
+        alu=_model.alu(kernel, weights, reads, part),
         shuffles=counters["shuffles"] + counters["votes"] + 8 * counters["reductions"],
         loads=loads + exchanged + counters["device_stores"] / lanes,
         exponentials=weights,
         barriers=counters["threadgroup_barriers"] * threads / lanes,
-        device_bytes=moved,
+        device_bytes=loaded + stored,
         # Two simdgroups that walk the same blocks are taken to share each line.
-        l2_bytes=moved if is_split else moved / 2,
+        l2_bytes=stored
+        + split * kept
+        + (loaded - split * kept) / (1 if split > 1 else 2),
         threadgroup_bytes=counters["threadgroup_load_bytes"]
         + counters["threadgroup_store_bytes"],
-        dram_bytes=TENSORS_READ.get(kernel, 2) * tensor
-        + counters["device_store_bytes"],
+        dram_bytes=TENSORS_READ.get(kernel, 2) * tensor + kept + stored,
         threadgroups=groups,
         threads=threads,
     )
+
+
+def _split(kernel: str, counters: dict[str, float], shape: Shape) -> int:
+    """Return in how many slices of head_dim a kernel works: each does all scores."""
+    done = counters["exponentials"]
+    if kernel == "backward_dq_spilled":  # two in each load
+        done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
+    return max(1, round(done / shape.scores))
+
+
+def _kept_bytes(shape: Shape) -> float:
+    return shape.scores * shape.element_bytes
+
+
+def _chunks(kernel: str, counts: Counts, shape: Shape) -> int:
+    """Return in how many launches a kernel does its work, by the default scratch."""
+    if kernel not in SPILLED or "backward_dq_spilled" not in counts:
+        return 1
+    kept = shape.heads * shape.length**2 * shape.element_bytes
+    return int(-(-kept // DEFAULT_SCRATCH))
 
 
 def passes(counts: Counts) -> dict[str, list[str]]:
@@ -162,28 +212,24 @@ def predict_pass(
         for the forward, 5 for the backward), and the steady one, without launches and
         partly filled waves; and for each kernel its seconds and binding term.
     """
-    kernels: dict[str, Prediction] = {
-        kernel: _model.predict(
-            work_of(kernel, counts[kernel], shape),
-            chip,
-            kernel,
-            shape.element_bytes,
-            shape.head_dim,
-        )
-        for kernel in passes(counts)[which]
-    }
-    seconds = sum(found.seconds for found in kernels.values())
-    steady = sum(found.steady_seconds for found in kernels.values())
+    eta = efficiency(chip.family, shape.element_bytes)
+    seconds, steady, launches = 0.0, 0.0, 0
+    kernels = {}
+    for kernel in passes(counts)[which]:
+        parts = _chunks(kernel, counts, shape)
+        part = work_of(kernel, counts[kernel], shape).times(1 / parts)
+        found = _model.predict(part, chip, eta, shape.element_bytes)
+        kernels[kernel] = {"seconds": parts * found.seconds, "binding": found.binding}
+        seconds += parts * found.seconds
+        steady += parts * found.steady_seconds
+        launches += parts
     seconds += _model.FIRST_LAUNCH_SECONDS
-    seconds += _model.NEXT_LAUNCH_SECONDS * (len(kernels) - 1)
+    seconds += _model.NEXT_LAUNCH_SECONDS * (launches - 1)
     useful = ideal_multiplies(shape, PRODUCTS[which])
     ideal = useful * _model.multiply_cycles(shape.element_bytes)
     return {
         "seconds": seconds,
         "utilisation": ideal / (4e9 * chip.cores * chip.ghz) / seconds,
         "steady_utilisation": ideal / (4e9 * chip.cores * chip.ghz) / steady,
-        "kernels": {
-            name: {"seconds": found.seconds, "binding": found.binding}
-            for name, found in kernels.items()
-        },
+        "kernels": kernels,
     }

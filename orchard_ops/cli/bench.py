@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -17,7 +18,8 @@ import orchard_ops
 
 from .._errors import translate
 from . import _bench_mac, _bench_plots
-from ._suites import SUITES, Row, Suite
+from ._suites import SUITES, Row, Suite, work
+from ._work import BACKWARDS
 
 __all__ = ["bench"]
 
@@ -35,6 +37,12 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full", help="More shapes and repeats: minutes.")
     ] = False,
+    backward: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help=f"Of suite work: {', '.join(BACKWARDS)}; default: the first two."
+        ),
+    ] = None,
     plots: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder for PNG plots; default: none are drawn."),
@@ -49,6 +57,13 @@ def bench(
     and beside MLX and mps-flash-attn where they are installed.
     """
     chosen = _choose(suite)
+    if backward is not None:
+        if backward not in BACKWARDS:
+            raise typer.BadParameter(
+                f"--backward: {backward!r} is none of {[*BACKWARDS]}"
+            )
+        if "work" in chosen:
+            chosen["work"] = partial(work, backwards=(backward,))
     torch.manual_seed(0)
     results = {name: _run(name, run, full, as_json) for name, run in chosen.items()}
     if plots is not None:
