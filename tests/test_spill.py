@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -115,9 +116,11 @@ def test_chunks_of_heads(
     launched: dict[str, int],
 ) -> None:
     """Scratch for some of six key heads takes several rounds, the last one smaller."""
-    with sim.family(family):
+    # Only the simulator can be told which GPU it is.
+    is_simulated = device.type == "metalsim"
+    with sim.family(family) if is_simulated else nullcontext():
         run(replace(HEADS, causal=causal), device, heads * ONE_HEAD)
-    if device.type == "metalsim":
+    if is_simulated:
         assert launched["backward_dkdv"] >= -(-6 // (2 * heads))
 
 
@@ -182,8 +185,8 @@ def test_only_wanted_gradients_spill(
 
 def test_memory_is_linear_up_to_the_scratch(device: torch.device) -> None:
     """Longer sequences take no more than the scratch on top of what is linear."""
-    if device.type == "mps":
-        pytest.skip("PyTorch's allocator counts what it reserves")
+    if device.type != "metalsim":
+        pytest.skip("PyTorch's allocators count what they reserve")
     case = Case("spill-memory", F16, len_q=256, len_kv=2048)
     longer = replace(case, len_kv=4096)
     allowed = 1 << 20
