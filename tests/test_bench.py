@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from orchard_ops.cli import _bench_plots, app
+from orchard_ops.cli import _bench_plots, _suites, app
 
 
 def test_bench_reports_what_it_measured() -> None:
@@ -43,6 +43,20 @@ def test_bench_prints_tables() -> None:
     assert done.exit_code == 0, done.output
     assert "peak" in done.stdout
     assert "Nothing under 'predicted' was measured" in done.stdout.replace("\n", " ")
+
+
+def test_bench_forces_a_backward() -> None:
+    """The backward that is named is the one that is counted; others are refused."""
+    done = CliRunner().invoke(app, ["bench", "--backward", "both"])
+    assert done.exit_code == 2
+    assert "both" in done.output
+    for backward, products in (("recompute", 7), ("spill", 5)):
+        rows = list(_suites.work(False, backwards=[backward]))
+        counted = [row for row in rows if row["kind"] == "counted"]
+        assert {row["pass"] for row in counted} == {"forward", f"backward, {backward}"}
+        assert {row["products"] for row in counted if row["pass"] != "forward"} == {
+            products
+        }
 
 
 @pytest.mark.parametrize("name", ["speed", "gpu"])

@@ -81,7 +81,7 @@ def test_forward_multiplies_only_what_is_visible(family: str) -> None:
 )
 def counted(request: pytest.FixtureRequest) -> tuple[str, Shape, _work.Counts]:
     """Count forward and backward of one small dense head, every access."""
-    shape = Shape(_work.SHORT, heads=1)
+    shape = Shape(2 * _work.SHORT, heads=1)
     family, backward = request.param
     sim.enable()
     with sim.family(family):
@@ -154,12 +154,24 @@ def test_the_search_counts_what_the_simulator_counts(
         assert actual.dram_bytes >= expected.dram_bytes
 
 
+def test_lengths_are_multiples_of_every_threadgroup() -> None:
+    """No tile of the search hangs over at the lengths that are extrapolated from."""
+    kinds = itertools.product(tune.KERNELS, CLASSES, tune.HEAD_DIMS, (2, 4))
+    for kernel, family, dim, size in kinds:
+        tile, _ = tune.best(kernel, family, dim, size)
+        walked = tile.cols if kernel == "backward_dkdv" else tile.rows
+        for unit in (8 * walked * tile.simdgroups // tile.split, 8 * tile.rows):
+            assert _work.SHORT % unit == 0
+            assert _work.LONG % unit == 0
+        assert _work.SHORT % (8 * tile.cols) == 0
+
+
 def test_counts_extrapolate() -> None:
     """Two short runs give a longer one's counts."""
     shape = Shape(_work.LONG + _work.SHORT, heads=2, is_causal=True)
     sim.enable()
     with sim.family("A"):
-        assert shape.length == 576
+        assert shape.length == 512
         expected, actual = _work.count(shape), _work.run(shape, strict=False)
     for kernel, counters in actual.items():
         for name in ("matrix_multiplies", "shuffles", "votes", "threadgroups"):
@@ -208,6 +220,33 @@ def test_kept_gradients_are_read_by_tiles_that_divide_those_that_wrote_them() ->
         read, _ = tune.best("backward_dq_spilled", family, dim, size)
         assert written.rows % read.rows == 0
         assert written.cols % read.cols == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "forward", "backward"), [("A", 0.88, 0.75), ("B", 0.85, 0.75)]
+)
+def test_predicted_utilisation(family: str, forward: float, backward: float) -> None:
+    """By useful products, in float16, at head_dim 64 and 128; B's forward is capped.
+
+    No kernel is predicted to reach more than the peer's efficiency, 0.85 on class B.
+    """
+    chip = _chips.chip_named(tune.SCORED_ON[family])
+    eta = _calibration.efficiency(family, 2)
+
+    def seconds(kernel: str, dim: int, spills: bool = False) -> float:
+        tile, _ = tune.best(kernel, family, dim, 2)
+        assert tune.registers(kernel, tile, dim, 2) <= tune.REGISTERS[family]
+        work = tune.tile_work(kernel, tile, dim, 2, tune.LENGTH, spills)
+        return _model.predict(work, chip, eta, 2).steady_seconds
+
+    for dim in (64, 128):
+        shape = Shape(tune.LENGTH, dim, heads=1)
+        product = _model.multiply_cycles(2) * _work.ideal_multiplies(shape, 1)
+        product /= 4e9 * chip.cores * chip.ghz
+        assert 2 * product / seconds("forward", dim) >= forward
+        spilled = seconds("backward_dkdv", dim, spills=True)
+        spilled += seconds("backward_dq_spilled", dim)
+        assert 5 * product / spilled >= backward
 
 
 def test_a_prediction_is_bound_by_its_largest_term() -> None:

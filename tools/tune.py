@@ -14,7 +14,7 @@ import importlib
 import itertools
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +41,8 @@ REGISTERS = {"A": 70, "B": 100}
 THREADGROUP_BYTES = 20 * 1024
 MOST_FRAGMENTS = 16  # a lane's two elements of each are bits of a 32-bit mask
 LENGTH = 8192
-ALU_PER_TILE = 24.0  # loop, ranges, branches
+# Loop, ranges, branches: not in the model's predictions.
+ALU_PER_TILE = 24.0
 # Simdgroups by slices of head_dim: a threadgroup of 128 threads, 192 for three.
 SIMDGROUPS = {1: 4, 2: 4, 3: 6, 4: 4}
 # Of the time that class B hides beside the matrix multiplies, the share that a tile
@@ -122,7 +123,7 @@ def tile_work(
     exchanged = exchanged_fragments(kernel, tile)
     walked = (tile.cols if is_dkdv else tile.rows) * 8
     across = walked * tile.simdgroups // tile.split
-    tiles = (length / 8) ** 2 / visited * tile.split  # one for each simdgroup
+    tiles = count_of_tiles(tile, length)
     moved = pieces(kernel, tile) * element_bytes * 8 * part
     # Of the gradients of the scores, which slices share the writing of.
     ds_bytes = element_bytes * 64 * visited
@@ -130,7 +131,7 @@ def tile_work(
     ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
     return _model.Work(
         multiplies=_model.PRODUCTS[kernel] * visited * fragments,
-        alu=ALU_PER_TILE + _model.alu(kernel, 2 * visited, reads, part),
+        alu=_model.alu(kernel, 2 * visited, reads, part),
         shuffles=_model.SHUFFLES_PER_BLOCK * tile.rows if kernel == "forward" else 0,
         loads=loads + stores + 2 * exchanged * (1 + tile.split),
         exponentials=0 if is_spilled else 2 * visited,
@@ -143,6 +144,11 @@ def tile_work(
         threadgroups=-(-length // across) / tiles,
         threads=32 * tile.simdgroups,
     ).times(tiles)
+
+
+def count_of_tiles(tile: Tile, length: int) -> float:
+    """Return the tiles of a dense head, each counted for every slice of head_dim."""
+    return (length / 8) ** 2 / (tile.rows * tile.cols) * tile.split
 
 
 def pieces(kernel: str, tile: Tile) -> int:
@@ -192,6 +198,8 @@ def score(
     """Return predicted picoseconds for each score, lower is better."""
     on = _chips.chip_named(chip)
     work = tile_work(kernel, tile, head_dim, element_bytes, LENGTH, spills)
+    overhead = ALU_PER_TILE * count_of_tiles(tile, LENGTH)
+    work = replace(work, alu=work.alu + overhead)
     eta = _calibration.efficiency(on.family, element_bytes)
     found = _model.predict(work, on, eta, element_bytes)
     seconds = found.terms[found.binding]  # the last wave depends on the problem

@@ -15,31 +15,31 @@ using device::Family;
 // clang-format off
 // max_head_dim rows cols simdgroups split
 constexpr Tile kForwardA2[] = {
-    { 64, 2, 4, 4, 1},  //   29.8 ps, 64 registers
-    {128, 1, 8, 4, 1},  //   62.0 ps, 64 registers
-    {192, 2, 4, 6, 3},  //   96.4 ps, 64 registers
-    {256, 2, 4, 4, 4},  //  129.9 ps, 64 registers
+    { 64, 2, 4, 4, 1},  //   30.0 ps, 64 registers
+    {128, 1, 8, 4, 1},  //   62.1 ps, 64 registers
+    {192, 2, 4, 6, 3},  //   97.0 ps, 64 registers
+    {256, 2, 4, 4, 4},  //  130.6 ps, 64 registers
 };
 constexpr Tile kForwardA4[] = {
-    { 64, 2, 1, 4, 1},  //   42.1 ps, 68 registers
-    { 96, 1, 8, 4, 1},  //   65.7 ps, 64 registers
-    {128, 1, 2, 4, 1},  //   87.6 ps, 68 registers
-    {192, 2, 4, 4, 4},  //  137.6 ps, 64 registers
-    {256, 2, 1, 4, 4},  //  187.5 ps, 68 registers
+    { 64, 2, 1, 4, 1},  //   42.3 ps, 68 registers
+    { 96, 1, 8, 4, 1},  //   65.9 ps, 64 registers
+    {128, 1, 2, 4, 1},  //   87.9 ps, 68 registers
+    {192, 2, 4, 4, 4},  //  138.5 ps, 64 registers
+    {256, 2, 1, 4, 4},  //  188.4 ps, 68 registers
 };
 constexpr Tile kForwardB2[] = {
     { 64, 2, 4, 4, 1},  //   83.1 ps, 64 registers
-    { 96, 2, 2, 4, 1},  //  124.3 ps, 80 registers
-    {128, 2, 1, 4, 1},  //  165.7 ps, 100 registers
-    {192, 1, 2, 4, 1},  //  258.2 ps, 76 registers
+    { 96, 2, 2, 4, 1},  //  124.4 ps, 80 registers
+    {128, 2, 1, 4, 1},  //  165.8 ps, 100 registers
+    {192, 1, 2, 4, 1},  //  258.3 ps, 76 registers
     {256, 1, 1, 4, 1},  //  344.3 ps, 98 registers
 };
 constexpr Tile kForwardB4[] = {
-    { 64, 2, 2, 4, 1},  //  112.0 ps, 72 registers
-    { 96, 2, 1, 4, 1},  //  167.8 ps, 100 registers
-    {128, 4, 4, 4, 4},  //  232.3 ps, 96 registers
-    {192, 2, 4, 6, 3},  //  353.6 ps, 80 registers
-    {256, 2, 8, 4, 4},  //  471.1 ps, 96 registers
+    { 64, 2, 2, 4, 1},  //  112.1 ps, 72 registers
+    { 96, 2, 1, 4, 1},  //  167.9 ps, 100 registers
+    {128, 4, 4, 4, 4},  //  232.5 ps, 96 registers
+    {192, 2, 4, 6, 3},  //  353.8 ps, 80 registers
+    {256, 2, 8, 4, 4},  //  471.3 ps, 96 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
     { 64, 4, 1, 4, 1},  //   64.6 ps, 64 registers

@@ -17,6 +17,22 @@ struct Wide<1> {
   }
 };
 
+#if ELEM_BYTES == 2
+// As one word: two halves are a vector that a compiler may read one by one.
+template <>
+struct Wide<2> {
+  typedef uint Packed;
+  static inline Packed zero() { return 0u; }
+  static inline void unpack(Packed x, thread ELEM* to) {
+    vec<ELEM, 2> a = as_type<vec<ELEM, 2>>(x);
+    to[0] = a.x;
+    to[1] = a.y;
+  }
+  static inline void store(device ELEM* to, thread const ELEM* from) {
+    *(device uint*)to = as_type<uint>(vec<ELEM, 2>(from[0], from[1]));
+  }
+};
+#else
 template <>
 struct Wide<2> {
   typedef vec<ELEM, 2> Packed;
@@ -29,6 +45,7 @@ struct Wide<2> {
     *(device Packed*)to = Packed(from[0], from[1]);
   }
 };
+#endif
 
 template <>
 struct Wide<4> {

@@ -150,7 +150,7 @@ def _predicted(shape: Shape, chip: Chip | None) -> dict[str, float]:
     try:
         sim.enable()
         with sim.family(chip.family):
-            counts = _work.count(shape)
+            counts = _work.count(shape, "auto")
     except orchard_ops.DeviceError:
         return {}
     return {

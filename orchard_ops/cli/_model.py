@@ -50,7 +50,7 @@ PRODUCTS = {
 # row that is read the index of one that is there, times a stride that is a number of
 # the run, in 64 bits (the peer's strides are constants of its text); and for the pair
 # of a fragment that is put together from two loads.
-ALU_PER_SCORE = {"forward": 5.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
+ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
 ALU_PER_ROW = 6.0
 ALU_PER_PAIR = 1.5
 # How often a kernel reads a fragment row of a tensor for 8 columns of scores (of dk and

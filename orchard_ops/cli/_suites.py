@@ -181,26 +181,35 @@ def _published_shape() -> Iterator[Row]:
 
 
 def memory(full: bool) -> Iterator[Row]:
-    """Measure peak bytes of a training step against length."""
+    """Measure peak bytes of a training step against length.
+
+    Without scratch, which grows with its square up to its bound, and as by default.
+    """
     for length in (128, 256, 512, 1024, 2048) if full else (128, 256, 512):
-        size = (1, 1, length, 64)
-        sim.enable()
-        before = sim.memory().allocated_bytes
-        orchard_ops.sim.reset_peak_memory()
-        q, k, v = (
-            torch.randn(size).half().to(sim.DEVICE).requires_grad_() for _ in range(3)
-        )
-        out = orchard_ops.flash_attention(q, k, v)
-        assert isinstance(out, torch.Tensor)
-        torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
-        peak = sim.memory().peak_bytes - before
-        del q, k, v, out
+        peak, default = (_peak_bytes(length, scratch) for scratch in (0, None))
         yield {
             "length": length,
             "peak_bytes": peak,
             "bytes_per_row": peak / length,
+            "peak_bytes_with_scratch": default,
             "scores_would_take": 2 * length**2,
         }
+
+
+def _peak_bytes(length: int, scratch: int | None) -> int:
+    """Return what one head's step holds at most, with so much scratch."""
+    size = (1, 1, length, 64)
+    sim.enable()
+    before = sim.memory().allocated_bytes
+    orchard_ops.sim.reset_peak_memory()
+    q, k, v = (
+        torch.randn(size).half().to(sim.DEVICE).requires_grad_() for _ in range(3)
+    )
+    with orchard_ops.backward_scratch(scratch):
+        out = orchard_ops.flash_attention(q, k, v)
+        assert isinstance(out, torch.Tensor)
+        torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+    return sim.memory().peak_bytes - before
 
 
 def host(full: bool) -> Iterator[Row]:

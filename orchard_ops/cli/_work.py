@@ -30,8 +30,8 @@ __all__ = [
     "predict_pass",
 ]
 
-# Multiples of every tile's rows and columns, 192 for three slices of head_dim.
-SHORT, LONG = 192, 384
+# Multiples of the rows and columns of every threadgroup, 128 at most.
+SHORT, LONG = 128, 384
 PRODUCTS = {"forward": 2, "backward": 5}
 # Tensors that a kernel reads, as many as q: the least that DRAM must give.
 TENSORS_READ = {
