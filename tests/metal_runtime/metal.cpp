@@ -431,6 +431,10 @@ void* new_buffer(uint64_t length_bytes, StorageMode mode) {
   return make_buffer(length_bytes, mode);
 }
 
+sim::Buffer* memory_of(void* buffer) {
+  return static_cast<Buffer*>(buffer)->memory;
+}
+
 void write_buffer(void* buffer, const void* data, uint64_t length_bytes) {
   const sim::HostAccess access(static_cast<Buffer*>(buffer)->memory);
   std::memcpy(access.data(), data, length_bytes);
