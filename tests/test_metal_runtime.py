@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent / "metal_runtime"
-TESTS = re.findall(r"^    TEST\((\w+)\),$", (HERE / "test_metal.cpp").read_text(), re.M)
+TESTS = re.findall(
+    r"^    TEST\((\w+)\),$", (HERE / "program" / "test_metal.cpp").read_text(), re.M
+)
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),

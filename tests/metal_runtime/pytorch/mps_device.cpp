@@ -2,9 +2,11 @@
 // much of it as tests need: storages over the stand-in's MTLBuffers, copies,
 // and the CPU's operators for the rest.
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/NativeFunctions.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/detail/MPSHooksInterface.h>
 #include <ATen/native/CPUFallback.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
@@ -15,15 +17,15 @@
 
 #include "device/sim/sim.h"
 #include "metal.h"
-#include "mps.h"
+#include "streams/mps.h"
 #include "runtime.h"
 #include "torch/metalsim/compat.h"
 
 namespace standin {
 namespace {
 
-using orchard::metalsim::optional;
 using orchard::device::StorageMode;
+using orchard::metalsim::optional;
 namespace sim = orchard::sim;
 
 constexpr c10::DeviceType kType = c10::DeviceType::MPS;
@@ -125,9 +127,13 @@ at::Tensor host(const at::Tensor& tensor,
                        at::TensorOptions(tensor.scalar_type()));
 }
 
+void synchronize_all() {
+  for (int i = 0; i < stream_count(); ++i) synchronize_stream(i);
+}
+
 // As PyTorch's copies do: after all that the streams still hold.
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& target, bool) {
-  for (int i = 0; i < stream_count(); ++i) synchronize_stream(i);
+  synchronize_all();
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const bool is_one_buffer = is_mps(self) && is_mps(target) &&
                              self.storage().data() == target.storage().data();
@@ -139,6 +145,11 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& target, bool) {
   }
   host(target, to).copy_(source);
   return target;
+}
+
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool) {
+  copy_from(source, self, false);
+  return self;
 }
 
 at::Tensor copy_from_and_resize(const at::Tensor& self,
@@ -158,6 +169,7 @@ TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("view", &view);
   m.impl("_reshape_alias", &reshape_alias);
   m.impl("resize_", &resize_);
+  m.impl("copy_", &copy_);
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
 }
@@ -166,9 +178,69 @@ TORCH_LIBRARY_IMPL(_, MPS, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
 
-C10_REGISTER_GUARD_IMPL(MPS, c10::impl::NoOpDeviceGuardImpl<kType>);
+// One device and, for autograd, one stream.
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  using Stream = c10::Stream;
+  using Device = c10::Device;
+  static Device device() { return {kType, 0}; }
+  static Stream stream() { return Stream(Stream::DEFAULT, device()); }
+
+  c10::DeviceType type() const override { return kType; }
+  Device exchangeDevice(Device) const override { return device(); }
+  Device getDevice() const override { return device(); }
+  void setDevice(Device) const override {}
+  void uncheckedSetDevice(Device) const noexcept override {}
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  Stream getStream(Device) const noexcept override { return stream(); }
+  Stream getDefaultStream(Device) const override { return stream(); }
+  Stream exchangeStream(Stream) const noexcept override { return stream(); }
+  bool queryStream(const Stream&) const override { return true; }
+  void synchronizeStream(const Stream&) const override { synchronize_all(); }
+  void record(void**,
+              const Stream&,
+              const c10::DeviceIndex,
+              const c10::EventFlag) const override {}
+  void block(void*, const Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+};
+
+C10_REGISTER_GUARD_IMPL(MPS, Guard);
 
 }  // namespace
 }  // namespace standin
+
+namespace at {
+namespace {
+
+// What makes PyTorch say that there is an MPS device.  Without `override`: some
+// functions came with later versions, and others went.
+class MPSHooks final : public MPSHooksInterface {
+ public:
+  MPSHooks() = default;
+  explicit MPSHooks(MPSHooksArgs) {}
+  void init() const {}
+  void initMPS() const {}
+  bool isBuilt() const { return true; }
+  bool isAvailable() const { return true; }
+  bool hasMPS() const { return true; }
+  bool hasPrimaryContext(DeviceIndex) const { return true; }
+  bool isOnMacOSorNewer(unsigned = 13, unsigned = 0) const { return true; }
+  bool isOnMacOS13orNewer(unsigned = 0) const { return true; }
+  DeviceIndex deviceCount() const { return 1; }
+  DeviceIndex getCurrentDevice() const { return 0; }
+  const Generator& getDefaultMPSGenerator() const {
+    return detail::getDefaultCPUGenerator();
+  }
+  const Generator& getDefaultGenerator(DeviceIndex = -1) const {
+    return detail::getDefaultCPUGenerator();
+  }
+  Allocator* getMPSDeviceAllocator() const { return &standin::allocator(); }
+  void deviceSynchronize() const { standin::synchronize_all(); }
+};
+
+C10_REGISTER_CLASS(MPSHooksRegistry, MPSHooks, MPSHooks)
+
+}  // namespace
+}  // namespace at
 
 REGISTER_ALLOCATOR(standin::kType, &standin::allocator())

@@ -1,6 +1,6 @@
-// tests/metal_runtime/test_metal.cpp: csrc/device/metal itself, run over the
-// stand-in.  One test a process, named on the command line: a process has one
-// device, and it is probed once.
+// tests/metal_runtime/program/test_metal.cpp: csrc/device/metal itself, run
+// over the stand-in.  One test a process, named on the command line: a process
+// has one device, and it is probed once.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -9,11 +9,11 @@
 #include <thread>
 #include <vector>
 
-#include "attention.h"
+#include "program/attention.h"
 #include "device/metal/metal.h"
 #include "device/sim/sim.h"
 #include "metal.h"
-#include "mps.h"
+#include "streams/mps.h"
 #include "runtime.h"
 #include "torch/mps_stream.h"
 
