@@ -142,7 +142,7 @@ def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
     """The tool's own check ends the run and names symbol, selector and binary."""
     import macho
     import macos_checks as checks
-    import macos_wheels
+    import macos_proof
 
     source = tmp_path / "sends.cpp"
     source.write_text(
@@ -155,8 +155,8 @@ def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
     path = library(tmp_path)
     needed = macho.read(path).imports
     owners = checks.Owners({owner: set() for owner in needed.values()})
-    with pytest.raises(macos_wheels.Failure) as caught:
-        macos_wheels.check({}, [], TARGET, owners, [path], [sender])
+    with pytest.raises(macos_proof.Failure) as caught:
+        macos_proof.check({}, [], TARGET, owners, [path], [sender])
     assert "libpart.dylib: _present" in str(caught.value)
     assert "explode_ is in none of metal-cpp's tables" in str(caught.value)
     assert caught.value.code != 0
@@ -251,3 +251,23 @@ def test_a_wheel_for_this_pytorch_gets_past_the_stamp(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "cannot load" in done.stderr
     assert "_C.so" in done.stderr
+
+
+def test_a_second_build_with_other_bytes_is_named() -> None:
+    """`--twice` compares wheel by wheel and names the one that differs."""
+    import macos_wheels
+
+    first = [{"wheel": "a.whl", "sha256": "1"}, {"wheel": "b.whl", "sha256": "2"}]
+    assert not list(macos_wheels.differences(first, first))
+    second = [first[0], {"wheel": "b.whl", "sha256": "3"}]
+    found = list(macos_wheels.differences(first, second))
+    assert found == ["b.whl: built again, it has other bytes (2, then 3)"]
+
+
+@pytest.mark.parametrize("flags", [["--torch", "2.4.1", "9.9.9"], ["--target", "12.0"]])
+def test_a_version_that_is_not_in_the_matrix_is_refused(flags: list[str]) -> None:
+    """Nothing that was asked for is left out in silence."""
+    command = [sys.executable, TOOLS / "macos_wheels.py", *flags]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert f"lists no {flags[-1]}" in done.stderr

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent / "metal_runtime"
-TESTS = re.findall(r"^    TEST\((\w+)\),$", (HERE / "test_metal.cpp").read_text(), re.M)
+PROGRAM = sorted((HERE / "program").glob("*_tests.cpp"))
+TESTS = [
+    name
+    for path in PROGRAM
+    for name in re.findall(r"^    TEST\((\w+)\),$", path.read_text(), re.M)
+]
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
@@ -54,7 +59,7 @@ def passes(program: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", TESTS)
 def test_metal_device(program: Path, name: str) -> None:
-    """Each test of test_metal.cpp passes."""
+    """Each test of the program passes."""
     passes(program, name)
 
 

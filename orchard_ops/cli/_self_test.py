@@ -85,6 +85,8 @@ def _inputs(case: Case) -> list[Tensor]:
 def _error(parts: list[Tensor], is_causal: bool, device: torch.device) -> float:
     exact = _attend_with_gradients([part.double() for part in parts], is_causal)
     actual = _attend_with_gradients([part.to(device) for part in parts], is_causal)
+    if device.type == "mps":  # Says what failed there, before results are read.
+        torch.ops.orchard_ops.synchronize()
     return max(
         float((got.cpu().double() - want).abs().max())
         for got, want in zip(actual, exact)

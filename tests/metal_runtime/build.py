@@ -1,7 +1,8 @@
-"""Build the Metal device over the stand-in as one program, with zig's clang.
+"""Build the Metal device over the stand-in, with zig's clang, in two forms.
 
-GCC has no blocks, which metal-cpp's headers are full of.  Everything that the
-program is made of is compiled here, so that it has one C++ library.
+A program of its own (``build``), and the package's libraries with PyTorch's mps
+device (``build_for_torch``).  GCC has no blocks, which metal-cpp's headers are
+full of, so whatever includes those is compiled by clang.
 """
 
 from __future__ import annotations
@@ -9,29 +10,32 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SOURCES = (
-    *("csrc/device/*.cpp", "csrc/device/sim/*.cpp", "csrc/device/metal/*.cpp"),
-    *(
-        "csrc/attention/*.cpp",
-        "csrc/torch/mps_stream.cpp",
-        "tests/metal_runtime/*.cpp",
-        "tests/metal_runtime/*.S",
-    ),
-)
+DEVICE = ("csrc/device/*.cpp", "csrc/device/sim/*.cpp", "csrc/device/metal/*.cpp")
+STAND_IN = ("tests/metal_runtime/*.cpp", "tests/metal_runtime/*.S")
+ATTENTION = ("csrc/attention/*.cpp",)
+# They depend on the PyTorch whose streams they are.
+PYTORCH = ("tests/metal_runtime/pytorch/*.cpp",)
+STREAMS = ("csrc/torch/mps_stream.cpp", "tests/metal_runtime/streams/*.cpp")
 TEXTS = ("kernels/**/*.metal", "kernels/**/*.h", "csrc/device/sim/msl/*")
 HEADERS = (
     "csrc/attention/*.h",
-    "csrc/torch/mps_stream.h",
+    "csrc/torch/**/*.h",
     "csrc/device/**/*.h",
+    "kernels/params.h",
     "tests/metal_runtime/**/*.h",
 )
+ZIG = [sys.executable, "-m", "ziglang"]
 
 
 def files(*patterns: str) -> list[Path]:
@@ -57,65 +61,154 @@ def run(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
-def compile_flags(headers: Path) -> list[str]:
-    """Return the flags of every file."""
+def own_includes() -> list[str]:
+    """Return where our headers and the stand-in's lie."""
     return [
-        *("-c", "-std=c++20", "-O1", "-g0", "-fblocks", "-fno-sanitize=undefined"),
-        # The simulator walks stacks and switches them.
-        *("-fno-omit-frame-pointer", "-pthread", "-Wall", "-Wextra"),
         *(f"-I{ROOT}", f"-I{ROOT / 'csrc'}", f"-I{HERE}"),
-        *(f"-isystem{HERE / 'include'}", f"-isystem{ROOT / 'tools' / 'macos_sdk'}"),
-        f"-isystem{headers}",
+        *("-isystem", str(HERE / "include")),
     ]
 
 
-def torch_flags(source: Path, minor: int) -> list[str]:
-    """Return the flags of a file that depends on the PyTorch minor version."""
-    if source.name not in ("mps_stream.cpp", "mps.cpp"):
-        return []
-    return ["-DORCHARD_TORCH_MAJOR=2", f"-DORCHARD_TORCH_MINOR={minor}"]
+def clang() -> list[str]:
+    """Return the command that compiles what metal-cpp is a part of."""
+    return [
+        *(*ZIG, "c++", "-c", "-std=c++20", "-O1", "-g0", "-fblocks"),
+        # The simulator walks stacks and switches them.
+        *("-fno-sanitize=undefined", "-fno-omit-frame-pointer", "-pthread"),
+        *("-Wall", "-Wextra", *own_includes()),
+        *("-isystem", str(ROOT / "tools" / "macos_sdk")),
+        *("-isystem", str(metal_cpp())),
+    ]
 
 
-def build(folder: Path, minor: int) -> Path:
-    """Build the program in a folder that later builds reuse; return its path.
+@dataclass(frozen=True)
+class Folder:
+    """Objects by content, and what is linked of them."""
+
+    path: Path
+    headers: bytes  # digest of every header
+
+    def compile(self, command: list[str], source: Path) -> str:
+        """Compile a file, unless its object is there already."""
+        text = "\0".join(command).encode()
+        key = hashlib.sha256(text + self.headers + source.read_bytes()).hexdigest()
+        out = self.path / f"{source.stem}-{key[:16]}.o"
+        if not out.exists():
+            part = f"{out}.{os.getpid()}.part"
+            run([*command, str(source), "-o", part])
+            Path(part).rename(out)
+        return str(out)
+
+    def compile_all(self, jobs: list[tuple[list[str], Path]]) -> list[str]:
+        """Compile files, as many at a time as there are processors."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda job: self.compile(*job), jobs))
+
+    def link(self, out: Path, command: list[str], objects: list[str]) -> None:
+        """Link, unless what is there was made of the same objects."""
+        key = hashlib.sha256("\0".join([*command, *objects]).encode()).hexdigest()
+        stamp = out.with_name(out.name + ".made-of")
+        if out.exists() and stamp.exists() and stamp.read_text() == key:
+            return
+        run([*command, "-o", str(out), *objects])
+        stamp.write_text(key)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Folder, Path]]:
+    """Hold a folder that later builds reuse; yields it and the kernels' texts."""
+    path.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    for header in files(*HEADERS):
+        digest.update(header.read_bytes())
+    with (path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        embedded = path / "embedded_texts.cpp"
+        embed = [sys.executable, str(ROOT / "cmake" / "embed.py"), str(embedded)]
+        run([*embed, str(ROOT), *map(str, files(*TEXTS))])
+        yield Folder(path, digest.digest()), embedded
+
+
+def build(path: Path, minor: int) -> Path:
+    """Build the program in a folder; return its path.
 
     ``minor`` is the PyTorch whose streams it has: 2.4, 2.14, ...
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        zig = [sys.executable, "-m", "ziglang"]
-        embedded = folder / "embedded_texts.cpp"
-        embed = [sys.executable, str(ROOT / "cmake" / "embed.py"), str(embedded)]
-        run([*embed, str(ROOT), *map(str, files(*TEXTS))])
-        flags = compile_flags(metal_cpp())
-        seed = hashlib.sha256("\0".join(flags).encode())
-        for path in files(*HEADERS):
-            seed.update(path.read_bytes())
-
-        def compiled(source: Path) -> str:
-            also = torch_flags(source, minor)
-            key = seed.copy()
-            key.update(source.read_bytes() + "".join(also).encode())
-            out = folder / f"{source.stem}-{key.hexdigest()[:16]}.o"
-            if not out.exists():
-                part = f"{out}.part"
-                run([*zig, "c++", *flags, *also, str(source), "-o", part])
-                Path(part).rename(out)
-            return str(out)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compiled, [*files(*SOURCES), embedded]))
-        program = folder / f"test_metal-2.{minor}"
-        key = hashlib.sha256("\0".join(objects).encode()).hexdigest()
-        stamp = folder / f"linked-2.{minor}"
-        if not program.exists() or not stamp.exists() or stamp.read_text() != key:
-            # The simulator's compiled kernels find its functions in us.
-            link = ["-rdynamic", "-pthread", "-ldl", "-o", str(program)]
-            run([*zig, "c++", *objects, *link])
-            stamp.write_text(key)
+    with opened(path) as (folder, embedded):
+        plain = clang()
+        streams = [*plain, "-DORCHARD_TORCH_MAJOR=2", f"-DORCHARD_TORCH_MINOR={minor}"]
+        own = files(*DEVICE, *STAND_IN, *ATTENTION, "tests/metal_runtime/program/*.cpp")
+        jobs = [(plain, source) for source in [*own, embedded]]
+        jobs += [(streams, source) for source in files(*STREAMS)]
+        program = folder.path / f"test_metal-2.{minor}"
+        # The simulator's compiled kernels find its functions in us.
+        link = [*ZIG, "c++", "-rdynamic", "-pthread", "-ldl"]
+        folder.link(program, link, folder.compile_all(jobs))
     return program
 
 
-if __name__ == "__main__":
-    print(build(Path(sys.argv[1]), int(sys.argv[2])))
+def gcc_headers() -> list[str]:
+    """Return flags that make zig's clang use GCC's C++ library, as PyTorch does."""
+    asked = ["g++", "-E", "-x", "c++", "-v", "/dev/null"]
+    said = subprocess.run(asked, check=True, text=True, capture_output=True).stderr
+    folders = re.findall(r"^ (/\S*c\+\+\S*)$", said, re.MULTILINE)
+    # libc++'s headers bring <math.h> along, which metal-cpp relies on.
+    return ["-nostdinc++", *(f"-I{folder}" for folder in folders), "-include", "math.h"]
+
+
+def torch_flags(root: Path) -> tuple[str, list[str]]:
+    """Return the string ABI's flag, and the other flags for a PyTorch."""
+    import find_torch
+
+    version, include = find_torch.torch_version(root), find_torch.include_folder(root)
+    major, minor, _ = version.split(".")
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(find_torch.has_cxx11_abi(root))}"
+    return abi, [
+        *("-isystem", str(include)),
+        *("-isystem", str(include / "torch" / "csrc" / "api" / "include")),
+        *(f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"),
+        f'-DORCHARD_TORCH_VERSION="{version}"',
+    ]
+
+
+def device_library(folder: Folder, embedded: Path, out: Path, abi: str) -> None:
+    """Link the device library: the Metal device, the stand-in, the simulator."""
+    metal = [*clang(), "-fPIC", *gcc_headers(), abi]
+    jobs = [(metal, source) for source in [*files(*DEVICE, STAND_IN[0]), embedded]]
+    jobs += [(["g++", "-c", "-fPIC"], source) for source in files(STAND_IN[1])]
+    command = ["g++", "-shared", "-pthread", "-Wl,-z,defs"]
+    folder.link(out, command, [*folder.compile_all(jobs), "-ldl"])
+
+
+def operators_library(
+    folder: Folder, device: Path, root: Path, flags: list[str]
+) -> None:
+    """Link _C beside the device library, with the MPS key and PyTorch's streams."""
+    plain = ["g++", "-c", "-std=c++20", "-O1", "-g0", "-fPIC", *own_includes(), *flags]
+    plain += ["-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"]
+    parts = ("csrc/torch/*.cpp", *ATTENTION, STREAMS[1], *PYTORCH)
+    objects = folder.compile_all([(plain, source) for source in files(*parts)])
+    needed = [root / "lib" / f"lib{name}.so" for name in ("torch_cpu", "c10")]
+    # -Bsymbolic: libtorch has a torch::mps of its own, which finds no MPS.
+    command = ["g++", "-shared", "-Wl,-z,defs,-Bsymbolic,-rpath,$ORIGIN"]
+    linked = [*objects, str(device), *map(str, needed)]
+    folder.link(device.with_name("_C.so"), command, linked)
+
+
+def build_for_torch(path: Path) -> Path:
+    """Build _C with the MPS key, and the mps device, for the running PyTorch.
+
+    Returns the folder to name in ORCHARD_LIBRARY_DIR.
+    """
+    sys.path.insert(0, str(ROOT / "cmake"))
+    import find_torch
+
+    root = find_torch.torch_root()
+    with opened(path) as (folder, embedded):
+        libraries = folder.path / f"mps-{find_torch.torch_version(root)}"
+        libraries.mkdir(exist_ok=True)
+        abi, flags = torch_flags(root)
+        device = libraries / "liborchard_device.so"
+        device_library(folder, embedded, device, abi)
+        operators_library(folder, device, root, [abi, *flags])
+    return libraries

@@ -1,29 +1,15 @@
-// tests/metal_runtime/metal.cpp: the Metal objects that csrc/device/metal uses,
-// each a few lines over the simulator.
+// tests/metal_runtime/metal.cpp: Foundation's and Metal's objects but for
+// command buffers (commands.cpp), each a few lines over the simulator.
 #include "metal.h"
 
 #include <cstring>
-#include <functional>
 #include <mutex>
-#include <span>
-#include <thread>
 
-#include "device/sim/sim.h"
-#include "runtime.h"
+#include "objects.h"
 
 namespace standin {
 namespace {
 
-namespace sim = orchard::sim;
-using orchard::device::Launch;
-using orchard::device::StorageMode;
-
-struct Text : Object {
-  std::string bytes;
-};
-struct Failure : Object {
-  std::string reason;
-};
 struct Options : Object {
   Compilation given;
 };
@@ -33,48 +19,10 @@ struct Library : Object {
 struct Function : Object {
   std::string source, name;
 };
-struct Pipeline : Object {
-  std::shared_ptr<const orchard::device::Pipeline> compiled;
-};
-struct Buffer : Object {
-  sim::Buffer* memory = nullptr;
-  StorageMode mode = StorageMode::shared;
-};
-
-// A block's head, as compilers lay it out.
-struct Block {
-  void* isa;
-  int flags, reserved;
-  void (*invoke)(Block*, Object*);
-};
-extern "C" void* _Block_copy(const void* block);
-extern "C" void _Block_release(const void* block);
-
-struct Commands : Object {
-  std::vector<Launch> launches;
-  std::vector<std::vector<std::byte>> bytes;  // that launches point to
-  std::vector<Object*> used;                  // retained until the end
-  std::vector<Block*> handlers;
-  int64_t status = 0;
-  Failure* failure = nullptr;
-};
-struct Encoder : Object {
-  Commands* commands = nullptr;
-  Launch next;
-  bool is_open = true;
-};
-
-constexpr int64_t kCompleted = 4, kFailed = 5;
 
 std::mutex seen_mutex;
 Compilation seen_compilation;
 int64_t seen_compilations = 0;
-std::vector<std::string> seen_messages;
-
-void note(const std::string& message) {
-  const std::lock_guard<std::mutex> lock(seen_mutex);
-  seen_messages.push_back(message);
-}
 
 Text* text(const std::string& bytes) {
   auto* made = make<Text>("NSString");
@@ -138,9 +86,6 @@ bool supports_family(Object*, SEL, int64_t family) {
 }
 uint64_t threadgroup_memory(Object*, SEL) { return 32768; }
 uint64_t working_set(Object*, SEL) { return uint64_t{8} << 30; }
-struct Size {
-  uint64_t width, height, depth;
-};
 Size threads_per_threadgroup(Object*, SEL) { return {1024, 1024, 1024}; }
 
 Library* new_library(
@@ -206,124 +151,6 @@ uint64_t buffer_length(Buffer* self, SEL) {
 void* buffer_contents(Buffer* self, SEL) { return sim::contents(self->memory); }
 Object* buffer_device(Buffer*, SEL) { return the_device(); }
 
-// MTLCommandQueue, MTLCommandBuffer.
-Object* new_queue(Object*, SEL) { return make<Object>("MTLCommandQueue"); }
-Commands* command_buffer(Object*, SEL) {
-  auto* made = make<Commands>("MTLCommandBuffer");
-  autorelease(made);
-  return made;
-}
-Encoder* compute_encoder(Commands* self, SEL) {
-  auto* made = make<Encoder>("MTLComputeCommandEncoder");
-  made->commands = self;
-  retain(self);
-  autorelease(made);
-  return made;
-}
-void add_handler(Commands* self, SEL, Block* block) {
-  self->handlers.push_back(static_cast<Block*>(_Block_copy(block)));
-}
-
-void execute(Commands* self) {
-  self->status = kCompleted;
-  std::string reason = "Caused GPU Timeout Error (IOAF code 2)";
-  try {
-    if (faults().is_running) {
-      sim::simulator().submit(self->launches);
-      return;
-    }
-  } catch (const std::exception& problem) {
-    reason = problem.what();
-  }
-  self->status = kFailed;
-  self->failure = make<Failure>("NSError");
-  self->failure->reason = reason;
-}
-
-// Handlers run on a thread that has no autorelease pool, as Metal's do.
-void commit(Commands* self, SEL) {
-  std::thread gpu([self] {
-    execute(self);
-    for (Block* block : self->handlers) {
-      block->invoke(block, self);
-      _Block_release(block);
-    }
-    self->handlers.clear();
-  });
-  gpu.join();
-}
-void wait(Commands*, SEL) {}
-uint64_t status(Commands* self, SEL) {
-  return static_cast<uint64_t>(self->status);
-}
-Failure* commands_error(Commands* self, SEL) { return self->failure; }
-void destroy_commands(Object* object) {
-  auto* self = static_cast<Commands*>(object);
-  for (Object* used : self->used) release(used);
-  if (self->failure != nullptr) release(self->failure);
-}
-
-// MTLComputeCommandEncoder.
-void use(Encoder* self, Object* object) {
-  retain(object);
-  self->commands->used.push_back(object);
-}
-void set_pipeline(Encoder* self, SEL, Pipeline* pipeline) {
-  note("setComputePipelineState");
-  use(self, pipeline);
-  self->next.pipeline = pipeline->compiled;
-}
-void bind(Encoder* self, orchard::device::Argument argument) {
-  auto& bound = self->next.arguments;
-  std::erase_if(bound,
-                [&](const auto& old) { return old.index == argument.index; });
-  bound.push_back(argument);
-}
-void set_buffer(
-    Encoder* self, SEL, Buffer* buffer, uint64_t offset, uint64_t index) {
-  note("setBuffer " + std::to_string(index) + " +" + std::to_string(offset));
-  use(self, buffer);
-  bind(self, {static_cast<uint32_t>(index),
-              orchard::device::Access::read_write,
-              sim::view(buffer->memory, offset,
-                        sim::length_bytes(buffer->memory) - offset),
-              {}});
-}
-void set_bytes(Encoder* self,
-               SEL,
-               const std::byte* data,
-               uint64_t length,
-               uint64_t index) {
-  note("setBytes " + std::to_string(index) + " " + std::to_string(length));
-  auto& kept = self->commands->bytes.emplace_back(data, data + length);
-  bind(self, {static_cast<uint32_t>(index),
-              orchard::device::Access::read,
-              {},
-              std::span<const std::byte>(kept)});
-}
-void set_threadgroup(Encoder* self, SEL, uint64_t length, uint64_t) {
-  note("setThreadgroupMemoryLength " + std::to_string(length));
-  self->next.threadgroup_bytes = static_cast<uint32_t>(length);
-}
-void dispatch(Encoder* self, SEL, Size groups, Size threads) {
-  note("dispatch " + std::to_string(groups.width) + " x " +
-       std::to_string(threads.width));
-  const auto size = [](const Size& from) {
-    return orchard::device::Size3{static_cast<uint32_t>(from.width),
-                                  static_cast<uint32_t>(from.height),
-                                  static_cast<uint32_t>(from.depth)};
-  };
-  self->next.threadgroups = size(groups);
-  self->next.threads_per_threadgroup = size(threads);
-  self->commands->launches.push_back(self->next);
-}
-void end_encoding(Encoder* self, SEL) {
-  note("endEncoding");
-  self->is_open = false;
-}
-void destroy_encoder(Object* object) {
-  release(static_cast<Encoder*>(object)->commands);
-}
 void destroy_pipeline(Object* object) {
   static_cast<Pipeline*>(object)->compiled.reset();
 }
@@ -363,32 +190,11 @@ void install_device() {
   method("MTLDevice",
          "newComputePipelineStateWithFunction:error:", new_pipeline);
   method("MTLDevice", "newBufferWithLength:options:", new_buffer_message);
-  method("MTLDevice", "newCommandQueue", new_queue);
-}
-
-void install_commands() {
-  method("MTLCommandQueue", "commandBuffer", command_buffer);
-  method("MTLCommandBuffer", "computeCommandEncoder", compute_encoder);
-  method("MTLCommandBuffer", "addCompletedHandler:", add_handler);
-  method("MTLCommandBuffer", "commit", commit);
-  method("MTLCommandBuffer", "waitUntilCompleted", wait);
-  method("MTLCommandBuffer", "status", status);
-  method("MTLCommandBuffer", "error", commands_error);
-  constexpr const char* kEncoder = "MTLComputeCommandEncoder";
-  method(kEncoder, "setComputePipelineState:", set_pipeline);
-  method(kEncoder, "setBuffer:offset:atIndex:", set_buffer);
-  method(kEncoder, "setBytes:length:atIndex:", set_bytes);
-  method(kEncoder, "setThreadgroupMemoryLength:atIndex:", set_threadgroup);
-  method(kEncoder, "dispatchThreadgroups:threadsPerThreadgroup:", dispatch);
-  method(kEncoder, "endEncoding", end_encoding);
-  set_destroy("MTLCommandBuffer", destroy_commands);
-  set_destroy(kEncoder, destroy_encoder);
 }
 
 const bool is_installed = [] {
   install_objects();
   install_device();
-  install_commands();
   apply_faults();
   return true;
 }();
@@ -419,18 +225,12 @@ int64_t compilations() {
   return seen_compilations;
 }
 
-std::vector<std::string> encoded() {
-  const std::lock_guard<std::mutex> lock(seen_mutex);
-  return seen_messages;
-}
-
-void clear_encoded() {
-  const std::lock_guard<std::mutex> lock(seen_mutex);
-  seen_messages.clear();
-}
-
 void* new_buffer(uint64_t length_bytes, StorageMode mode) {
   return make_buffer(length_bytes, mode);
+}
+
+sim::Buffer* memory_of(void* buffer) {
+  return static_cast<Buffer*>(buffer)->memory;
 }
 
 void write_buffer(void* buffer, const void* data, uint64_t length_bytes) {
@@ -441,37 +241,6 @@ void write_buffer(void* buffer, const void* data, uint64_t length_bytes) {
 void read_buffer(void* buffer, void* data, uint64_t length_bytes) {
   const sim::HostAccess access(static_cast<Buffer*>(buffer)->memory);
   std::memcpy(data, access.data(), length_bytes);
-}
-
-Stream::Stream() : queue_(make<Object>("MTLCommandQueue")) {}
-
-Stream::~Stream() {
-  if (buffer_ != nullptr) synchronize();
-  release(static_cast<Object*>(queue_));
-}
-
-void* Stream::command_buffer() {
-  if (buffer_ == nullptr) buffer_ = make<Commands>("MTLCommandBuffer");
-  return buffer_;
-}
-
-void* Stream::compute_encoder() {
-  if (encoder_ == nullptr) {
-    auto* made = make<Encoder>("MTLComputeCommandEncoder");
-    made->commands = static_cast<Commands*>(command_buffer());
-    retain(made->commands);
-    encoder_ = made;
-  }
-  return encoder_;
-}
-
-void Stream::synchronize() {
-  if (encoder_ != nullptr) release(static_cast<Object*>(encoder_));
-  encoder_ = nullptr;
-  if (buffer_ == nullptr) return;
-  commit(static_cast<Commands*>(buffer_), nullptr);
-  release(static_cast<Object*>(buffer_));
-  buffer_ = nullptr;
 }
 
 extern "C" {

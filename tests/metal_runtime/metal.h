@@ -8,6 +8,10 @@
 
 #include "device/device.h"
 
+namespace orchard::sim {
+struct Buffer;
+}
+
 namespace standin {
 
 struct Faults {
@@ -43,6 +47,8 @@ void clear_encoded();
 
 // A buffer of the simulated GPU, one reference, the caller's.
 void* new_buffer(uint64_t length_bytes, orchard::device::StorageMode mode);
+// The simulator's buffer under it.
+orchard::sim::Buffer* memory_of(void* buffer);
 // Copies in and out whatever the mode.
 void write_buffer(void* buffer, const void* data, uint64_t length_bytes);
 void read_buffer(void* buffer, void* data, uint64_t length_bytes);

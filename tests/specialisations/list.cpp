@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -221,8 +222,14 @@ std::set<std::string> lines_of(device::Family family) {
 
 }  // namespace
 
-int main() {
-  std::set<std::string> lines = lines_of(device::Family::a);
-  lines.merge(lines_of(device::Family::b));
+// Lists what a class of GPU asks for ("a", "b" or "c"), or what any does.
+int main(int count, char** arguments) {
+  const std::string_view wanted = count > 1 ? arguments[1] : "abc";
+  std::set<std::string> lines;
+  for (const auto& [name, family] : {std::pair{'a', device::Family::a},
+                                     {'b', device::Family::b},
+                                     {'c', device::Family::c}}) {
+    if (wanted.find(name) != wanted.npos) lines.merge(lines_of(family));
+  }
   for (const std::string& line : lines) std::puts(line.c_str());
 }

@@ -68,9 +68,10 @@ def program() -> Path:
 
 
 @cache
-def listed() -> list[Specialisation]:
-    """Return what the launch plan asks for now."""
-    done = subprocess.run([program()], check=True, text=True, capture_output=True)
+def listed(families: str = "abc") -> list[Specialisation]:
+    """Return what the launch plan asks for now on some classes of GPU."""
+    command = [program(), families]
+    done = subprocess.run(command, check=True, text=True, capture_output=True)
     return [Specialisation(line) for line in done.stdout.splitlines()]
 
 

@@ -1,6 +1,6 @@
-// tests/metal_runtime/mps.cpp: libdispatch's one function, and the members of
-// PyTorch's MPS streams that mps_stream.cpp names.
-#include "mps.h"
+// tests/metal_runtime/streams/mps.cpp: libdispatch's one function, and the
+// members of PyTorch's MPS streams that mps_stream.cpp names.
+#include "streams/mps.h"
 
 #include <dispatch/dispatch.h>
 #include <torch/mps.h>

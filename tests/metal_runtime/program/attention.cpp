@@ -1,5 +1,5 @@
-// tests/metal_runtime/attention.cpp: see attention.h.
-#include "attention.h"
+// tests/metal_runtime/program/attention.cpp: see attention.h.
+#include "program/attention.h"
 
 #include <algorithm>
 #include <cmath>

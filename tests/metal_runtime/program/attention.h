@@ -1,5 +1,6 @@
-// tests/metal_runtime/attention.h: one head of causal attention with its
-// buffers on the simulated GPU, forward and backward, beside the definition.
+// tests/metal_runtime/program/attention.h: one head of causal attention with
+// its buffers on the simulated GPU, forward and backward, beside the
+// definition.
 #pragma once
 
 #include <array>

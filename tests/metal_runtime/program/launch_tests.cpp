@@ -1,0 +1,232 @@
+// tests/metal_runtime/program/launch_tests.cpp: launches: results, what is
+// encoded, what is refused, GPU errors, and objects given back.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "metal.h"
+#include "program/attention.h"
+#include "program/check.h"
+#include "runtime.h"
+
+namespace standin {
+namespace {
+
+using device::StorageMode;
+
+void forward_matches_the_definition(StorageMode mode) {
+  const Attention attention(mode);
+  attention.forward(gpu());
+  source().stream.synchronize();
+  const double error = attention.forward_error();
+  expect(error < 1e-5, "differs by " + std::to_string(error));
+}
+void forward_on_private_buffers() {
+  forward_matches_the_definition(StorageMode::private_);
+}
+void forward_on_shared_buffers() {
+  forward_matches_the_definition(StorageMode::shared);
+}
+
+void backward_matches_the_definition(StorageMode mode) {
+  const Attention attention(mode);
+  attention.forward(gpu());
+  attention.backward(gpu());
+  source().stream.synchronize();
+  const double error = attention.backward_error();
+  expect(error < 1e-5, "differs by " + std::to_string(error));
+}
+void backward_on_private_buffers() {
+  backward_matches_the_definition(StorageMode::private_);
+}
+void backward_on_shared_buffers() {
+  backward_matches_the_definition(StorageMode::shared);
+}
+
+size_t count(const std::vector<std::string>& messages, const char* start) {
+  return static_cast<size_t>(
+      std::count_if(messages.begin(), messages.end(),
+                    [&](const auto& m) { return m.starts_with(start); }));
+}
+
+// dk and dv, and dq, read what the first dispatch writes.
+void encodes_a_backward_as_three_dispatches() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  clear_encoded();
+  attention.backward(gpu());
+  const std::vector<std::string> messages = encoded();
+  expect(count(messages, "dispatch") == 3, "dispatches");
+  expect(count(messages, "setComputePipelineState") == 3, "pipelines");
+  expect(count(messages, "endEncoding") == 0, "the encoder was ended");
+}
+
+// Nothing of a plan is encoded when one of its kernels cannot be had.
+void a_failed_backward_encodes_nothing() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  source().stream.synchronize();
+  clear_encoded();
+  faults().is_making_pipelines = false;
+  expect_in(error_of(ErrorKind::compile, [&] { attention.backward(gpu()); }),
+            "internal error");
+  expect(encoded().empty(), "something was encoded");
+  faults().is_making_pipelines = true;
+  attention.backward(gpu());
+  source().stream.synchronize();
+  expect(attention.backward_error() < 1e-5, "wrong after recovery");
+}
+
+void encodes_in_order_and_leaves_the_encoder_open() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());  // the probe's messages come before
+  clear_encoded();
+  attention.forward(gpu());
+  std::vector<std::string> messages = encoded();
+  expect(messages.front() == "setComputePipelineState", messages.front());
+  expect(messages[1] == "setBuffer 0 +64", messages[1]);
+  expect_in(messages.back(), "dispatch");
+  for (const std::string& message : messages) {
+    expect(message != "endEncoding", "the stream's encoder was ended");
+  }
+  source().stream.synchronize();
+  expect(attention.forward_error() < 1e-5, "wrong result");
+}
+
+void reports_a_gpu_error_once() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  faults().is_running = false;
+  source().stream.synchronize();
+  faults().is_running = true;
+  expect_in(error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); }),
+            "GPU Timeout");
+  metal::throw_gpu_error(gpu());
+  attention.forward(gpu());
+  source().stream.synchronize();
+  expect(attention.forward_error() < 1e-5, "wrong after recovery");
+}
+
+void reports_a_gpu_error_at_the_next_submission() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  faults().is_running = false;
+  source().stream.synchronize();
+  faults().is_running = true;
+  expect_in(error_of(ErrorKind::device, [&] { attention.forward(gpu()); }),
+            "failed on the GPU");
+}
+
+void takes_a_smaller_tile_when_registers_run_out() {
+  const Attention attention(StorageMode::private_);
+  faults().max_threads = 64;
+  attention.forward(gpu());
+  expect_in(encoded().back(), " x 64");
+  source().stream.synchronize();
+  expect(attention.forward_error() < 1e-5, "wrong result");
+}
+
+void says_that_no_tile_is_small_enough() {
+  const Attention attention(StorageMode::private_);
+  faults().max_threads = 16;
+  expect_in(error_of(ErrorKind::unsupported, [&] { attention.forward(gpu()); }),
+            "allows 16");
+}
+
+void refuses_a_wrong_launch_before_encoding() {
+  device::Launch launch;
+  launch.pipeline = gpu().pipeline(kProbe);
+  launch.threads_per_threadgroup = {32, 1, 1};
+  launch.arguments = {{0, device::Access::write, {}, {}}};
+  const auto submit = [&] { gpu().submit({&launch, 1}); };
+  clear_encoded();
+  expect_in(error_of(ErrorKind::device, submit), "bound to nothing");
+  launch.arguments.clear();
+  launch.threads_per_threadgroup = {4096, 1, 1};
+  expect_in(error_of(ErrorKind::device, submit), "4096 threads");
+  launch.threads_per_threadgroup = {32, 1, 1};
+  launch.threadgroup_bytes = 65536;
+  expect_in(error_of(ErrorKind::device, submit), "65536 threadgroup bytes");
+  expect(encoded().empty(), "something was encoded");
+}
+
+void refuses_handles_that_are_no_buffers() {
+  const auto refused = [](const void* handle) {
+    return error_of(ErrorKind::device,
+                    [&] { metal::buffer_info("test", handle); });
+  };
+  alignas(16) std::array<uint64_t, 4> words{1, 2, 3, 4};
+  expect_in(refused(nullptr), "tensor.to('mps')");
+  refused(words.data());
+  refused(reinterpret_cast<void*>(uintptr_t{0x10}));  // not mapped
+  refused(reinterpret_cast<void*>(uintptr_t{0x1233}));
+  auto* other = make<Object>("MTLEvent");
+  refused(other);
+  void* memoryless = new_buffer(64, StorageMode::memoryless);
+  expect_in(refused(memoryless), "memoryless");
+  void* freed = new_buffer(64, StorageMode::shared);
+  expect(metal::buffer_info("test", freed).length_bytes >= 64, "length");
+  release(static_cast<Object*>(freed));
+  expect_in(refused(freed), "freed");
+  expect(statistics().messages_to_dead == 0, "asked a dead object");
+}
+
+void neither_leaks_nor_releases_too_much() {
+  {
+    const Attention attention(StorageMode::private_);
+    attention.forward(gpu());
+    attention.backward(gpu());
+    source().stream.synchronize();
+  }
+  const auto before = statistics().live;
+  for (int round = 0; round < 3; ++round) {
+    const Attention attention(StorageMode::private_);
+    attention.forward(gpu());
+    attention.backward(gpu());
+    source().stream.synchronize();
+    faults().is_running = false;
+    attention.forward(gpu());
+    source().stream.synchronize();
+    faults().is_running = true;
+    error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); });
+  }
+  const Statistics now = statistics();
+  for (const auto& [kind, count] : now.live) {
+    const auto was = before.find(kind);
+    const int64_t old = was == before.end() ? 0 : was->second;
+    expect(count <= old, kind + " leaks: " + std::to_string(count - old));
+  }
+  // What compiling and encoding need for a moment, at the first call too.
+  for (const char* kind : {"MTLCompileOptions", "MTLLibrary", "MTLFunction",
+                           "MTLCommandBuffer", "MTLComputeCommandEncoder",
+                           "NSString", "NSError", "NSAutoreleasePool"}) {
+    expect(now.live.count(kind) == 0, std::string(kind) + " leaks");
+  }
+  expect(now.over_releases == 0, "released too often");
+  expect(now.messages_to_dead == 0, "message to a dead object");
+  expect(now.autoreleased_without_pool == 0, "autoreleased without a pool");
+}
+
+constexpr Test kTests[] = {
+    TEST(forward_on_private_buffers),
+    TEST(forward_on_shared_buffers),
+    TEST(backward_on_private_buffers),
+    TEST(backward_on_shared_buffers),
+    TEST(encodes_a_backward_as_three_dispatches),
+    TEST(a_failed_backward_encodes_nothing),
+    TEST(encodes_in_order_and_leaves_the_encoder_open),
+    TEST(reports_a_gpu_error_once),
+    TEST(reports_a_gpu_error_at_the_next_submission),
+    TEST(takes_a_smaller_tile_when_registers_run_out),
+    TEST(says_that_no_tile_is_small_enough),
+    TEST(refuses_a_wrong_launch_before_encoding),
+    TEST(refuses_handles_that_are_no_buffers),
+    TEST(neither_leaks_nor_releases_too_much),
+};
+
+}  // namespace
+
+std::span<const Test> launch_tests() { return kTests; }
+
+}  // namespace standin

@@ -1,0 +1,246 @@
+// tests/metal_runtime/pytorch/mps_device.cpp: PyTorch's mps device on Linux, as
+// much of it as tests need: storages over the stand-in's MTLBuffers, copies,
+// and the CPU's operators for the rest.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/NativeFunctions.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/detail/MPSHooksInterface.h>
+#include <ATen/native/CPUFallback.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/library.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "device/sim/sim.h"
+#include "metal.h"
+#include "streams/mps.h"
+#include "runtime.h"
+#include "torch/metalsim/compat.h"
+
+namespace standin {
+namespace {
+
+using orchard::device::StorageMode;
+using orchard::metalsim::optional;
+namespace sim = orchard::sim;
+
+constexpr c10::DeviceType kType = c10::DeviceType::MPS;
+constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::MPS);
+
+// PyTorch's own allocator gives private buffers up to 2.11, shared ones after.
+StorageMode mode() {
+  const char* wanted = std::getenv("STANDIN_STORAGE_MODE");
+  const bool is_shared = wanted != nullptr && std::string(wanted) == "shared";
+  return is_shared ? StorageMode::shared : StorageMode::private_;
+}
+
+void free_buffer(void* buffer) { release(static_cast<Object*>(buffer)); }
+
+class Allocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) ORCHARD_ALLOCATE_CONST override {
+    const c10::Device device(kType, 0);
+    if (bytes == 0) return {nullptr, device};
+    void* buffer = new_buffer(bytes, mode());
+    return {buffer, buffer, &free_buffer, device};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &free_buffer; }
+  void copy_data(void*, const void*, size_t) const { std::abort(); }
+};
+
+Allocator& allocator() {
+  static Allocator& it = *new Allocator;
+  return it;
+}
+
+bool is_mps(const at::Tensor& tensor) {
+  return tensor.device().type() == kType;
+}
+
+at::Tensor empty(c10::IntArrayRef size,
+                 optional<c10::ScalarType> dtype,
+                 optional<c10::Layout>,
+                 optional<c10::Device>,
+                 optional<bool>,
+                 optional<c10::MemoryFormat> format) {
+  return at::detail::empty_generic(size, &allocator(), kKeys,
+                                   c10::dtype_or_default(dtype), format);
+}
+
+at::Tensor empty_strided(c10::IntArrayRef size,
+                         c10::IntArrayRef stride,
+                         optional<c10::ScalarType> dtype,
+                         optional<c10::Layout>,
+                         optional<c10::Device>,
+                         optional<bool>) {
+  return at::detail::empty_strided_generic(size, stride, &allocator(), kKeys,
+                                           c10::dtype_or_default(dtype));
+}
+
+at::Tensor as_strided(const at::Tensor& self,
+                      c10::IntArrayRef size,
+                      c10::IntArrayRef stride,
+                      optional<int64_t> offset) {
+  return at::native::as_strided_tensorimpl(self, size, stride, offset);
+}
+
+at::Tensor view(const at::Tensor& self, c10::IntArrayRef size) {
+  return at::native::view(self, size);
+}
+
+at::Tensor reshape_alias(const at::Tensor& self,
+                         c10::IntArrayRef size,
+                         c10::IntArrayRef stride) {
+  return at::native::_reshape_alias(self, size, stride);
+}
+
+const at::Tensor& resize_(const at::Tensor& self,
+                          c10::IntArrayRef size,
+                          optional<c10::MemoryFormat>) {
+  if (self.sizes() == size) return self;
+  self.unsafeGetTensorImpl()->set_sizes_contiguous(size);
+  const size_t needed = static_cast<size_t>(
+      (self.storage_offset() + self.numel()) * self.element_size());
+  c10::StorageImpl& storage = *self.storage().unsafeGetStorageImpl();
+  if (needed <= storage.nbytes()) return self;
+  storage.set_data_ptr_noswap(allocator().allocate(needed));  // new contents
+  storage.set_nbytes(needed);
+  return self;
+}
+
+// The memory of a tensor as the CPU sees it, open as long as `access` lives.
+at::Tensor host(const at::Tensor& tensor,
+                std::optional<sim::HostAccess>& access) {
+  if (!is_mps(tensor) || tensor.numel() == 0) {
+    return is_mps(tensor) ? at::empty(tensor.sizes(), tensor.scalar_type())
+                          : tensor;
+  }
+  void* const buffer = const_cast<void*>(tensor.storage().data());
+  access.emplace(memory_of(buffer));
+  auto* const first = static_cast<char*>(access->data()) +
+                      tensor.storage_offset() * tensor.element_size();
+  return at::from_blob(first, tensor.sizes(), tensor.strides(),
+                       at::TensorOptions(tensor.scalar_type()));
+}
+
+void synchronize_all() {
+  for (int i = 0; i < stream_count(); ++i) synchronize_stream(i);
+}
+
+// As PyTorch's copies do: after all that the streams still hold.
+at::Tensor copy_from(const at::Tensor& self, const at::Tensor& target, bool) {
+  synchronize_all();
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const bool is_one_buffer = is_mps(self) && is_mps(target) &&
+                             self.storage().data() == target.storage().data();
+  std::optional<sim::HostAccess> from, to;
+  at::Tensor source = host(self, from);
+  if (is_one_buffer) {
+    source = source.clone();
+    from.reset();
+  }
+  host(target, to).copy_(source);
+  return target;
+}
+
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool) {
+  copy_from(source, self, false);
+  return self;
+}
+
+at::Tensor copy_from_and_resize(const at::Tensor& self,
+                                const at::Tensor& target) {
+  target.resize_(self.sizes());
+  return copy_from(self, target, false);
+}
+
+void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  at::native::cpu_fallback(op, stack);
+}
+
+TORCH_LIBRARY_IMPL(aten, MPS, m) {
+  m.impl("empty.memory_format", &empty);
+  m.impl("empty_strided", &empty_strided);
+  m.impl("as_strided", &as_strided);
+  m.impl("view", &view);
+  m.impl("_reshape_alias", &reshape_alias);
+  m.impl("resize_", &resize_);
+  m.impl("copy_", &copy_);
+  m.impl("_copy_from", &copy_from);
+  m.impl("_copy_from_and_resize", &copy_from_and_resize);
+}
+
+TORCH_LIBRARY_IMPL(_, MPS, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+}
+
+// One device and, for autograd, one stream.
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  using Stream = c10::Stream;
+  using Device = c10::Device;
+  static Device device() { return {kType, 0}; }
+  static Stream stream() { return Stream(Stream::DEFAULT, device()); }
+
+  c10::DeviceType type() const override { return kType; }
+  Device exchangeDevice(Device) const override { return device(); }
+  Device getDevice() const override { return device(); }
+  void setDevice(Device) const override {}
+  void uncheckedSetDevice(Device) const noexcept override {}
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  Stream getStream(Device) const noexcept override { return stream(); }
+  Stream getDefaultStream(Device) const override { return stream(); }
+  Stream exchangeStream(Stream) const noexcept override { return stream(); }
+  bool queryStream(const Stream&) const override { return true; }
+  void synchronizeStream(const Stream&) const override { synchronize_all(); }
+  void record(void**,
+              const Stream&,
+              const c10::DeviceIndex,
+              const c10::EventFlag) const override {}
+  void block(void*, const Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+};
+
+C10_REGISTER_GUARD_IMPL(MPS, Guard);
+
+}  // namespace
+}  // namespace standin
+
+namespace at {
+namespace {
+
+// What makes PyTorch say that there is an MPS device.  Without `override`: some
+// functions came with later versions, and others went.
+class MPSHooks final : public MPSHooksInterface {
+ public:
+  MPSHooks() = default;
+  explicit MPSHooks(MPSHooksArgs) {}
+  void init() const {}
+  void initMPS() const {}
+  bool isBuilt() const { return true; }
+  bool isAvailable() const { return true; }
+  bool hasMPS() const { return true; }
+  bool hasPrimaryContext(DeviceIndex) const { return true; }
+  bool isOnMacOSorNewer(unsigned = 13, unsigned = 0) const { return true; }
+  bool isOnMacOS13orNewer(unsigned = 0) const { return true; }
+  DeviceIndex deviceCount() const { return 1; }
+  DeviceIndex getCurrentDevice() const { return 0; }
+  const Generator& getDefaultMPSGenerator() const {
+    return detail::getDefaultCPUGenerator();
+  }
+  const Generator& getDefaultGenerator(DeviceIndex = -1) const {
+    return detail::getDefaultCPUGenerator();
+  }
+  Allocator* getMPSDeviceAllocator() const { return &standin::allocator(); }
+  void deviceSynchronize() const { standin::synchronize_all(); }
+};
+
+C10_REGISTER_CLASS(MPSHooksRegistry, MPSHooks, MPSHooks)
+
+}  // namespace
+}  // namespace at
+
+REGISTER_ALLOCATOR(standin::kType, &standin::allocator())

@@ -1,0 +1,63 @@
+"""The MPS key off a Mac: PyTorch's mps device over the stand-in for Metal.
+
+Everything that a Mac runs but the GPU and PyTorch's own MPS operators: dispatch,
+bridge, plan, metal-cpp, encoders, streams, autograd.  The tests that are run are
+those that ``ORCHARD_TEST_DEVICE=mps`` runs on a Mac.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="the stand-in's assembly is for Linux; a Mac has the real thing",
+)
+
+# What each part of the suite shows on mps.
+SUITES = {
+    "objects": ("metal_runtime/pytorch/on_mps.py",),
+    "training": ("test_mps_smoke_training.py",),
+    "views": ("test_storage_bridge.py", "-k", "views or offsets or slices"),
+    "decode": ("test_kvcache.py", "-k", "matches_float64 and not cpu"),
+    "varlen": ("test_varlen.py", "-k", "device or neighbors or packing"),
+    "attention": ("test_attention.py",),
+}
+
+
+@pytest.fixture(scope="module")
+def libraries() -> Path:
+    """The package's libraries for a Mac, over the stand-in."""
+    sys.path.insert(0, str(HERE / "metal_runtime"))
+    import build
+
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return build.build_for_torch(Path(base) / "orchard-ops-dev" / "metal_runtime")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", ["private", "shared"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_suite_passes_on_mps(suite: str, mode: str, libraries: Path) -> None:
+    """A part of the suite passes on mps tensors, in both storage modes of PyTorch."""
+    environment = {
+        **os.environ,
+        "ORCHARD_TEST_DEVICE": "mps",
+        "ORCHARD_LIBRARY_DIR": str(libraries),
+        "ORCHARD_SIM_CXX": f"{sys.executable} -m ziglang c++",
+        "STANDIN_STORAGE_MODE": mode,
+    }
+    path, *chosen = SUITES[suite]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "no:xdist", str(HERE / path), *chosen]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout.splitlines()[-1]

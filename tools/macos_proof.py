@@ -1,0 +1,70 @@
+"""Prove the binaries of one wheel against the libraries that it will meet."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import macho
+import macos_checks as checks
+from macos_toolchain import Failure
+
+
+def libraries(tree: Path) -> list[macho.MachO]:
+    """Return a PyTorch's libraries."""
+    folder = tree / "torch" / "lib"
+    return [macho.read(folder / f"lib{name}.dylib") for name in ("c10", "torch_cpu")]
+
+
+def owners_for(
+    target: str, torch: list[macho.MachO], old: list[macho.MachO]
+) -> checks.Owners:
+    """Return who exports what, where a PyTorch runs on a macOS."""
+    owners = checks.Owners()
+    for library in torch:
+        owners.add_library(library)
+    for library in [*torch, *old]:
+        if checks.number(library.minimum_os) <= checks.number(target):
+            owners.add_witness(library)
+    owners.add_known(target)
+    if sys.platform != "darwin":
+        import ziglang  # type: ignore[import-untyped]
+
+        folder = Path(ziglang.__file__).parent / "lib" / "libc" / "darwin"
+        names = checks.tbd_symbols((folder / "libSystem.tbd").read_text())
+        owners.exports.setdefault(checks.SYSTEM, set()).update(names)
+    return owners
+
+
+def write_stubs(owners: checks.Owners, folder: Path) -> None:
+    """Write stubs of the system's libraries but libSystem, which zig has."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for owner in (checks.CXX, checks.OBJC, checks.METAL, checks.FOUNDATION):
+        (folder / f"{Path(owner).name}.tbd").write_text(owners.stub(owner))
+
+
+def check(
+    tables: dict[str, str],
+    folders: list[str],
+    target: str,
+    owners: checks.Owners,
+    binaries: list[Path],
+    objects: list[Path],
+) -> tuple[int, list[str]]:
+    """Prove binaries; return the number of symbols and the messages they send."""
+    problems, count = [], 0
+    for path in binaries:
+        binary = macho.read(path)
+        owners.add_library(binary)
+        found = checks.unowned(binary, owners)
+        found += checks.misbuilt(binary, target, path.read_bytes(), folders)
+        problems += [f"{path.name}: {sentence}" for sentence in found]
+        count += len(binary.imports)
+    senders = [o for o in objects if not o.name.startswith("implementation-")]
+    used = checks.messages([macho.read(path) for path in senders])
+    problems += checks.unfit_messages(used, tables, target)
+    if problems:
+        raise Failure("\n".join(problems))
+    return count, sorted(tables[name] for name in used)
