@@ -72,6 +72,7 @@ def metadata_channel(folder: Path) -> Channel:
         for platform in (LINUX, MACOS):
             channel.empty(standins.torch_package(entry["version"], platform, needs))
             channel.empty(Package("numpy", "1.26.4", platform))
+    channel.empty(Package("metal-cpp", "0", "noarch"))
     return channel
 
 
