@@ -18,7 +18,6 @@ from pathlib import Path
 import cpu_torch
 import macos_torch
 from conda_channel import (
-    ABI,
     LINUX,
     MACOS,
     MATRIX,
@@ -27,6 +26,7 @@ from conda_channel import (
     SITE,
     Channel,
     Package,
+    abi,
     link_tree,
 )
 from packaging.requirements import Requirement
@@ -45,18 +45,28 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def abi_package(python: str) -> Package:
+    """Describe what ties extensions to a Python."""
+    digits = python.replace(".", "")
+    return Package("python_abi", python, "noarch", build=f"0_cp{digits}")
+
+
+def python_package(version: str, name: str) -> Package:
+    """Describe a Python; what is built with it is pinned to its minor."""
+    return Package(
+        *("python", version, name),
+        weak=[abi(version.rpartition(".")[0])],
+        noarch=["python"],
+        build="{hash}_0_cpython",
+    )
+
+
 def add_python(channel: Channel) -> None:
     """Add this Python for Linux, and its headers for macOS."""
-    digits = PYTHON.replace(".", "")
-    channel.empty(Package("python_abi", PYTHON, "noarch", build=f"0_cp{digits}"))
+    channel.empty(abi_package(PYTHON))
     base = Path(sys.base_prefix)
     for name in (LINUX, MACOS):
-        package = Package(
-            *("python", platform.python_version(), name),
-            weak=[ABI],
-            noarch=["python"],
-            build="{hash}_0_cpython",
-        )
+        package = python_package(platform.python_version(), name)
         with channel.package(package, str(base)) as stage:
             if stage is None:
                 continue
@@ -151,7 +161,9 @@ def add_zig(channel: Channel, wheel: Path) -> None:
             (stage / "bin" / "zig").symlink_to("../share/ziglang/zig")
 
 
-def torch_package(version: str, name: str, needs: list[str]) -> Package:
+def torch_package(
+    version: str, name: str, needs: list[str], python: str = PYTHON
+) -> Package:
     """Describe a PyTorch; what is built against it is pinned to its minor."""
     major, minor, _ = version.split(".")
     pin = f"pytorch >={version},<{major}.{int(minor) + 1}.0a0"
@@ -159,7 +171,7 @@ def torch_package(version: str, name: str, needs: list[str]) -> Package:
     build = "pypi_{hash}_0"
     if name == LINUX:
         pin += " pypi_*"
-    depends = [ABI, *needs]
+    depends = [abi(python), *needs]
     return Package("pytorch", version, name, depends, weak=[pin], build=build)
 
 
