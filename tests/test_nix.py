@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,21 @@ def test_a_new_pytorch_is_one_entry_and_its_hashes(nix: Any, tree: Path) -> None
     table.write_text(json.dumps(pins))
     packages = nix_flake.evaluate(nix, tree)["packages"]
     assert all("orchard-ops-torch25" in names for names in packages.values())
+
+
+@needs_nix
+def test_the_check_of_the_tests_has_what_they_read(nix: Any, tree: Path) -> None:
+    """The flake runs the tests on a part of the tree: all that they open is in it."""
+    expression = f"toString (import {tree}/nix/sources.nix).tested"
+    part = nix.run("nix", "eval", "--raw", "--impure", "--expr", expression)
+    names = ("test_versions", "test_packaging")  # They need no PyTorch.
+    tests = [f"{part}/tests/{name}.py" for name in names]
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", *tests]
+    options = ["-p", "no:cacheprovider", f"--basetemp={tree.parent / 'inner'}"]
+    done = subprocess.run(
+        [*command, *options, f"--rootdir={part}"], text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @needs_nix
