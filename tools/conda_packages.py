@@ -30,6 +30,7 @@ from rattler_build import Package
 
 ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
 SAMPLE_TORCH = "2.4"  # What the README's test command downloads too.
+BROKEN = "broken/**/*-{build}.conda"
 ROW = "{platform:<10} {torch:<6} {for_:<12} {seconds:>7} {bytes:>9} {files:>5}  {name}"
 
 
@@ -76,7 +77,7 @@ def build(variant: Variant, channel: Channel, out: Path) -> tuple[Path, float]:
         )
     except SystemExit as error:
         # What fails its tests is moved aside.
-        for package in out.glob(f"broken/**/*-{variant.build}.conda"):
+        for package in out.glob(BROKEN.format(build=variant.build)):
             raise SystemExit(failed_test(package, channel)) from error
         raise
     package = next(
@@ -131,8 +132,8 @@ def conda_build(variants: list[Variant], channel: Channel) -> None:
             subprocess.run([*command, "-m", pinned(variant, channel)], check=True)
 
 
-def main() -> None:
-    """Do what the command line asks for; print a table of the packages."""
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     targets, platforms = MATRIX["macos"]["deployment_targets"], [LINUX, MACOS]
@@ -142,7 +143,12 @@ def main() -> None:
     add("--sample", action="store_true", help="one PyTorch on Linux, as CI does")
     add("--work", type=Path, default=ROOT / "build" / "conda")
     add("--out", type=Path, default=ROOT / "dist" / "conda")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Do what the command line asks for; print a table of the packages."""
+    options = parsed()
     work, out = options.work.resolve(), options.out.resolve()
     os.environ["RATTLER_CACHE_DIR"] = str(work / "cache")
     variants = rendered(LINUX) + rendered(MACOS)

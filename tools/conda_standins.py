@@ -137,13 +137,16 @@ def add_tools(channel: Channel) -> None:
     build.append("pip")
     programs = ["cmake>=3.24", "ninja>=1.10", f"ziglang=={ZIG}"]
     for wheel in channel.download(LINUX, [*build, *programs, *EXTRAS["cli"]]):
-        channel.add_wheel(wheel, LINUX)
         if wheel.name.startswith("ziglang-"):
             add_zig(channel, wheel)
+        else:
+            channel.add_wheel(wheel, LINUX)
 
 
 def add_macos_tools(channel: Channel) -> None:
     """Add what only the macOS packages are built and run with."""
+    for wheel in channel.download(LINUX, [f"ziglang=={ZIG}"]):  # The cross-compiler.
+        channel.add_wheel(wheel, LINUX)
     for wheel in channel.download(MACOS, EXTRAS["cli"]):
         channel.add_wheel(wheel, MACOS)
     headers = macos_torch.metal_cpp(PYTHON)

@@ -114,7 +114,12 @@ def metadata_problems(files: dict[str, bytes], torch_minor: str) -> list[str]:
     info = {m[1]: files[m[0]].decode() for m in map(METADATA.match, files) if m}
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     lines = info.get("METADATA", "").splitlines()
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = project.partition("[project.optional-dependencies]")[2].partition("\n[")
     claims = {
+        f"METADATA: no extra {name}": f"Provides-Extra: {name}" in lines
+        for name in re.findall(r"^(\w+) = \[", extras[0], re.M)
+    } | {
         "METADATA: no licence MIT": any(re.match("License.*: MIT$", n) for n in lines),
         f"METADATA: does not require torch=={torch_minor}.*": (
             f"Requires-Dist: torch=={torch_minor}.*" in lines
