@@ -23,6 +23,7 @@ let
     "kernels"
     "orchard_ops"
     "pyproject.toml"
+    "versions.toml"
   ];
 in
 {
@@ -42,7 +43,6 @@ in
       "recipe"
       "tests"
       "tools"
-      "versions.toml"
     ]
   );
   nix = part "orchard-ops-nix" [
