@@ -154,7 +154,7 @@ def sdist_problems(files: dict[str, bytes], folders: Iterable[str]) -> list[str]
     found += [
         f"{name} is built or private"
         for name in files
-        if re.search(r"^(build|dist|\.nox|\.ci|shared)/|\.(so|dylib|pyc)$", name)
+        if re.search(r"^(build|dist|\.nox|shared)/|\.(so|dylib|pyc)$", name)
     ]
     return found + [
         f"{name} holds the path {folder}"
@@ -166,7 +166,10 @@ def sdist_problems(files: dict[str, bytes], folders: Iterable[str]) -> list[str]
 
 def sdist_files() -> set[str]:
     """Return what a build, its tests and its packagers need besides the package."""
-    patterns = ("cmake/*", "csrc/**/*.[ch]*", "tests/*.py", "recipe/*", "versions.toml")
+    patterns = (
+        *("cmake/*", "csrc/**/*.[ch]*", "tests/*.py", "recipe/*", "versions.toml"),
+        *(".ci/*", ".github/*/*", "docs/*", "nix/*", "flake.*"),  # What tests read.
+    )
     paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return {str(path.relative_to(ROOT)) for path in paths if path.is_file()}
 
