@@ -23,18 +23,26 @@ let
     "kernels"
     "orchard_ops"
     "pyproject.toml"
+    "versions.toml"
   ];
 in
 {
   inherit (builtins.fromTOML (builtins.readFile ../pyproject.toml)) project;
   source = part "orchard-ops" build;
-  # The tests also read the matrix and try out the tools.
+  # The tests also try out the tools, and compare what names versions or features.
   tested = part "orchard-ops-tests" (
     build
     ++ [
+      ".ci"
+      ".github"
+      "CHANGELOG.md"
+      "docs"
+      "flake.lock"
+      "flake.nix"
+      "nix"
+      "recipe"
       "tests"
       "tools"
-      "versions.toml"
     ]
   );
   nix = part "orchard-ops-nix" [

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,6 @@ PIN = "pytorch >=2.4.1,<2.5.0a0"
 def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
     """Return a channel with every PyTorch's metadata, and packages that pin it."""
     made = environments.metadata_channel(tmp_path_factory.mktemp("channel"))
-    made.empty(Package("python_abi", standins.PYTHON, "noarch", build="0_cp311"))
     wanted: Iterable[tuple[str, str, list[str]]] = [
         (LINUX, "good", [PIN]),
         (LINUX, "loose", ["pytorch"]),
@@ -106,6 +107,58 @@ def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
     path.write_text(str(recipe).replace("'", '"'))
     with pytest.raises(SystemExit, match="no such kernel"):
         build_recipe(path, tmp_path / "out", channel=[], test="skip")
+
+
+def test_a_failing_test_shows_what_it_prints(tmp_path: Path) -> None:
+    """A package that fails its tests is moved aside, and its output is the error."""
+    from conda_channel import build_recipe
+
+    recipe: dict[str, Any] = {
+        "schema_version": 1,
+        "package": {"name": "broken", "version": "1"},
+        "tests": [{"script": ["echo a wrong gradient", "exit 3"]}],
+    }
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    path.write_text(json.dumps(recipe))
+    with pytest.raises(SystemExit):
+        build_recipe(path, out, channel=[], test="native")
+    (package,) = out.glob(packages.BROKEN.format(build="*"))
+    channel = Channel(tmp_path / "channel")
+    channel.empty(Package("other", "1", "noarch"))  # Or it is no channel.
+    said = packages.failed_test(package, channel)
+    assert "a wrong gradient" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "platforms", "count"),
+    [
+        ([], {LINUX, MACOS}, None),
+        (["--sample"], {LINUX}, 1),
+        (["--torch", "2.2", "--target", "14.0"], {LINUX, MACOS}, 2),
+        (["--torch", "2.13", "--target", "13.0", "--platform", MACOS], set(), 0),
+    ],
+)
+def test_everything_is_built_unless_less_is_asked_for(
+    arguments: list[str], platforms: set[str], count: int | None
+) -> None:
+    """No argument: every PyTorch and target, on Linux for the Python that runs."""
+    variants = rendered(LINUX) + rendered(MACOS)
+    picked = packages.chosen(packages.parsed(arguments), variants)
+    assert {variant.platform for variant in picked} == platforms
+    linux = [v for v in variants if v.keys["python"] == standins.PYTHON]
+    assert len(picked) == (len(linux) if count is None else count)
+
+
+def test_every_variant_can_be_solved(tmp_path: Path) -> None:
+    """Each build environment has the Python and the PyTorch of its variant."""
+    made = environments.metadata_channel(tmp_path)
+    for name in ("pip", "scikit-build-core", "pybind11"):
+        made.empty(Package(name, "2.99", "noarch", depends=["python"]))
+    (variant, *others) = rendered(LINUX)
+    environments.solve_all([variant, *others, *rendered(MACOS)], [made.folder])
+    lost = replace(variant, host=[need.replace(" 2.1.*", "") for need in variant.host])
+    with pytest.raises(SystemExit, match="built with pytorch"):
+        environments.solve_all([lost], [made.folder])
 
 
 def test_a_real_conda_builds_this_platform_from_the_channel_alone(

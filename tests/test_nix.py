@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,41 @@ def test_a_new_pytorch_is_one_entry_and_its_hashes(nix: Any, tree: Path) -> None
     table.write_text(json.dumps(pins))
     packages = nix_flake.evaluate(nix, tree)["packages"]
     assert all("orchard-ops-torch25" in names for names in packages.values())
+
+
+def part_of(nix: Any, tree: Path, name: str) -> Path:
+    """Return the part of the tree that a derivation of the flake gets."""
+    expression = f"toString (import {tree}/nix/sources.nix).{name}"
+    return Path(nix.run("nix", "eval", "--raw", "--impure", "--expr", expression))
+
+
+@needs_nix
+def test_the_build_has_what_its_metadata_reads(nix: Any, tree: Path) -> None:
+    """A wheel's requirements can be told from the part that is built."""
+    folder = part_of(nix, tree, "source") / "cmake"
+    ask = "import wheel_metadata as w; print(w.requirements('2.4.1'))"
+    command = [
+        sys.executable,
+        "-B",
+        "-c",
+        f"import sys; sys.path[0] = '{folder}'; {ask}",
+    ]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert "torch==2.4.*" in done.stdout, done.stderr
+
+
+@needs_nix
+def test_the_check_of_the_tests_has_what_they_read(nix: Any, tree: Path) -> None:
+    """The flake runs the tests on a part of the tree: all that they open is in it."""
+    part = part_of(nix, tree, "tested")
+    names = ("test_versions", "test_packaging")  # They need no PyTorch.
+    tests = [str(part / "tests" / f"{name}.py") for name in names]
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", *tests]
+    options = ["-p", "no:cacheprovider", f"--basetemp={tree.parent / 'inner'}"]
+    done = subprocess.run(
+        [*command, *options, f"--rootdir={part}"], text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @needs_nix

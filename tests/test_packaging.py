@@ -116,6 +116,18 @@ def test_conda_keeps_headers_beside_the_environment(tmp_path: Path) -> None:
     assert find_torch.include_folder(root) == tmp_path / "include"
 
 
+METADATA = "\n".join(
+    [
+        *("License-Expression: MIT", "Requires-Dist: torch==2.4.*"),
+        *(
+            f"Provides-Extra: {name}"
+            for name in ("sim", "cli", "demo", "bench", "transformers", "test")
+        ),
+        *("Provides-Extra: lint", "Provides-Extra: dev"),
+    ]
+)
+
+
 def good_package() -> dict[str, bytes]:
     """Return a package that passes every check."""
     import package_contents as contents
@@ -128,7 +140,7 @@ def good_package() -> dict[str, bytes]:
         "orchard_ops/_C.so": b"",
         "orchard_ops/_metalsim.so": b"",
         "orchard_ops/_sim.cpython-311-x86_64-linux-gnu.so": b"",
-        f"{info}/METADATA": b"License-Expression: MIT\nRequires-Dist: torch==2.4.*\n",
+        f"{info}/METADATA": METADATA.encode(),
         f"{info}/entry_points.txt": (
             b"[console_scripts]\norchard-ops = orchard_ops.cli:app\n"
         ),
@@ -153,6 +165,7 @@ def test_a_good_package_passes() -> None:
         ("orchard_ops/_C.so", b"from /build/here", "holds the path /build/here"),
         ("orchard_ops-0.1.0.dist-info/METADATA", b"", "require torch==2.4.*"),
         ("orchard_ops-0.1.0.dist-info/METADATA", b"", "no licence"),
+        ("orchard_ops-0.1.0.dist-info/METADATA", b"", "no extra transformers"),
         ("orchard_ops-0.1.0.dist-info/entry_points.txt", b"", "no command"),
         ("orchard_ops-0.1.0.dist-info/licenses/LICENSE", b"GPL", "is not ours"),
         ("orchard_ops-0.1.0.dist-info/direct_url.json", b"/build/here", "the path"),

@@ -14,6 +14,7 @@ READ = (
     *("cmake/find_torch.py", "docs/packaging.md", "docs/transformers.md"),
     "recipe/recipe.yaml",
     *("recipe/variants-linux-64.yaml", "recipe/variants-osx-arm64.yaml"),
+    *(".github/workflows/mac-gpu.yml", ".github/workflows/tests.yml"),
 )
 NEW_TORCH = """
 [torch.torch25]
@@ -75,6 +76,8 @@ def test_this_tree_agrees(tree: Path) -> None:
         ("pyproject.toml", "rmers>=4.48", "rmers>=4.51", "no transformers>=4.48"),
         (".ci/run", "nox", "nox -s test-torch24", "belong into versions.toml"),
         ("cmake/find_torch.py", "(2, 1)", "(2, 0)", "wrong OLDEST"),
+        (".github/workflows/mac-gpu.yml", "torch21, ", "", "mac-gpu.yml: torch is not"),
+        (".github/workflows/tests.yml", "torch24,", "torch25,", "['test-torch25']"),
     ],
 )
 def test_a_broken_copy_is_named(

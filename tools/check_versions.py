@@ -126,12 +126,28 @@ def document_claims(tree: Tree) -> dict[str, bool]:
     }
 
 
+def workflow_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for the workflows: the Mac's tests every PyTorch."""
+    names = list(tree.matrix["torch"])
+    mac, tests = (tree.read(f".github/workflows/{n}.yml") for n in ("mac-gpu", "tests"))
+    known = {f"test-{name}" for name in names}
+    asked = set(re.findall(r"\btest-torch\d+", tests))
+    return {
+        f"mac-gpu.yml: torch is not [{', '.join(names)}]": (
+            f"torch: [{', '.join(names)}]\n" in mac
+        ),
+        f"tests.yml: no session {sorted(asked - known)}": bool(asked)
+        and asked <= known,
+    }
+
+
 def disagreements(root: Path) -> list[str]:
     """Return one sentence for each place of a source tree that disagrees."""
     tree = Tree(root)
     claims = matrix_claims(tree)
     if all(claims.values()):  # What follows builds on a sound matrix.
         claims |= build_claims(tree) | conda_claims(tree) | document_claims(tree)
+        claims |= workflow_claims(tree)
     return [sentence for sentence, holds in claims.items() if not holds]
 
 

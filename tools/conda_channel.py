@@ -33,7 +33,6 @@ MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LINUX, MACOS = "linux-64", "osx-arm64"
 PYTHON = "{}.{}".format(*sys.version_info)
-ABI = f"python_abi {PYTHON}.* *_cp{PYTHON.replace('.', '')}"
 SITE = Path("lib") / f"python{PYTHON}" / "site-packages"
 
 
@@ -55,6 +54,11 @@ class Package:
         text = "\0".join([repr(self), made_from])
         digest = hashlib.sha256(text.encode()).hexdigest()
         return self.build.format(hash=f"h{digest[:7]}")
+
+
+def abi(python: str) -> str:
+    """Return what an extension of a Python depends on."""
+    return f"python_abi {python}.* *_cp{python.replace('.', '')}"
 
 
 def link_tree(source: Path, target: Path, *ignored: str) -> None:
@@ -173,7 +177,7 @@ class Channel:
         name, version, needs = described(wheel)
         package = Package(
             *(name, version, "noarch" if is_pure else platform),
-            depends=sorted({"python" if is_pure else ABI, *needs}),
+            depends=sorted({"python" if is_pure else abi(PYTHON), *needs}),
         )
         with self.package(package, wheel.name) as stage:
             if stage is None:

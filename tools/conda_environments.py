@@ -65,31 +65,37 @@ def build_of(records: list[rattler.RepoDataRecord], name: str) -> str:
 
 
 def metadata_channel(folder: Path) -> Channel:
-    """Return a channel of every PyTorch without its files: enough for a solver."""
+    """Return a channel of every Python and PyTorch, no files: enough for a solver."""
     channel = Channel(folder / "solving")
-    for entry in MATRIX["torch"].values():
-        needs = [entry["numpy"].replace("<", " <")]
-        for platform in (LINUX, MACOS):
-            channel.empty(standins.torch_package(entry["version"], platform, needs))
-            channel.empty(Package("numpy", "1.26.4", platform))
+    channel.empty(Package("metal-cpp", "0", "noarch"))
+    for python in MATRIX["package"]["python"]:
+        channel.empty(standins.abi_package(python))
+    for platform in (LINUX, MACOS):
+        channel.empty(Package("numpy", "1.26.4", platform))
+        for python in MATRIX["package"]["python"]:
+            channel.empty(standins.python_package(f"{python}.0", platform))
+        for entry in MATRIX["torch"].values():
+            needs = [entry["numpy"].replace("<", " <")]
+            for python in entry["pythons"]:
+                channel.empty(
+                    standins.torch_package(entry["version"], platform, needs, python)
+                )
     return channel
 
 
 def solve_all(variants: list[Variant], folders: Sequence[Path]) -> None:
     """Solve the environment that each variant is built in."""
-    count = 0
     for variant in variants:
-        if variant.platform == LINUX and variant.keys["python"] != PYTHON:
-            continue  # The local channel holds one Python.
-        specs = [f"python {PYTHON}.*" if s == "python" else s for s in variant.host]
         target = variant.keys.get("c_stdlib_version", NEWEST_MACOS)
-        records = solve(folders, specs, variant.platform, target)
-        version = next(
-            str(r.version) for r in records if r.name.normalized == "pytorch"
-        )
-        assert version.startswith(variant.torch + "."), (variant, version)
-        count += 1
-    print(f"solved the build environments of {count} of {len(variants)} variants")
+        records = solve(folders, variant.host, variant.platform, target)
+        versions = {r.name.normalized: str(r.version) for r in records}
+        for name, wanted in (
+            ("pytorch", variant.torch),
+            ("python", variant.keys["python"]),
+        ):
+            if not versions[name].startswith(wanted + "."):
+                raise SystemExit(f"{variant}: built with {name} {versions[name]}")
+    print(f"solved the build environments of all {len(variants)} variants", flush=True)
 
 
 def install(
@@ -102,7 +108,8 @@ def install(
     version = next(str(r.version) for r in records if r.name.normalized == "pytorch")
     if not version.startswith(variant.torch + "."):
         raise SystemExit(f"{variant.build} was paired with PyTorch {version}")
-    asyncio.run(rattler.install(records, prefix, platform=variant.platform))
+    where = rattler.Platform(variant.platform)
+    asyncio.run(rattler.install(records, prefix, platform=where))
     return records
 
 

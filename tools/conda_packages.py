@@ -1,11 +1,13 @@
 """Build, check, solve, install and test the conda packages, without the network.
 
-Packages of the chosen variants are built from recipe/recipe.yaml into dist/conda
-against a local channel (tools/conda_standins.py).  Every variant is rendered, and
-its environment solved, whether it is built or not.  Then fresh environments are
-installed for both platforms, and the recipe's tests run in those of this machine.
+Packages of every PyTorch are built from recipe/recipe.yaml into dist/conda against a
+local channel (tools/conda_standins.py), for both platforms, unless the command line
+asks for less.  Every variant is rendered, and its environment solved, whether it is
+built or not.  Then fresh environments are installed for both platforms, and the
+recipe's tests run in those of this machine.
 
-Usage: python tools/conda_packages.py [--torch 2.4 ...] [--target 13.0 ...] [--all]
+Usage: python tools/conda_packages.py [--torch 2.4 ...] [--target 13.0 ...]
+       [--platform linux-64] [--sample]
 """
 
 from __future__ import annotations
@@ -27,28 +29,26 @@ from conda_variants import RECIPE, Variant, minor, rendered
 from rattler_build import Package
 
 ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
-DEFAULT_TORCH = "2.4"  # What the README's test command downloads too.
+SAMPLE_TORCH = "2.4"  # What the README's test command downloads too.
+BROKEN = "broken/**/*-{build}.conda"
 ROW = "{platform:<10} {torch:<6} {for_:<12} {seconds:>7} {bytes:>9} {files:>5}  {name}"
 
 
 def chosen(options: argparse.Namespace, variants: list[Variant]) -> list[Variant]:
     """Return the variants to build: those asked for that this Python can serve."""
-    targets = options.target or [None]
-    if options.all:
-        options.torch, targets = list(ENTRIES), MATRIX["macos"]["deployment_targets"]
-    picked = []
-    for variant in variants:
-        target = variant.keys.get("c_stdlib_version")
-        version = MATRIX["torch"][ENTRIES[variant.torch]]["version"]
-        lowest = MATRIX["macos"]["torch"][version]
-        fits = (
+    if options.sample:
+        options.torch, options.platform = [SAMPLE_TORCH], [LINUX]
+    return [
+        variant
+        for variant in variants
+        if variant.torch in options.torch
+        and variant.platform in options.platform
+        and (
             variant.keys["python"] == PYTHON
-            if target is None
-            else (target in targets or (targets == [None] and target == lowest))
+            if variant.platform == LINUX
+            else variant.keys["c_stdlib_version"] in options.target
         )
-        if variant.torch in options.torch and variant.platform in options.platform:
-            picked += [variant] if fits else []
-    return picked
+    ]
 
 
 def pinned(variant: Variant, channel: Channel) -> Path:
@@ -66,32 +66,36 @@ def build(variant: Variant, channel: Channel, out: Path) -> tuple[Path, float]:
         os.environ["CONDA_OVERRIDE_OSX"] = variant.keys["c_stdlib_version"]
     else:
         os.environ.pop("CONDA_OVERRIDE_OSX", None)
-    build_recipe(
-        *(RECIPE, out),
-        channel=[channel.folder.as_uri()],
-        variant_config=[str(pinned(variant, channel))],
-        target_platform=variant.platform,
-        build_platform=LINUX,
-        test="skip",  # They run below: a build keeps what they print to itself.
-    )
+    try:
+        build_recipe(
+            *(RECIPE, out),
+            channel=[channel.folder.as_uri()],
+            variant_config=[str(pinned(variant, channel))],
+            target_platform=variant.platform,
+            build_platform=LINUX,
+            test="native" if variant.platform == LINUX else "skip",
+        )
+    except SystemExit as error:
+        # What fails its tests is moved aside.
+        for package in out.glob(BROKEN.format(build=variant.build)):
+            raise SystemExit(failed_test(package, channel)) from error
+        raise
     package = next(
         (out / variant.platform).glob(f"orchard-ops-*-{variant.build}.conda")
     )
     return package, time.monotonic() - start
 
 
-def run_tests(package: Path, channel: Channel) -> None:
-    """Run the tests that lie in a package (the build has checked its contents)."""
+def failed_test(package: Path, channel: Channel) -> str:
+    """Return what the failing test of a package prints: a build tells nobody."""
     finished = Package.from_file(package)
     for number in range(len(finished.tests)):
         result = finished.run_test(
             number, channel=[channel.folder.as_uri()], channel_priority="disabled"
         )
         if not result.success:
-            package.unlink()
-            raise SystemExit(
-                "\n".join([f"{package.name}: a test fails", *result.output])
-            )
+            return "\n".join([f"{package.name}: a test fails", *result.output])
+    return f"{package.name}: a test failed, and passes when it is run again"
 
 
 def check(variant: Variant, package: Path, folders: list[str]) -> int:
@@ -128,27 +132,33 @@ def conda_build(variants: list[Variant], channel: Channel) -> None:
             subprocess.run([*command, "-m", pinned(variant, channel)], check=True)
 
 
-def main() -> None:
-    """Do what the command line asks for; print a table of the packages."""
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--torch", nargs="*", default=[DEFAULT_TORCH], choices=list(ENTRIES))
-    add("--platform", nargs="*", default=[LINUX, MACOS], choices=[LINUX, MACOS])
-    add("--target", nargs="*", help="macOS deployment targets (default: the oldest)")
-    add("--all", action="store_true", help="every PyTorch and deployment target")
+    targets, platforms = MATRIX["macos"]["deployment_targets"], [LINUX, MACOS]
+    add("--torch", nargs="+", default=list(ENTRIES), choices=list(ENTRIES))
+    add("--platform", nargs="+", default=platforms, choices=platforms)
+    add("--target", nargs="+", default=targets, choices=targets, help="of macOS")
+    add("--sample", action="store_true", help="one PyTorch on Linux, as CI does")
     add("--work", type=Path, default=ROOT / "build" / "conda")
     add("--out", type=Path, default=ROOT / "dist" / "conda")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Do what the command line asks for; print a table of the packages."""
+    options = parsed()
     work, out = options.work.resolve(), options.out.resolve()
     os.environ["RATTLER_CACHE_DIR"] = str(work / "cache")
-    os.environ["ORCHARD_MACOS_OBJECTS"] = str(work / "objects")
     variants = rendered(LINUX) + rendered(MACOS)
     print(f"rendered {len(variants)} variants", flush=True)
     picked = chosen(options, variants)
     if not picked:
         raise SystemExit(f"no variant for Python {PYTHON} is asked for")
     channel = Channel(work / "channel")
-    standins.add_all(channel, {ENTRIES[v.torch] for v in picked})
+    wanted = {(v.platform, ENTRIES[v.torch]) for v in picked}
+    standins.add_all(channel, wanted)
     # An old package of the same name would be taken from the cache.
     shutil.rmtree(out, ignore_errors=True)
     for old in (work / "cache").glob("pkgs/orchard-ops-*"):
@@ -157,8 +167,6 @@ def main() -> None:
     rows = []
     for variant in picked:
         package, seconds = build(variant, channel, out)
-        if variant.platform == LINUX:
-            run_tests(package, channel)
         rows.append(
             {
                 "platform": variant.platform,

@@ -18,7 +18,6 @@ from pathlib import Path
 import cpu_torch
 import macos_torch
 from conda_channel import (
-    ABI,
     LINUX,
     MACOS,
     MATRIX,
@@ -27,6 +26,7 @@ from conda_channel import (
     SITE,
     Channel,
     Package,
+    abi,
     link_tree,
 )
 from packaging.requirements import Requirement
@@ -36,6 +36,7 @@ from packaging.utils import canonicalize_name
 UNUSED = ("site-packages", "test", "idlelib", "tkinter", "config-*", "turtledemo")
 STUB = "#!/bin/sh\necho 'This Python holds headers only.' >&2\nexit 1\n"
 ZIG = MATRIX["package"]["ziglang"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def write(path: Path, text: str) -> None:
@@ -44,18 +45,28 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def abi_package(python: str) -> Package:
+    """Describe what ties extensions to a Python."""
+    digits = python.replace(".", "")
+    return Package("python_abi", python, "noarch", build=f"0_cp{digits}")
+
+
+def python_package(version: str, name: str) -> Package:
+    """Describe a Python; what is built with it is pinned to its minor."""
+    return Package(
+        *("python", version, name),
+        weak=[abi(version.rpartition(".")[0])],
+        noarch=["python"],
+        build="{hash}_0_cpython",
+    )
+
+
 def add_python(channel: Channel) -> None:
     """Add this Python for Linux, and its headers for macOS."""
-    digits = PYTHON.replace(".", "")
-    channel.empty(Package("python_abi", PYTHON, "noarch", build=f"0_cp{digits}"))
+    channel.empty(abi_package(PYTHON))
     base = Path(sys.base_prefix)
     for name in (LINUX, MACOS):
-        package = Package(
-            *("python", platform.python_version(), name),
-            weak=[ABI],
-            noarch=["python"],
-            build="{hash}_0_cpython",
-        )
+        package = python_package(platform.python_version(), name)
         with channel.package(package, str(base)) as stage:
             if stage is None:
                 continue
@@ -83,6 +94,13 @@ def copy_interpreter(base: Path, stage: Path) -> None:
         subprocess.run(edit, check=True)
 
 
+def activation(channel: Channel, package: Package, text: str) -> None:
+    """Add a package that does no more than set variables for a build."""
+    with channel.package(package, text) as stage:
+        if stage is not None:
+            write(stage / "etc" / "conda" / "activate.d" / f"{package.name}.sh", text)
+
+
 def add_compilers(channel: Channel) -> None:
     """Add what ``compiler("cxx")`` and ``stdlib("c")`` of the recipe stand for."""
     glibc = platform.libc_ver()[1]
@@ -92,34 +110,44 @@ def add_compilers(channel: Channel) -> None:
             strong=[f"__glibc >={glibc},<3.0.a0"],
         )
     )
-    package = Package("gxx_linux-64", "12.0", LINUX)
-    with channel.package(package, "gcc") as stage:
-        if stage is not None:
-            activate = stage / "etc" / "conda" / "activate.d" / "gxx.sh"
-            write(activate, "export CC=$(command -v gcc) CXX=$(command -v g++)\n")
+    activation(
+        *(channel, Package("gxx_linux-64", "12.0", LINUX)),
+        "export CC=$(command -v gcc) CXX=$(command -v g++)\n",
+    )
+    # Builds for several deployment targets share their objects.  A build's script
+    # sees none of our variables, so the compiler brings this one.
+    objects = channel.folder.resolve().parent / "objects"
     needs = ["python", "ziglang"]
-    channel.empty(Package("clangxx_osx-arm64", "19.0", LINUX, depends=needs))
+    activation(
+        *(channel, Package("clangxx_osx-arm64", "19.0", LINUX, depends=needs)),
+        f"export ORCHARD_MACOS_OBJECTS='{objects}'\n",
+    )
     channel.empty(Package("cross-python_osx-arm64", PYTHON, LINUX))
     for target in MATRIX["macos"]["deployment_targets"]:
         name = "macosx_deployment_target_osx-arm64"
-        package = Package(name, target, LINUX, strong=[f"__osx >={target}"])
-        with channel.package(package, "target") as stage:
-            if stage is not None:
-                activate = stage / "etc" / "conda" / "activate.d" / "target.sh"
-                write(activate, f"export MACOSX_DEPLOYMENT_TARGET={target}\n")
+        activation(
+            *(channel, Package(name, target, LINUX, strong=[f"__osx >={target}"])),
+            f"export MACOSX_DEPLOYMENT_TARGET={target}\n",
+        )
 
 
 def add_tools(channel: Channel) -> None:
     """Add what builds and runs the package on every PyTorch."""
-    extras = PROJECT["project"]["optional-dependencies"]
     build = [n for n in PROJECT["build-system"]["requires"] if ";" not in n]
     build.append("pip")
     programs = ["cmake>=3.24", "ninja>=1.10", f"ziglang=={ZIG}"]
-    for wheel in channel.download(LINUX, [*build, *programs, *extras["cli"]]):
-        channel.add_wheel(wheel, LINUX)
+    for wheel in channel.download(LINUX, [*build, *programs, *EXTRAS["cli"]]):
         if wheel.name.startswith("ziglang-"):
             add_zig(channel, wheel)
-    for wheel in channel.download(MACOS, [*build, *extras["cli"]]):
+        else:
+            channel.add_wheel(wheel, LINUX)
+
+
+def add_macos_tools(channel: Channel) -> None:
+    """Add what only the macOS packages are built and run with."""
+    for wheel in channel.download(LINUX, [f"ziglang=={ZIG}"]):  # The cross-compiler.
+        channel.add_wheel(wheel, LINUX)
+    for wheel in channel.download(MACOS, EXTRAS["cli"]):
         channel.add_wheel(wheel, MACOS)
     headers = macos_torch.metal_cpp(PYTHON)
     with channel.package(Package("metal-cpp", "0", "noarch"), str(headers)) as stage:
@@ -136,7 +164,9 @@ def add_zig(channel: Channel, wheel: Path) -> None:
             (stage / "bin" / "zig").symlink_to("../share/ziglang/zig")
 
 
-def torch_package(version: str, name: str, needs: list[str]) -> Package:
+def torch_package(
+    version: str, name: str, needs: list[str], python: str = PYTHON
+) -> Package:
     """Describe a PyTorch; what is built against it is pinned to its minor."""
     major, minor, _ = version.split(".")
     pin = f"pytorch >={version},<{major}.{int(minor) + 1}.0a0"
@@ -144,38 +174,39 @@ def torch_package(version: str, name: str, needs: list[str]) -> Package:
     build = "pypi_{hash}_0"
     if name == LINUX:
         pin += " pypi_*"
-    depends = [ABI, *needs]
+    depends = [abi(python), *needs]
     return Package("pytorch", version, name, depends, weak=[pin], build=build)
 
 
-def add_torch(channel: Channel, name: str) -> None:
-    """Add the PyTorch of a matrix entry for both platforms."""
+def add_torch(channel: Channel, platform_name: str, name: str) -> None:
+    """Add the PyTorch of a matrix entry for a platform."""
     entry = MATRIX["torch"][name]
     version, numpy = entry["version"], entry["numpy"]
+    # What a PyTorch needs, its Linux wheel says for both.
     tag = sys.implementation.cache_tag + "-linux-x86_64"
     tree = cpu_torch.cached_tree(version, sys.executable, tag, [numpy])
     needs: list[str] = json.loads((tree / "needs.json").read_text())
-    for wheel in channel.download(LINUX, [*needs, numpy]):
-        channel.add_wheel(wheel, LINUX)
-    for wheel in channel.download(MACOS, [*needs, numpy]):
-        channel.add_wheel(wheel, MACOS)
+    for wheel in channel.download(platform_name, [*needs, numpy]):
+        channel.add_wheel(wheel, platform_name)
     names = [canonicalize_name(Requirement(need).name) for need in needs]
     names.append(numpy.replace("<", " <"))  # As conda writes it.
-    with channel.package(torch_package(version, LINUX, names), tree.name) as stage:
+    if platform_name == MACOS:
+        tree = macos_torch.torch_tree(version, PYTHON)
+    package = torch_package(version, platform_name, names)
+    with channel.package(package, tree.name) as stage:
         if stage is not None:
             link_tree(tree, stage / SITE, "needs.json")
-    tree = macos_torch.torch_tree(version, PYTHON)
-    with channel.package(torch_package(version, MACOS, names), tree.name) as stage:
-        if stage is not None:
-            link_tree(tree, stage / SITE)
 
 
-def add_all(channel: Channel, torches: set[str]) -> None:
-    """Fill a channel for the PyTorches (entries of the matrix) that are asked for."""
+def add_all(channel: Channel, wanted: set[tuple[str, str]]) -> None:
+    """Fill a channel for the PyTorches (platform, entry of the matrix) asked for."""
     print("filling the local channel", flush=True)
     add_python(channel)
     add_compilers(channel)
     add_tools(channel)
-    for name in sorted(torches):
-        print(f"packing PyTorch {MATRIX['torch'][name]['version']}", flush=True)
-        add_torch(channel, name)
+    if MACOS in {platform_name for platform_name, _ in wanted}:
+        add_macos_tools(channel)
+    for platform_name, name in sorted(wanted):
+        version = MATRIX["torch"][name]["version"]
+        print(f"packing PyTorch {version} for {platform_name}", flush=True)
+        add_torch(channel, platform_name, name)

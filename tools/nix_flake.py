@@ -4,8 +4,9 @@
 use and fails on any other.  Store and state lie in the user's cache, so neither a
 daemon nor a right to write to /nix is needed.
 
-Usage: python tools/nix_flake.py [--build PACKAGE]
+Usage: python tools/nix_flake.py [--build]
   without --build: check lock, schema and format, instantiate all, print a table
+  with it: build a package and enter its shell, those that have this very Python
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ PARTS = (
     *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
     *("orchard_ops", "tests", "tools"),
+    *(".ci", ".github", "CHANGELOG.md", "docs", "recipe"),
 )
 CONFIG = """\
 experimental-features = nix-command flakes
@@ -66,6 +69,14 @@ in builtins.mapAttrs (_: each) {
 }
 """
 LONGEST_LINE = 100
+PYTHON = "{}.{}".format(*sys.version_info)
+# The first commands of "Develop" in docs/nix.md, up to the compiler.
+CONFIGURE = """
+set -eu
+python -c 'import sys, torch; print("PyTorch", torch.__version__, sys.version)'
+for program in cmake ninja nox ruff; do command -v $program; done
+cmake -S . -B build/nix -G Ninja -DORCHARD_METAL_CPP_DIR="$ORCHARD_METAL_CPP_DIR"
+"""
 Outputs = dict[str, dict[str, dict[str, str]]]
 
 
@@ -107,10 +118,13 @@ class Nix:
             raise FlakeError(f"{what}: status {done.returncode}\n{done.stderr or ''}")
         return done.stdout
 
-    def flake(self, *command: str, tree: Path, show: bool = False) -> str:
+    def flake(
+        self, *command: str, tree: Path, show: bool = False, then: Sequence[str] = ()
+    ) -> str:
         """Run a command of ``nix`` on a tree with the stand-in for nixpkgs."""
         instead = ("--override-input", "nixpkgs", f"path:{tree / STAND_IN}")
-        return self.run("nix", *command, *instead, "--no-write-lock-file", show=show)
+        options = (*instead, "--no-write-lock-file", *then)
+        return self.run("nix", *command, *options, show=show)
 
 
 def copy_tree(into: Path) -> Path:
@@ -239,14 +253,26 @@ def add_wheels(nix: Nix, drv: str) -> None:
             raise FlakeError(f"{name}: expected {target} by its hash, came {added}")
 
 
-def build(nix: Nix, tree: Path, package: str) -> Path:
-    """Build a package of this system with the host's tools; return its path."""
+def with_host(tree: Path) -> str:
+    """Let a copy build with this machine's tools; return its system."""
     host = {"shell": "/bin/bash", "path": os.environ["PATH"], "python": sys.executable}
     (tree / STAND_IN / "host.json").write_text(json.dumps(host))
     machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(
         platform.machine(), platform.machine()
     )
-    attribute = f"path:{tree}#packages.{machine}-{sys.platform}.{package}"
+    return f"{machine}-{sys.platform}"
+
+
+def for_this_python(matrix: dict[str, Any]) -> str:
+    """Return the entry of the matrix whose package and shell have this Python."""
+    for name, entry in matrix["torch"].items():
+        if next(p for p in matrix["nix"]["pythons"] if p in entry["pythons"]) == PYTHON:
+            return str(name)
+    raise FlakeError(f"no package's favoured Python is {PYTHON}, which runs this")
+
+
+def realise(nix: Nix, tree: Path, attribute: str) -> Path:
+    """Build an output with the host's tools; return its path."""
     drv = nix.flake("eval", "--raw", f"{attribute}.drvPath", tree=tree)
     add_wheels(nix, drv)
     command = ("build", "--no-link", "--print-build-logs", attribute)
@@ -254,10 +280,19 @@ def build(nix: Nix, tree: Path, package: str) -> Path:
     return Path(nix.flake("eval", "--raw", attribute, tree=tree))
 
 
+def develop(nix: Nix, tree: Path, attribute: str, *command: str) -> str:
+    """Run a command in a development shell; return its output."""
+    drv = nix.flake("eval", "--raw", f"{attribute}.drvPath", tree=tree)
+    add_wheels(nix, drv)
+    return nix.flake("develop", attribute, tree=tree, then=("--command", *command))
+
+
 def main() -> None:
     """Do what the command line asks for; exit 1 and say what is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--build", metavar="PACKAGE", help="build it, with no table")
+    parser.add_argument(
+        "--build", action="store_true", help="one package and its shell, and no table"
+    )
     options = parser.parse_args()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     try:
@@ -265,7 +300,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             tree = copy_tree(Path(folder, "tree"))
             if options.build:
-                print(f"built {build(nix, tree, options.build)}")
+                system, name = with_host(tree), for_this_python(nix_wheels.matrix())
+                package = f"path:{tree}#packages.{system}.orchard-ops-{name}"
+                print(f"built {realise(nix, tree, package)}")
+                shell = f"path:{tree}#devShells.{system}.{name}"
+                command = ("bash", "-c", f"cd {tree}; {CONFIGURE}")
+                print(develop(nix, tree, shell, *command))
+                print(f"nix develop .#{name}: has its tools, and CMake configures")
                 return
             if wrong := misformatted(tree):
                 raise FlakeError("\n".join(wrong))

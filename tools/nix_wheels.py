@@ -68,6 +68,8 @@ def ask_pip(wheel: Wheel) -> dict[str, Any]:
     python = "3.11" if wheel.python == ANY else wheel.python
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"]
     command += ["--ignore-installed", "--no-deps", "--only-binary=:all:"]
+    # An index that has no metadata beside its wheels: read it from inside them.
+    command += ["--use-feature=fast-deps"]
     command += [f"--platform={name}" for name in PLATFORMS[wheel.system]]
     # Three equals signs: not a local build of the version (2.13.0+cpu).
     command += [f"--python-version={python}", "--target=unused", "--report=-"]

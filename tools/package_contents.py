@@ -114,7 +114,12 @@ def metadata_problems(files: dict[str, bytes], torch_minor: str) -> list[str]:
     info = {m[1]: files[m[0]].decode() for m in map(METADATA.match, files) if m}
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     lines = info.get("METADATA", "").splitlines()
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = project.partition("[project.optional-dependencies]")[2].partition("\n[")
     claims = {
+        f"METADATA: no extra {name}": f"Provides-Extra: {name}" in lines
+        for name in re.findall(r"^(\w+) = \[", extras[0], re.M)
+    } | {
         "METADATA: no licence MIT": any(re.match("License.*: MIT$", n) for n in lines),
         f"METADATA: does not require torch=={torch_minor}.*": (
             f"Requires-Dist: torch=={torch_minor}.*" in lines
@@ -149,7 +154,7 @@ def sdist_problems(files: dict[str, bytes], folders: Iterable[str]) -> list[str]
     found += [
         f"{name} is built or private"
         for name in files
-        if re.search(r"^(build|dist|\.nox|\.ci|shared)/|\.(so|dylib|pyc)$", name)
+        if re.search(r"^(build|dist|\.nox|shared)/|\.(so|dylib|pyc)$", name)
     ]
     return found + [
         f"{name} holds the path {folder}"
@@ -161,7 +166,10 @@ def sdist_problems(files: dict[str, bytes], folders: Iterable[str]) -> list[str]
 
 def sdist_files() -> set[str]:
     """Return what a build, its tests and its packagers need besides the package."""
-    patterns = ("cmake/*", "csrc/**/*.[ch]*", "tests/*.py", "recipe/*", "versions.toml")
+    patterns = (
+        *("cmake/*", "csrc/**/*.[ch]*", "tests/*.py", "recipe/*", "versions.toml"),
+        *(".ci/*", ".github/*/*", "docs/*", "nix/*", "flake.*"),  # What tests read.
+    )
     paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return {str(path.relative_to(ROOT)) for path in paths if path.is_file()}
 

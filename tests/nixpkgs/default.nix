@@ -70,6 +70,9 @@ let
         name = "nix-shell";
         inputsFrom = derivations "inputsFrom" inputsFrom;
         packages = derivations "packages" packages;
+        # What `nix develop` asks of a shell.
+        outputs = [ "out" ];
+        stdenv = runCommand "stdenv" { } "mkdir $out; cp ${./setup.sh} $out/setup; exit 0";
       }
     );
 
@@ -153,6 +156,12 @@ let
         mkShell
         runCommand
         ;
+      # `nix develop` takes its shell from here.
+      bashInteractive = runCommand "bash" { } ''
+        mkdir -p $out/bin
+        ln -s ${host.shell} $out/bin/bash
+        exit 0
+      '';
       callPackage = callPackageWith pkgs;
       stdenv = {
         cc.cc.lib = tool "gcc-lib";

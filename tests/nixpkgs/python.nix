@@ -156,6 +156,13 @@ let
           derive {
             name = "python3-${version}-env";
             packages = closure "withPackages" (choose final);
+            buildCommand = ''
+              mkdir $out
+              for package in $packages; do
+                cp -rsn $package/. $out
+              done
+              exit 0
+            '';
           };
       };
     in
