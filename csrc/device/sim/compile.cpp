@@ -22,21 +22,11 @@
 #include "device/sim/accept.h"
 #include "device/sim/files.h"
 #include "device/sim/sim.h"
+#include "device/sim/toolchain.h"
 #include "device/sim/translate.h"
 
 namespace orchard::sim {
 namespace {
-
-using Words = std::vector<std::string>;
-
-// Without a second target clang 19 crashes in this mode.
-#if defined(__aarch64__)
-constexpr const char* kAuxTriple = "aarch64-unknown-linux-gnu";
-constexpr const char* kNative = "-mcpu=native";
-#else
-constexpr const char* kAuxTriple = "x86_64-pc-linux-gnu";
-constexpr const char* kNative = "-march=native";
-#endif
 
 constexpr std::string_view kHeaderRoot = "csrc/device/sim/msl/";
 // Headers of Metal's that kernels may include; all stand in prelude.h.
@@ -48,126 +38,6 @@ constexpr const char* kMetalHeaders[] = {
     "metal_numeric",   "metal_type_traits", "metal_pack",
     "metal_config",    "metal_quadgroup",   "metal_extended_vector",
 };
-
-// Words of a command; quotes keep spaces, as in a shell.
-Words split(const std::string& text) {
-  Words words;
-  std::string word;
-  char quote = 0;
-  for (const char c : text + ' ') {
-    if (quote != 0 ? c == quote : (c == '\'' || c == '"')) {
-      quote = quote != 0 ? char{0} : c;
-    } else if (quote != 0 || c != ' ') {
-      word += c;
-    } else if (!word.empty()) {
-      words.push_back(std::exchange(word, {}));
-    }
-  }
-  return words;
-}
-
-std::string find_in_path(const std::string& name) {
-  const char* path = std::getenv("PATH");
-  std::istringstream folders(path ? path : "");
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    const std::string candidate = folder + "/" + name;
-    if (access(candidate.c_str(), X_OK) == 0) return candidate;
-  }
-  return {};
-}
-
-// Command that compiles C++, as words.
-Words compiler() {
-  if (!options().compiler.empty()) return split(options().compiler);
-  if (const char* text = std::getenv("ORCHARD_SIM_CXX")) return split(text);
-  for (const char* name :
-       {"clang++", "clang++-20", "clang++-19", "clang++-18"}) {
-    if (std::string found = find_in_path(name); !found.empty()) return {found};
-  }
-  if (std::string zig = find_in_path("zig"); !zig.empty()) return {zig, "c++"};
-  if (std::string python = find_in_path("python3"); !python.empty()) {
-    return {python, "-m", "ziglang", "c++"};
-  }
-  throw Error(ErrorKind::compile,
-              "simulator: no compiler found; pip install ziglang, or set "
-              "ORCHARD_SIM_CXX to a clang");
-}
-
-// zig's driver would build its own runtime library to link: use its linker.
-Words linker(const Words& cxx) {
-  Words words = cxx;
-  if (words.size() > 1 && words.back() == "c++") {
-    words.back() = "ld.lld";
-    words.push_back("-shared");
-  } else {
-    words.insert(words.end(), {"-shared", "-nostdlib"});
-  }
-  return words;
-}
-
-Words flags(bool is_strict) {
-  Words words = {"-std=c++20",
-                 kNative,
-                 "-fPIC",
-                 "-nostdinc",
-                 "-w",
-                 "-fno-sanitize=undefined",
-                 "-ffp-contract=off",
-                 "-fno-strict-aliasing",
-                 "-fno-exceptions",
-                 "-fno-rtti",
-                 "-fno-stack-protector",
-                 "-fno-threadsafe-statics",
-                 "-ftrivial-auto-var-init=pattern",
-                 "-ferror-limit=20",
-                 "-gdwarf-4",
-                 "-gline-tables-only",
-                 "-Xclang",
-                 "-fsycl-is-device",
-                 "-Xclang",
-                 "-aux-triple",
-                 "-Xclang",
-                 kAuxTriple,
-                 "-Xclang",
-                 "-ffloat16-excess-precision=none",
-                 "-Xclang",
-                 "-fbfloat16-excess-precision=none"};
-  if (is_strict) {
-    words.insert(words.end(), {"-O1", "-fno-vectorize", "-fno-slp-vectorize",
-                               "-DMSL_STRICT=1", "-Xclang", "-fsanitize=thread",
-                               "-mllvm", "-tsan-instrument-func-entry-exit=0",
-                               "-mllvm", "-tsan-instrument-atomics=0", "-mllvm",
-                               "-tsan-instrument-read-before-write=1"});
-  } else {
-    words.push_back("-O2");
-  }
-  return words;
-}
-
-std::string joined(const Words& words) {
-  std::string text;
-  for (const std::string& word : words) text += word + ' ';
-  return text;
-}
-
-// Compiler and processor: -march=native binaries must not wander.
-std::string identity(const Words& cxx) {
-  std::string text = joined(cxx);
-  struct stat info{};
-  if (stat(cxx[0].c_str(), &info) == 0) {
-    text += std::to_string(info.st_size) + ':' + std::to_string(info.st_mtime) +
-            ' ';
-  }
-  std::istringstream cpu(read_file("/proc/cpuinfo"));
-  for (std::string line; std::getline(cpu, line);) {
-    if (line.starts_with("flags") || line.starts_with("Features") ||
-        line.starts_with("model name")) {
-      text += line;
-    }
-    if (line.empty()) break;
-  }
-  return text;
-}
 
 const std::string& all_headers() {
   static const std::string text = [] {
@@ -203,17 +73,29 @@ std::string header_folder() {
   return folder;
 }
 
-void run_step(Words command, const Words& more, const std::string& folder) {
-  command.insert(command.end(), more.begin(), more.end());
-  const Outcome outcome = run_program(command, folder);
-  if (outcome.status != 0) {
-    throw Error(ErrorKind::compile,
-                "simulator: the kernel does not compile\n" + outcome.output);
-  }
+// prelude.h as the compiler keeps it after reading it, made once: that takes as
+// long as half a kernel.
+std::string precompiled_prelude(bool is_strict, const Toolchain& tools) {
+  const std::string headers = header_folder();
+  Words words = compile_flags(is_strict);
+  // It names the headers that it was made from, and wants to find them there.
+  words.insert(words.end(),
+               {"-I" + headers, "-x", "c++-header", headers + "/prelude.h"});
+  const std::string key = digest(joined(words) + identity(tools));
+  const std::string target =
+      cache_folder() + "/prelude-" + key.substr(0, 16) + ".pch";
+  if (exists(target)) return target;
+  const ScratchFolder scratch;
+  const std::string fresh = scratch.path() + "/prelude.pch";
+  // By content, not by time: a cache may be copied.
+  words.insert(words.end(), {"-Xclang", "-fno-pch-timestamp", "-o", fresh});
+  run_step(tools.driver, words, scratch.path());
+  std::filesystem::rename(fresh, target);
+  return target;
 }
 
 std::string preprocess(const std::string& source,
-                       const Words& cxx,
+                       const Toolchain& tools,
                        const Words& defines,
                        const std::string& folder) {
   const std::string headers = header_folder();
@@ -223,34 +105,24 @@ std::string preprocess(const std::string& source,
   Words step = {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers};
   step.insert(step.end(), defines.begin(), defines.end());
   step.insert(step.end(), {"-include", headers + "/macros.h", from, "-o", to});
-  run_step(cxx, step, folder);
+  run_step(tools.driver, step, folder);
   return read_file(to);
 }
 
 void build(const std::string& source,
            bool is_strict,
-           const Words& cxx,
+           const Toolchain& tools,
            const std::string& target) {
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
-  const std::string headers = header_folder();
-  write_file(
-      at + "/kernel.cpp",
-      "#include \"prelude.h\"\n" + translate(preprocess(source, cxx, {}, at)));
-  Words compile = flags(is_strict);
-  compile.insert(compile.end(), {"-I" + headers, "-c", at + "/kernel.cpp", "-o",
-                                 at + "/kernel.o"});
-  run_step(cxx, compile, at);
-  run_step(linker(cxx), {at + "/kernel.o", "-o", at + "/kernel.so"}, at);
+  write_file(at + "/kernel.cpp", translate(preprocess(source, tools, {}, at)));
+  Words compile = compile_flags(is_strict);
+  compile.insert(compile.end(), {"-I" + header_folder(), "-include-pch",
+                                 precompiled_prelude(is_strict, tools), "-c",
+                                 at + "/kernel.cpp", "-o", at + "/kernel.o"});
+  run_step(tools.driver, compile, at);
+  run_step(tools.linker, {at + "/kernel.o", "-o", at + "/kernel.so"}, at);
   std::filesystem::rename(at + "/kernel.so", target);
-}
-
-// The front end alone, of the same clang.
-Words front_end(const Words& cxx) {
-  Words words = cxx;
-  if (words.size() > 1 && words.back() == "c++") words.back() = "clang";
-  words.push_back("-cc1");
-  return words;
 }
 
 // Finds where the object that holds `kernels` lies in memory.
@@ -304,16 +176,17 @@ std::shared_ptr<const Binary> load(const std::string& path) {
 }  // namespace
 
 Footprint accept_text(const std::string& source, uint32_t language_version) {
-  const Words cxx = compiler();
+  const Toolchain tools = find_toolchain();
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
   const std::string version =
       "-DMSL_LANGUAGE=" + std::to_string((language_version >> 16) * 100 +
                                          (language_version & 0xffff) * 10);
-  write_file(at + "/kernel.cl", accept(preprocess(source, cxx, {version}, at)));
+  write_file(at + "/kernel.cl",
+             accept(preprocess(source, tools, {version}, at)));
   // C++ for OpenCL is the one language of clang's that keeps all of Metal's
   // address spaces apart, the private one of threads among them.
-  run_step(front_end(cxx),
+  run_step(tools.front_end,
            {"-triple", "spir64-unknown-unknown", "-x", "clcpp",
             "-cl-std=clc++2021", "-cl-single-precision-constant",
             "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,"
@@ -323,7 +196,7 @@ Footprint accept_text(const std::string& source, uint32_t language_version) {
             "20", version, "-include", header_folder() + "/accept.h",
             at + "/kernel.cl", "-o", at + "/typed.ll"},
            at);
-  run_step(front_end(cxx),
+  run_step(tools.front_end,
            {"-triple", "spir64-unknown-unknown", "-x", "ir", "-O2",
             "-emit-llvm", at + "/typed.ll", "-o", at + "/optimized.ll"},
            at);
@@ -356,10 +229,10 @@ std::shared_ptr<const Binary> compile_text(const std::string& source,
   using Future = std::shared_future<std::shared_ptr<const Binary>>;
   static std::mutex mutex;
   static auto* const done = new std::map<std::string, Future>;
-  const Words cxx = compiler();
+  const Toolchain tools = find_toolchain();
   const std::string key =
-      digest(source + '\0' + all_headers() + joined(flags(is_strict)) +
-             identity(cxx) + std::to_string(abi::version));
+      digest(source + '\0' + all_headers() + joined(compile_flags(is_strict)) +
+             identity(tools) + std::to_string(abi::version));
   const std::string target = cache_folder() + "/" + key + ".so";
   std::promise<std::shared_ptr<const Binary>> promise;
   {
@@ -372,7 +245,7 @@ std::shared_ptr<const Binary> compile_text(const std::string& source,
     done->emplace(key, promise.get_future().share());
   }
   try {
-    if (!exists(target)) build(source, is_strict, cxx, target);
+    if (!exists(target)) build(source, is_strict, tools, target);
     promise.set_value(load(target));
   } catch (...) {
     promise.set_exception(std::current_exception());
