@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["autocast_dtype", "cast_inputs"]
+__all__ = ["autocast_dtype", "cast_inputs", "is_any_region"]
 
 # From PyTorch 2.4 on one function answers for every device that has such regions;
 # which ones is asked here, because torch.compile of 2.4 cannot trace the question.
@@ -13,6 +13,14 @@ _HAS_DEVICES = hasattr(torch.amp, "is_autocast_available")
 _REGIONS = {"cpu", "metalsim"}
 if _HAS_DEVICES and torch.amp.is_autocast_available("mps"):
     _REGIONS.add("mps")
+_HAS_MPS = "mps" in _REGIONS and torch.backends.mps.is_available()
+
+
+def is_any_region() -> bool:
+    """Say whether an autocast region is open, for whatever device: a cheap question."""
+    if torch._C._is_any_autocast_enabled():
+        return True
+    return _HAS_MPS and torch.is_autocast_enabled("mps")  # which that leaves out
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
