@@ -81,22 +81,21 @@ void plain(const c10::OperatorHandle& /*op*/, Stack* stack) {
   call.q = arguments[0].toTensor();
   call.k = arguments[1].toTensor();
   call.v = arguments[2].toTensor();
-  const c10::IValue scale = arguments[3];
+  const auto scale = arguments[3].toOptional<double>();
   const bool is_causal = arguments[4].toBool();
   const Server server =
       server_of(call.q, call.k, call.v, arguments[5].toBool());
   torch::jit::drop(*stack, kArguments);
   Tensor out;
-  if (server != Server::none) {
-    const auto head_dim = static_cast<double>(call.q.size(3));
-    call.settings.scale =
-        !scale.isNone() ? scale.toDouble() : 1.0 / std::sqrt(head_dim);
-  }
   if (server == Server::kernels) {
+    // A head_dim of 0 is refused later, by its own name.
+    const auto head_dim =
+        static_cast<double>(std::max<int64_t>(call.q.size(3), 1));
+    call.settings.scale = scale.value_or(1.0 / std::sqrt(head_dim));
     out = forward_out(std::move(call), is_causal);
-  } else if (server == Server::sdpa && std::isfinite(call.settings.scale)) {
+  } else if (server == Server::sdpa && std::isfinite(scale.value_or(1.0))) {
     out = at::scaled_dot_product_attention(call.q, call.k, call.v, {}, 0.0,
-                                           is_causal, call.settings.scale);
+                                           is_causal, scale);
   }
   torch::jit::push(*stack, out);
 }
