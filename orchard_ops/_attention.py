@@ -95,12 +95,11 @@ def flash_attention(
     """
     name = "flash_attention"
     is_plain = (
-        attn_mask is None and dropout_p == 0.0 and window is None and softcap == 0.0
-        and alibi_slopes is None and sinks is None and not return_lse
-        and causal_alignment == "top-left"
+        dropout_p == 0.0 and window is None and softcap == 0.0 and alibi_slopes is None
+        and sinks is None and not return_lse and causal_alignment == "top-left"
     )  # fmt: skip
     if is_plain:
-        plain_out = attend(name, q, k, v, is_causal, scale, enable_gqa)
+        plain_out = attend(name, q, k, v, attn_mask, is_causal, scale, enable_gqa)
         if plain_out is not None:
             return plain_out
     arguments = dense_arguments(

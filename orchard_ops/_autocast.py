@@ -13,14 +13,19 @@ _HAS_DEVICES = hasattr(torch.amp, "is_autocast_available")
 _REGIONS = {"cpu", "metalsim"}
 if _HAS_DEVICES and torch.amp.is_autocast_available("mps"):
     _REGIONS.add("mps")
-_HAS_MPS = "mps" in _REGIONS and torch.backends.mps.is_available()
 
 
-def is_any_region() -> bool:
-    """Say whether an autocast region is open, for whatever device: a cheap question."""
-    if torch._C._is_any_autocast_enabled():
-        return True
-    return _HAS_MPS and torch.is_autocast_enabled("mps")  # which that leaves out
+def _is_any_region_or_mps() -> bool:
+    return torch._C._is_any_autocast_enabled() or torch.is_autocast_enabled("mps")
+
+
+# Says whether an autocast region is open, for whatever device; cheaply, because each
+# call asks.  PyTorch's own answer leaves mps out.
+is_any_region = (
+    _is_any_region_or_mps
+    if "mps" in _REGIONS and torch.backends.mps.is_available()
+    else torch._C._is_any_autocast_enabled
+)
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
