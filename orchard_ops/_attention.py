@@ -8,6 +8,7 @@ from torch import Tensor
 from ._arguments import dense_arguments
 from ._errors import OrchardError
 from ._philox import keep_mask
+from ._plain import attend
 from ._run import reason_against, run
 
 __all__ = ["flash_attention", "flash_attn_fwd", "supports"]
@@ -93,6 +94,14 @@ def flash_attention(
         DeviceError: the tensors are on a device whose library is missing.
     """
     name = "flash_attention"
+    is_plain = (
+        dropout_p == 0.0 and window is None and softcap == 0.0 and alibi_slopes is None
+        and sinks is None and not return_lse and causal_alignment == "top-left"
+    )  # fmt: skip
+    if is_plain:
+        plain_out = attend(name, q, k, v, attn_mask, is_causal, scale, enable_gqa)
+        if plain_out is not None:
+            return plain_out
     arguments = dense_arguments(
         name, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa,
         causal_alignment=causal_alignment, window=window, softcap=softcap,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["autocast_dtype", "cast_inputs"]
+__all__ = ["autocast_dtype", "cast_inputs", "is_any_region"]
 
 # From PyTorch 2.4 on one function answers for every device that has such regions;
 # which ones is asked here, because torch.compile of 2.4 cannot trace the question.
@@ -13,6 +13,19 @@ _HAS_DEVICES = hasattr(torch.amp, "is_autocast_available")
 _REGIONS = {"cpu", "metalsim"}
 if _HAS_DEVICES and torch.amp.is_autocast_available("mps"):
     _REGIONS.add("mps")
+
+
+def _is_any_region_or_mps() -> bool:
+    return torch._C._is_any_autocast_enabled() or torch.is_autocast_enabled("mps")
+
+
+# Says whether an autocast region is open, for whatever device; cheaply, because each
+# call asks.  PyTorch's own answer leaves mps out.
+is_any_region = (
+    _is_any_region_or_mps
+    if "mps" in _REGIONS and torch.backends.mps.is_available()
+    else torch._C._is_any_autocast_enabled
+)
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:

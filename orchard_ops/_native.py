@@ -23,6 +23,7 @@ __all__ = [
     "VERSION",
     "check_torch_version",
     "has_ops",
+    "is_loaded",
     "library_dir",
     "load_metalsim",
     "load_ops",
@@ -42,6 +43,11 @@ def library_dir() -> Path:
 def loaded_libraries() -> dict[str, Path]:
     """Return name → path of the libraries that this process has loaded."""
     return dict(_loaded)
+
+
+def is_loaded(name: str) -> bool:
+    """Say whether this process has loaded a library."""
+    return name in _loaded
 
 
 def has_ops() -> bool:

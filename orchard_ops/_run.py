@@ -32,7 +32,7 @@ def run(name: str, arguments: Arguments, need_lse: bool) -> tuple[Tensor, Tensor
             return composite(arguments, need_lse)
     require_ops(name, arguments.q)
     try:
-        out, lse, _ = torch.ops.orchard_ops.forward(*arguments)
+        out, lse, _ = torch.ops.orchard_ops.forward.default(*arguments)
     except RuntimeError as error:
         raise translate(error, name) from None
     return out, lse
@@ -55,7 +55,7 @@ def reason_against(name: str, arguments: Arguments) -> str:
 
 def require_ops(name: str, q: Tensor) -> None:
     """Raise DeviceError unless the operators are loaded."""
-    if "_C" not in _native.loaded_libraries():
+    if not _native.is_loaded("_C"):
         raise DeviceError(
             f"[{name}] expected the compiled operators for a tensor on {q.device}, "
             f"found no _C.so in {_native.library_dir()}; build the package or use CPU "

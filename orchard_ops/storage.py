@@ -56,7 +56,7 @@ def describe(tensor: Tensor) -> StorageDescription:
         raise UnsupportedError(
             f"[describe] expected a tensor on mps, metalsim or cpu, got {tensor.device}"
         )
-    if "_C" not in _native.loaded_libraries():
+    if not _native.is_loaded("_C"):
         raise DeviceError(
             f"[describe] expected the compiled operators, found no _C.so in "
             f"{_native.library_dir()}; build the package"

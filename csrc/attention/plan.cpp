@@ -14,6 +14,7 @@ namespace {
 
 using device::Access;
 using device::Argument;
+using device::Arguments;
 using device::BufferView;
 using device::Device;
 using device::Launch;
@@ -422,7 +423,7 @@ Argument writes(uint32_t slot, const BufferView& view) {
 // The arguments that tile/domain.h and the forward name for some features.
 void add_feature_arguments(const Features& f,
                            const Tensors& tensors,
-                           std::vector<Argument>& arguments) {
+                           Arguments& arguments) {
   if (f.mask != MaskKind::none) {
     arguments.push_back(reads(SLOT_MASK, tensors.mask.view));
   }
@@ -446,7 +447,7 @@ void add_launch(Device& device,
                 const Problem& problem,
                 const Tensors& tensors,
                 Kernel kernel,
-                std::vector<Argument> arguments,
+                Arguments arguments,
                 Plan& plan,
                 const Part& part = {}) {
   Specialisation s{kernel,
@@ -507,7 +508,6 @@ void plan_forward(Device& device,
 
 namespace {
 
-using Arguments = std::vector<Argument>;
 
 Arguments with(Arguments arguments, std::initializer_list<Argument> more) {
   arguments.insert(arguments.end(), more);

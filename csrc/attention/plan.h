@@ -30,9 +30,10 @@ struct Plan {
 
   AttentionParams params{};
   std::vector<SpillChunk> chunks;
-  std::vector<device::Launch> launches;
+  // A backward that recomputes has up to four.
+  device::Few<device::Launch, 4> launches;
   // Specialisation of each launch, for logs; they live as long as the process.
-  std::vector<const std::string*> names;
+  device::Few<const std::string*, 4> names;
 };
 
 // out, lse and stats of q, k, v.  No length, head count or batch size may be

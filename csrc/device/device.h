@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "device/few.h"
+
 namespace orchard {
 
 enum class ErrorKind : uint8_t {
@@ -104,9 +106,11 @@ struct Argument {
 
 using Size3 = std::array<uint32_t, 3>;
 
+using Arguments = Few<Argument, 12>;
+
 struct Launch {
   std::shared_ptr<const Pipeline> pipeline;
-  std::vector<Argument> arguments;
+  Arguments arguments;
   uint32_t threadgroup_bytes = 0;  // of [[threadgroup(0)]], 0 = not set
   Size3 threadgroups{1, 1, 1};
   Size3 threads_per_threadgroup{1, 1, 1};

@@ -23,13 +23,10 @@ using torch::jit::Stack;
 // Backwards run in autograd's threads: one number for all of them.
 std::atomic<int64_t> scratch_bytes{-1};
 
-// The arguments of the operator on top of the stack, copied off it.
-std::vector<c10::IValue> take(Stack& stack, size_t count) {
-  const auto first = stack.end() - static_cast<std::ptrdiff_t>(count);
-  std::vector<c10::IValue> arguments(std::make_move_iterator(first),
-                                     std::make_move_iterator(stack.end()));
-  stack.erase(first, stack.end());
-  return arguments;
+Call take_call(Stack& stack) {
+  Call call = Call::read(torch::jit::last(stack, Call::kArguments), 0);
+  torch::jit::drop(stack, Call::kArguments);
+  return call;
 }
 
 struct Outputs {
@@ -116,7 +113,7 @@ struct BackwardCall {
 };
 
 BackwardCall read_backward(Stack& stack) {
-  const auto arguments = take(stack, kBackwardArguments);
+  const auto arguments = torch::jit::last(stack, kBackwardArguments);
   BackwardCall given;
   given.grad_out = arguments[0].toTensor();
   given.out = arguments[1].toTensor();
@@ -127,6 +124,7 @@ BackwardCall read_backward(Stack& stack) {
   for (size_t i = 0; i < kGradients; ++i) given.is_wanted[i] = wanted[i];
   given.is_wanted[3] = given.is_wanted[3] && given.call.has_bias();
   given.is_wanted[4] = given.is_wanted[4] && given.call.sinks.defined();
+  torch::jit::drop(stack, kBackwardArguments);
   return given;
 }
 
@@ -255,13 +253,11 @@ void set_backward_scratch(int64_t bytes) { scratch_bytes = bytes; }
 int64_t backward_scratch() { return scratch_bytes; }
 
 void forward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  const auto arguments = take(*stack, Call::kArguments);
-  push_outputs(*stack, run_forward(Call::read(arguments, 0)));
+  push_outputs(*stack, run_forward(take_call(*stack)));
 }
 
 void forward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  const auto arguments = take(*stack, Call::kArguments);
-  const Call call = Call::read(arguments, 0);
+  const Call call = take_call(*stack);
   check_call(kForward, call);
   push_outputs(*stack, empty_outputs(call));
 }

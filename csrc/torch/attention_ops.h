@@ -26,7 +26,9 @@ void set_backward_scratch(int64_t bytes);
 
 void forward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);
-void forward_autograd(const c10::OperatorHandle& op, torch::jit::Stack* stack);
+void forward_autograd(const c10::OperatorHandle& op,
+                      c10::DispatchKeySet keys,
+                      torch::jit::Stack* stack);
 void backward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void backward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void backward_autograd(const c10::OperatorHandle& op, torch::jit::Stack* stack);

@@ -19,9 +19,22 @@ using torch::jit::Stack;
 
 using OutputMask = std::array<bool, kGradients>;
 
+c10::OperatorHandle find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+}
+
+// Looked up by name once.
+const c10::OperatorHandle& forward_op() {
+  static const c10::OperatorHandle op = find("orchard_ops::forward");
+  return op;
+}
+const c10::OperatorHandle& backward_op() {
+  static const c10::OperatorHandle op = find("orchard_ops::backward");
+  return op;
+}
+
 // The results of an operator below the Autograd key.
-Stack run_below(const char* name, Stack stack) {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+Stack run_below(const c10::OperatorHandle& op, Stack stack) {
   at::AutoDispatchBelowADInplaceOrView guard;
   op.callBoxed(&stack);
   return stack;
@@ -39,7 +52,7 @@ Stack run_backward(at::TensorList tensors,
   Stack stack(tensors.begin(), tensors.end());
   call.push(stack);
   stack.emplace_back(to_list(is_wanted));
-  return run_below("orchard_ops::backward", std::move(stack));
+  return run_below(backward_op(), std::move(stack));
 }
 
 Tensor tensor_or_none(const c10::IValue& value) {
@@ -79,13 +92,27 @@ variable_list differentiable(const Call& call) {
   return inputs;
 }
 
+// Whether a tensor among the arguments takes part in a derivative, backward or
+// forward, so that autograd must see the call (and refuse the latter).
+bool has_derivative(c10::ArrayRef<c10::IValue> arguments) {
+  const bool is_recording = at::GradMode::is_enabled();
+  for (const c10::IValue& argument : arguments) {
+    if (!argument.isTensor()) continue;
+    const Tensor& tensor = argument.toTensor();
+    if (!tensor.defined()) continue;
+    if (is_recording && tensor.requires_grad()) return true;
+    if (tensor._fw_grad(0).defined()) return true;
+  }
+  return false;
+}
+
 struct ForwardFunction : Function<ForwardFunction> {
   static variable_list forward(AutogradContext* context,
                                at::TensorList /*inputs*/,
                                const Call& call) {
     Stack stack;
     call.push(stack);
-    const Stack results = run_below("orchard_ops::forward", std::move(stack));
+    const Stack results = run_below(forward_op(), std::move(stack));
     const Tensor out = results[0].toTensor();
     const Tensor lse = results[1].toTensor();
     const Tensor stats = results[2].toTensor();
@@ -128,9 +155,7 @@ struct ForwardFunction : Function<ForwardFunction> {
     call.push(stack);
     stack.emplace_back(to_list(is_wanted));
     // Through the Autograd key again, for the clear error of second gradients.
-    c10::Dispatcher::singleton()
-        .findSchemaOrThrow("orchard_ops::backward", "")
-        .callBoxed(&stack);
+    backward_op().callBoxed(&stack);
     for (size_t i = 0; i < inputs; ++i) {
       if (is_wanted[which[i]]) result[i] = tensor_or_none(stack[which[i]]);
     }
@@ -140,7 +165,14 @@ struct ForwardFunction : Function<ForwardFunction> {
 
 }  // namespace
 
-void forward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
+void forward_autograd(const c10::OperatorHandle& op,
+                      c10::DispatchKeySet keys,
+                      Stack* stack) {
+  if (!has_derivative(torch::jit::last(*stack, Call::kArguments))) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+    return;
+  }
   const Call call = Call::read(torch::jit::last(*stack, Call::kArguments), 0);
   torch::jit::drop(*stack, Call::kArguments);
   const variable_list inputs = differentiable(call);

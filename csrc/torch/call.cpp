@@ -168,6 +168,7 @@ Call Call::read(c10::ArrayRef<c10::IValue> arguments, size_t first) {
 }
 
 void Call::push(torch::jit::Stack& stack) const {
+  stack.reserve(stack.size() + kArguments + 1);  // backward adds one
   for (const Tensor& tensor : tensors()) {
     stack.push_back(tensor.defined() ? c10::IValue(tensor) : c10::IValue());
   }

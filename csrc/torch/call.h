@@ -19,6 +19,10 @@ namespace orchard::torch_ops {
   "int window_left, int window_right, bool is_bottom_right, "               \
   "int max_seqlen_q, int max_seqlen_k"
 
+// std::optional from PyTorch 2.4 on, before that PyTorch's own.
+using OptionalTensor =
+    decltype(std::declval<c10::IValue&>().toOptional<at::Tensor>());
+
 // Undefined tensors are those that were not given.
 struct Call {
   at::Tensor q, k, v, mask, slopes, sinks, seed, starts_q, starts_kv;

@@ -15,9 +15,6 @@ namespace {
 using at::Tensor;
 using attention::Problem;
 using attention::refuse;
-// std::optional from PyTorch 2.4 on, before that PyTorch's own.
-using OptionalTensor =
-    decltype(std::declval<c10::IValue&>().toOptional<Tensor>());
 
 struct Step {
   Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes;

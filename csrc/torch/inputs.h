@@ -4,9 +4,8 @@
 
 #include <ATen/ATen.h>
 
-#include <vector>
-
 #include "attention/plan.h"
+#include "device/few.h"
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -34,7 +33,7 @@ class Inputs {
 
  private:
   const char* operation_;
-  std::vector<at::Tensor> held_;
+  device::Few<at::Tensor, 12> held_;
   int64_t copies_ = 0;
 };
 

@@ -46,7 +46,7 @@ void synchronize() {
 #endif
 }
 
-template <c10::KernelFunction::BoxedKernelFunction* function>
+template <auto* function>
 torch::CppFunction boxed() {
   return torch::CppFunction::makeFromBoxedFunction<function>();
 }

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,6 @@ Row = dict[str, Any]
 Suite = Callable[[bool], Iterator[Row]]
 """Takes whether all shapes are wanted, yields rows."""
 
-SDPA = "F.scaled_dot_product_attention, CPU"
 MEASURED_BY_OTHERS = {
     "forward": ("MPSGraph, mps-sdpa's README", 44.3),
     "forward+backward": ("MPSGraph, mps-sdpa's README", 247.0),
@@ -214,47 +214,70 @@ def _peak_bytes(length: int, scratch: int | None) -> int:
 
 def host(full: bool) -> Iterator[Row]:
     """Time warm calls on a device that drops every launch, beside a tiny SDPA."""
-    repeats = 2000 if full else 400
     sim.enable()
     tiny = torch.randn(1, 1, 8, 64)
     q, k, v = (tiny.to(sim.DEVICE) for _ in range(3))
-    leaf = q.detach().requires_grad_()
-    orchard_ops.flash_attention(q, k, v)  # compiles
-    with sim.idle():
-        calls: dict[str, Callable[[], Any]] = {
-            "flash_attention": partial(orchard_ops.flash_attention, q, k, v),
-            "flash_attention, for a backward": partial(
-                orchard_ops.flash_attention, leaf, k, v
-            ),
-            SDPA: partial(functional.scaled_dot_product_attention, tiny, tiny, tiny),
-        }
-        medians = _interleaved(calls, repeats)
-    base = medians[SDPA]
-    for name, value in medians.items():
-        yield {"call": name, "us": value * 1e6, "of_sdpa": value / base}
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    ours = partial(orchard_ops.flash_attention, k=k, v=v)
+    theirs = partial(functional.scaled_dot_product_attention, key=tiny, value=tiny)
+    pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "forward": (partial(ours, q), partial(theirs, tiny)),
+        "forward, recorded for a backward": (
+            partial(ours, q.detach().requires_grad_()),
+            partial(theirs, tiny.detach().requires_grad_()),
+        ),
+        "forward, with a mask": (
+            partial(ours, q, attn_mask=mask.to(sim.DEVICE)),
+            partial(theirs, tiny, attn_mask=mask),
+        ),
+    }
+    for mine, _ in pairs.values():
+        mine()  # compiles
+    # A thread pool's wake-up would be the reference's time, not its host's work.
+    with sim.idle(), _one_thread():
+        for name, (mine, other) in pairs.items():
+            turns = 500 if full else 100
+            medians = _interleaved({"ours": mine, "theirs": other}, turns, batch=20)
+            yield {
+                "call": name,
+                "us": medians["ours"] * 1e6,
+                "sdpa_us": medians["theirs"] * 1e6,
+                "of_sdpa": medians["ours"] / medians["theirs"],
+            }
 
 
 def cpu(full: bool) -> Iterator[Row]:
     """Time the CPU path beside SDPA where SDPA has the feature."""
-    sizes = ((1, 8, 256, 64), (2, 8, 512, 64)) if full else ((1, 8, 256, 64),)
-    for size, is_causal in itertools.product(sizes, (False, True)):
-        q, k, v = (torch.randn(size) for _ in range(3))
-
-        calls: dict[str, Callable[[], Any]] = {
-            name: partial(call, q, k, v, is_causal=is_causal)
-            for name, call in (
-                ("ours", orchard_ops.flash_attention),
-                ("theirs", functional.scaled_dot_product_attention),
-            )
-        }
-        medians = _interleaved(calls, 200 if full else 50)
-        yield {
-            "shape": list(size),
-            "causal": is_causal,
-            "ours_ms": 1e3 * medians["ours"],
-            "sdpa_ms": 1e3 * medians["theirs"],
-            "of_sdpa": medians["ours"] / medians["theirs"],
-        }
+    lengths = (8, 32, 64, 128, 256, 512) if full else (64, 256)
+    with _one_thread():
+        for length in lengths:
+            q, k, v = (torch.randn(1, 8, length, 64) for _ in range(3))
+            mask = torch.rand(length, length) < 0.9
+            mask.fill_diagonal_(True)
+            options: dict[str, dict[str, Any]] = {
+                "none": {},
+                "is_causal": {"is_causal": True},
+                "bool attn_mask": {"attn_mask": mask},
+                "float attn_mask": {"attn_mask": mask.float().log()},
+            }
+            for name, given in options.items():
+                medians = _interleaved(
+                    {
+                        "ours": partial(orchard_ops.flash_attention, q, k, v, **given),
+                        "theirs": partial(
+                            functional.scaled_dot_product_attention, q, k, v, **given
+                        ),
+                    },
+                    turns=200 if full else 50,
+                    batch=20 if length <= 64 else 2,
+                )
+                yield {
+                    "shape": list(q.shape),
+                    "options": name,
+                    "ours_ms": 1e3 * medians["ours"],
+                    "sdpa_ms": 1e3 * medians["theirs"],
+                    "of_sdpa": medians["ours"] / medians["theirs"],
+                }
 
 
 def simulator(full: bool) -> Iterator[Row]:
@@ -304,15 +327,33 @@ def _device() -> torch.device:
     return torch.device(sim.DEVICE)
 
 
-def _interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return each call's median seconds; turns alternate, so load hits all alike."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch's own operators use one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _interleaved(
+    calls: dict[str, Callable[[], Any]], turns: int, batch: int = 1
+) -> dict[str, float]:
+    """Return each call's median seconds of this thread's CPU time.
+
+    Turns alternate, so that what slows the machine down hits all alike.  In a batch
+    each call but the first finds its own code and data in the caches.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 10):
+    for turn in range(turns + 10):
         for name, call in calls.items():
-            started = time.perf_counter()
-            call()
+            started = time.thread_time()
+            for _ in range(batch):
+                call()
             if turn >= 10:
-                times[name].append(time.perf_counter() - started)
+                times[name].append((time.thread_time() - started) / batch)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -113,10 +113,12 @@ void set_pipeline(Encoder* self, SEL, Pipeline* pipeline) {
   self->next.pipeline = pipeline->compiled;
 }
 void bind(Encoder* self, orchard::device::Argument argument) {
-  auto& bound = self->next.arguments;
-  std::erase_if(bound,
-                [&](const auto& old) { return old.index == argument.index; });
+  orchard::device::Arguments bound;
+  for (const orchard::device::Argument& old : self->next.arguments) {
+    if (old.index != argument.index) bound.push_back(old);
+  }
   bound.push_back(argument);
+  self->next.arguments = std::move(bound);
 }
 void set_buffer(
     Encoder* self, SEL, Buffer* buffer, uint64_t offset, uint64_t index) {

@@ -149,36 +149,41 @@ class Device final : public device::Device {
   void check(const Launch& launch) const {
     const auto* pipeline = dynamic_cast<const Pipeline*>(launch.pipeline.get());
     if (pipeline == nullptr) refuse("a launch needs a pipeline of this device");
-    const std::string name = pipeline->name() + ": ";
+    // Called for each launch: no text before there is something to say.
+    const auto wrong = [&](const std::string& what) {
+      refuse(pipeline->name() + ": " + what);
+    };
     uint64_t threads = 1;
     for (const uint32_t n : launch.threads_per_threadgroup) threads *= n;
     const uint32_t most = pipeline->max_threads_per_threadgroup();
     if (threads == 0 || threads > most) {
-      refuse(name + std::to_string(threads) +
-             " threads per threadgroup, the compiled kernel allows 1 to " +
-             std::to_string(most));
+      wrong(std::to_string(threads) +
+            " threads per threadgroup, the compiled kernel allows 1 to " +
+            std::to_string(most));
     }
     if (launch.threadgroup_bytes > limits_.max_threadgroup_bytes ||
         launch.threadgroup_bytes % 16 != 0) {
-      refuse(name + std::to_string(launch.threadgroup_bytes) +
-             " threadgroup bytes, expected a multiple of 16 up to " +
-             std::to_string(limits_.max_threadgroup_bytes));
+      wrong(std::to_string(launch.threadgroup_bytes) +
+            " threadgroup bytes, expected a multiple of 16 up to " +
+            std::to_string(limits_.max_threadgroup_bytes));
     }
-    for (const Argument& argument : launch.arguments) check(name, argument);
+    for (const Argument& argument : launch.arguments) {
+      const std::string problem = problem_with(argument);
+      if (problem.empty()) continue;
+      wrong("buffer " + std::to_string(argument.index) + problem);
+    }
   }
 
-  static void check(const std::string& name, const Argument& argument) {
-    const std::string slot = "buffer " + std::to_string(argument.index);
-    if (argument.index >= kBufferSlots) {
-      refuse(name + slot + ", Metal has slots 0 to 30");
-    }
+  static std::string problem_with(const Argument& argument) {
+    if (argument.index >= kBufferSlots) return ", Metal has slots 0 to 30";
     if (argument.bytes.size() > kMaxInlineBytes) {
-      refuse(name + slot + " has " + std::to_string(argument.bytes.size()) +
-             " inline bytes, at most 4096 can be");
+      return " has " + std::to_string(argument.bytes.size()) +
+             " inline bytes, at most 4096 can be";
     }
     if (argument.bytes.empty() && argument.view.handle == nullptr) {
-      refuse(name + slot + " is bound to nothing");
+      return " is bound to nothing";
     }
+    return {};
   }
 
   NS::SharedPtr<MTL::Device> device_;

@@ -68,7 +68,6 @@ bool strict() { return sim::options().strict; }
 void set_strict(bool enabled) { sim::options().strict = enabled; }
 
 bool idle() { return sim::options().is_idle; }
-void set_idle(bool enabled) { sim::options().is_idle = enabled; }
 
 void set_compiler(std::string command) {
   sim::options().compiler = std::move(command);

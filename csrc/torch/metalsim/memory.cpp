@@ -8,20 +8,72 @@
 #include <mutex>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "torch/metalsim/compat.h"
 
 namespace orchard::metalsim {
 namespace {
 
-void release(void* handle) { sim::release(static_cast<sim::Buffer*>(handle)); }
+// While launches are dropped, the host's time is what is asked for, and the
+// simulator's checks of each allocation (guard pages, poison) cost several
+// times as much as the rest of a call: freed buffers are handed out as they
+// are, as a GPU's caching allocator does.
+class IdlePool {
+ public:
+  sim::Buffer* take(size_t bytes, device::StorageMode mode) {
+    const std::lock_guard lock(mutex_);
+    const auto found =
+        std::find_if(free_.begin(), free_.end(), [&](sim::Buffer* buffer) {
+          return sim::length_bytes(buffer) == bytes &&
+                 sim::mode(buffer) == mode;
+        });
+    if (found == free_.end()) return nullptr;
+    sim::Buffer* const buffer = *found;
+    *found = free_.back();
+    free_.pop_back();
+    return buffer;
+  }
+
+  bool keep(sim::Buffer* buffer) {
+    const std::lock_guard lock(mutex_);
+    if (free_.size() == kMost) return false;
+    free_.push_back(buffer);
+    return true;
+  }
+
+  void drain() {
+    const std::lock_guard lock(mutex_);
+    for (sim::Buffer* const buffer : free_) sim::release(buffer);
+    free_.clear();
+  }
+
+ private:
+  static constexpr size_t kMost = 64;
+  std::mutex mutex_;
+  std::vector<sim::Buffer*> free_;
+};
+
+// Never destroyed, as the other sets here.
+IdlePool& idle_pool() {
+  static auto* pool = new IdlePool;
+  return *pool;
+}
+
+void release(void* handle) {
+  auto* const buffer = static_cast<sim::Buffer*>(handle);
+  if (sim::options().is_idle && idle_pool().keep(buffer)) return;
+  sim::release(buffer);
+}
 
 class DeviceAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) ORCHARD_ALLOCATE_CONST override {
     if (bytes == 0) return {nullptr, device()};
+    const device::StorageMode mode = sim::options().default_storage_mode;
     sim::Buffer* buffer =
-        sim::allocate(bytes, sim::options().default_storage_mode);
+        sim::options().is_idle ? idle_pool().take(bytes, mode) : nullptr;
+    if (buffer == nullptr) buffer = sim::allocate(bytes, mode);
     return {buffer, buffer, &release, device()};
   }
 
@@ -89,6 +141,11 @@ class PinnedAllocator final : public c10::Allocator {
 c10::Allocator* allocator() {
   static auto* instance = new DeviceAllocator;
   return instance;
+}
+
+void set_idle(bool is_idle) {
+  sim::options().is_idle = is_idle;
+  if (!is_idle) idle_pool().drain();
 }
 
 c10::Allocator* pinned_allocator() {

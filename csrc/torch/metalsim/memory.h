@@ -22,6 +22,9 @@ inline bool is_metalsim(const at::Tensor& tensor) {
 
 c10::Allocator* allocator();
 
+// Drops every launch from now on, or no longer.
+void set_idle(bool is_idle);
+
 // The buffer under a storage; nullptr for a storage of no bytes.  Throws for a
 // pointer that is no live buffer of the simulator, without looking behind it.
 sim::Buffer* buffer_of(const c10::StorageImpl& storage);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "allocations.h"
 #include "device/metal/metal.h"
 #include "metal.h"
 #include "runtime.h"
@@ -113,16 +114,29 @@ void Attention::forward(device::Device& device) const {
   device.submit(plan.launches);
 }
 
-void Attention::backward(device::Device& device) const {
+attention::Tensors Attention::gradient_tensors() const {
   attention::Tensors all = tensors();
   all.grad_out = layout(grad_out);
   all.delta = layout(delta).view;
   all.dq = layout(dq);
   all.dk = layout(dk);
   all.dv = layout(dv);
+  return all;
+}
+
+void Attention::backward(device::Device& device) const {
   attention::Plan plan;
-  attention::plan_backward(device, problem_, all, plan);
+  attention::plan_backward(device, problem_, gradient_tensors(), {}, plan);
   device.submit(plan.launches);
+}
+
+uint64_t Attention::allocations_of_plans(device::Device& device) const {
+  const attention::Tensors all = gradient_tensors();
+  const uint64_t before = allocations();
+  attention::Plan forwards, backwards;
+  attention::plan_forward(device, problem_, all, forwards);
+  attention::plan_backward(device, problem_, all, {}, backwards);
+  return allocations() - before;
 }
 
 Matrix Attention::result(Slot slot) const {

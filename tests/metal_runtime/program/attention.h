@@ -26,6 +26,8 @@ class Attention {
   // Plans and submits on a device; results are there once its stream is done.
   void forward(orchard::device::Device& device) const;
   void backward(orchard::device::Device& device) const;
+  // How often planning both asks for memory.
+  uint64_t allocations_of_plans(orchard::device::Device& device) const;
 
   // Largest difference from the definition in float64.
   double forward_error() const;
@@ -37,6 +39,7 @@ class Attention {
 
   orchard::attention::Layout layout(Slot slot) const;
   orchard::attention::Tensors tensors() const;
+  orchard::attention::Tensors gradient_tensors() const;
   Matrix result(Slot slot) const;
   Matrix probabilities() const;
 

@@ -127,6 +127,12 @@ void takes_a_smaller_tile_when_registers_run_out() {
   expect(attention.forward_error() < 1e-5, "wrong result");
 }
 
+void plans_a_warm_call_without_allocating() {
+  const standin::Attention attention(StorageMode::private_);
+  expect(attention.allocations_of_plans(gpu()) > 0, "counted no compilation");
+  expect(attention.allocations_of_plans(gpu()) == 0, "a warm plan allocates");
+}
+
 void says_that_no_tile_is_small_enough() {
   const Attention attention(StorageMode::private_);
   faults().max_threads = 16;
@@ -219,6 +225,7 @@ constexpr Test kTests[] = {
     TEST(reports_a_gpu_error_once),
     TEST(reports_a_gpu_error_at_the_next_submission),
     TEST(takes_a_smaller_tile_when_registers_run_out),
+    TEST(plans_a_warm_call_without_allocating),
     TEST(says_that_no_tile_is_small_enough),
     TEST(refuses_a_wrong_launch_before_encoding),
     TEST(refuses_handles_that_are_no_buffers),

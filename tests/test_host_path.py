@@ -1,0 +1,161 @@
+"""What a call costs on the host, counted in steps: times vary, these do not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import orchard_ops
+
+PACKAGE = orchard_ops.__name__
+
+
+@contextmanager
+def frames() -> Iterator[list[str]]:
+    """Collect the Python functions that are entered, by module and name."""
+    entered: list[str] = []
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            entered.append(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}")
+
+    sys.setprofile(watch)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+
+
+def inputs(device: str | torch.device) -> list[Tensor]:
+    """Return q, k and v."""
+    return [torch.randn(1, 2, 8, 16).to(device) for _ in range(3)]
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+@pytest.mark.parametrize("place", ["device", "cpu"])
+def test_a_plain_call_enters_few_python_functions(
+    place: str, mask: str | None, device: torch.device
+) -> None:
+    """A warm call runs its own two functions, and asks what compiles or casts."""
+    where = device if place == "device" else "cpu"
+    q, k, v = inputs(where)
+    keep = torch.ones(8, 8, dtype=torch.bool)
+    given = None if mask is None else (keep if mask == "bool" else keep.float())
+    given = None if given is None else given.to(where)
+    orchard_ops.flash_attention(q, k, v, given)
+    with frames() as entered:
+        orchard_ops.flash_attention(q, k, v, given)
+    ours = [name for name in entered if name.startswith(PACKAGE)]
+    assert ours[:2] == [
+        "orchard_ops._attention.flash_attention",
+        "orchard_ops._plain.attend",
+    ]
+    assert not any("_arguments" in name or "_checks" in name for name in ours)
+    # PyTorch's is_compiling takes two, and this context's own exit is one more.
+    assert len(entered) <= 7, entered
+
+
+class Operators(TorchDispatchMode):
+    """Collects the operators that reach a device."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Note the name and go on."""
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_a_plain_call_is_one_operator(is_recorded: bool, device: torch.device) -> None:
+    """Whoever watches operators sees forward alone, as in the long way."""
+    q, k, v = inputs(device)
+    q.requires_grad_(is_recorded)
+    with Operators() as seen:
+        out = orchard_ops.flash_attention(q, k, v)
+    assert isinstance(out, Tensor)
+    calls = [name for name in seen.names if name.startswith("orchard_ops")]
+    assert calls == ["orchard_ops.forward.default"]
+    assert out.requires_grad == is_recorded
+
+
+def no_grad(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with nothing recorded."""
+    with torch.no_grad():
+        return orchard_ops.flash_attention(q, k, v)  # type: ignore[return-value]
+
+
+def inference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend in inference mode."""
+    with torch.inference_mode():
+        return orchard_ops.flash_attention(q, k, v)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("call", [no_grad, inference])
+def test_no_node_where_nothing_is_recorded(
+    call: Callable[..., Tensor], device: torch.device
+) -> None:
+    """An output that no gradient can reach has no node, and the same numbers."""
+    q, k, v = inputs(device)
+    q.requires_grad_()
+    recorded = orchard_ops.flash_attention(q, k, v)
+    assert isinstance(recorded, Tensor)
+    out = call(q, k, v)
+    assert not out.requires_grad
+    assert torch.equal(out.cpu(), recorded.detach().cpu())
+
+
+MASKS = {
+    "a row without a key": torch.tensor([[True, True], [False, False]]),
+    "a row of -inf": torch.tensor([[0.0, 0.0], [-torch.inf, -torch.inf]]),
+    "an expanded column": torch.tensor([[True], [False]]).expand(2, 2),
+    "a late key": torch.tensor([[False, True], [True, False]]),
+    "one row for all": torch.tensor([[True, False]]),
+    "NaN, which is no -inf": torch.tensor([[torch.nan, 0.0], [0.0, 0.0]]),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_short_and_long_way_agree(name: str, device: torch.device) -> None:
+    """A mask gives the same on the CPU and the device, and with lse asked for."""
+    q, k, v = (torch.randn(1, 2, 2, 8) for _ in range(3))
+    mask = MASKS[name]
+    short = orchard_ops.flash_attention(q, k, v, mask)
+    long, _ = orchard_ops.flash_attention(q, k, v, mask, return_lse=True)
+    there = [tensor.to(device) for tensor in (q, k, v, mask)]
+    on_device = orchard_ops.flash_attention(*there)
+    assert isinstance(short, Tensor)
+    assert isinstance(on_device, Tensor)
+    same = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}
+    torch.testing.assert_close(short, long, **same)
+    torch.testing.assert_close(on_device.cpu(), long, **same)
+
+
+def test_vmap_over_a_cpu_mask() -> None:
+    """A mask inside vmap, which nobody can look into, takes the long way."""
+    q, k, v = (torch.randn(3, 1, 2, 4, 8) for _ in range(3))
+    bias = torch.randn(3, 4, 4)
+
+    def attend(*given: Tensor) -> Tensor:
+        out = orchard_ops.flash_attention(*given)
+        assert isinstance(out, Tensor)
+        return out
+
+    got = torch.func.vmap(attend)(q, k, v)
+    want = torch.stack([attend(*parts) for parts in zip(q, k, v)])
+    torch.testing.assert_close(got, want)
+    with pytest.raises(RuntimeError, match="data-dependent"):
+        torch.func.vmap(attend)(q, k, v, bias)
