@@ -508,9 +508,8 @@ void plan_forward(Device& device,
 
 namespace {
 
-
 Arguments with(Arguments arguments, std::initializer_list<Argument> more) {
-  arguments.insert(arguments.end(), more);
+  for (const Argument& argument : more) arguments.push_back(argument);
   return arguments;
 }
 
