@@ -144,18 +144,9 @@ def test_short_and_long_way_agree(name: str, device: torch.device) -> None:
     torch.testing.assert_close(on_device.cpu(), long, **same)
 
 
-def test_vmap_over_a_cpu_mask() -> None:
-    """A mask inside vmap, which nobody can look into, takes the long way."""
+def test_vmap_refuses_a_cpu_mask() -> None:
+    """A mask inside vmap, which nobody can look into, is PyTorch's own clear error."""
     q, k, v = (torch.randn(3, 1, 2, 4, 8) for _ in range(3))
     bias = torch.randn(3, 4, 4)
-
-    def attend(*given: Tensor) -> Tensor:
-        out = orchard_ops.flash_attention(*given)
-        assert isinstance(out, Tensor)
-        return out
-
-    got = torch.func.vmap(attend)(q, k, v)
-    want = torch.stack([attend(*parts) for parts in zip(q, k, v)])
-    torch.testing.assert_close(got, want)
     with pytest.raises(RuntimeError, match="data-dependent"):
-        torch.func.vmap(attend)(q, k, v, bias)
+        torch.func.vmap(orchard_ops.flash_attention)(q, k, v, bias)
