@@ -10,12 +10,14 @@ Importing this module loads nothing.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,7 @@ Kernel = Any
 
 # What PyTorch calls the device type before anybody renames it.
 _UNNAMED = "privateuseone"
+_LAST_MOMENT = 0.1  # seconds
 _MODES = ("private", "shared")
 _FAMILIES = ("A", "B", "C")
 _LANGUAGES = {"3.0": 0x30000, "3.1": 0x30001}  # as Metal counts them
@@ -119,6 +122,9 @@ def enable() -> None:
     _sim_device.register(DEVICE)
     with contextlib.suppress(DeviceError):  # needed by kernels only
         torch.ops.orchard_metalsim.set_compiler(shlex.join(compiler()))
+    # PyTorch's autograd thread of a device lets go of a backward's Python objects a
+    # moment after backward has returned; 2.13 aborts a process that ends before that.
+    atexit.register(time.sleep, _LAST_MOMENT)
 
 
 @overload
