@@ -69,6 +69,7 @@ MESSAGES = {
         setLanguageVersion: setThreadgroupMemoryLength:atIndex: status storageMode
         waitUntilCompleted
         """,
+    "10.12": "recommendedMaxWorkingSetSize",
     "10.13": "maxThreadgroupMemoryLength registryID",
     "10.15": "supportsFamily:",
     "15.0": "setMathFloatingPointFunctions: setMathMode:",
