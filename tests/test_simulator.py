@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -277,6 +278,54 @@ def test_counters():
         "uninitialized_reads": 0,
     }
     assert want == {name: counted[name] for name in want}
+
+
+@pytest.mark.parametrize(
+    ("element", "stride", "from_lane", "extra"),
+    [
+        ("float", 1, "lane", 0),
+        ("float", 2, "lane", 1),
+        ("float", 32, "lane", 31),
+        ("float", 33, "lane", 0),
+        ("float", 32, "0", 31),  # by the store alone: one word serves every lane
+        ("half", 1, "lane", 0),
+        ("half", 4, "lane", 1),
+        ("float2", 1, "lane", 0),
+        ("float2", 2, "lane", 2),  # one in each half of the simdgroup
+        ("float4", 1, "lane", 0),
+        ("float4", 4, "lane", 12),
+    ],
+)
+def test_bank_conflicts(element, stride, from_lane, extra):
+    """Passes that a simdgroup's access needs beyond those for its bytes are counted."""
+    parts = {"float2": "x.x + x.y", "float4": "x.x + x.y + x.z + x.w"}
+    banks = kernel(
+        "banks",
+        ELEM=element,
+        STRIDE=stride,
+        FROM=f"{from_lane} * {stride}",
+        RESULT=parts.get(element, "x"),
+    )
+    y = np.zeros(64, np.float32)
+    counted = banks.dispatch([y], 1, 64, strict=True)
+    accesses = 2 if from_lane == "lane" else 1
+    assert counted["bank_conflicts"] == 2 * accesses * extra
+    assert counted["threadgroup_stores"] == counted["threadgroup_loads"] == 64
+    assert banks.dispatch([y], 1, 64, strict=False)["bank_conflicts"] == 0
+
+
+def test_environments_share_compiled_kernels(tmp_path, monkeypatch):
+    """Where the compiler lies does not matter to the cache, only which one it is."""
+    program, *words = sim.compiler()
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ORCHARD_CACHE_DIR", str(cache))
+    for environment in ("one", "other"):
+        link = tmp_path / environment / Path(program).name
+        link.parent.mkdir()
+        link.symlink_to(program)
+        monkeypatch.setenv("ORCHARD_SIM_CXX", shlex.join([str(link), *words]))
+        kernel("saxpy", SHARED=os.getpid())
+    assert len(list(cache.glob("*.so"))) == 1
 
 
 def test_cache_is_private(tmp_path, monkeypatch):

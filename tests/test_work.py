@@ -166,6 +166,19 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
         assert _work.SHORT % (8 * tile.cols) == 0
 
 
+@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("head_dim", [128, 192, 256])
+def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
+    """Simdgroups that share a tile pass partial sums without an extra pass."""
+    with sim.family(family):
+        counts = _work.run(Shape(64, head_dim=head_dim, heads=1))
+    split = {name for name, found in counts.items() if found["threadgroup_stores"]}
+    assert split or (family, head_dim) == ("B", 128)
+    assert {name: found["bank_conflicts"] for name, found in counts.items()} == (
+        dict.fromkeys(counts, 0)
+    )
+
+
 def test_counts_extrapolate() -> None:
     """Two short runs give a longer one's counts."""
     shape = Shape(_work.LONG + _work.SHORT, heads=2, is_causal=True)

@@ -251,6 +251,13 @@ def make_tree(version: str, python: str, work: Path, also: list[str]) -> Path:
     return tree
 
 
+def add_bytecode(tree: Path, python: str) -> None:
+    """Compile the modules, as pip does: importing their text takes twice as long."""
+    # Some of PyTorch's files are written for newer Pythons: they stay text.
+    command = [python, "-m", "compileall", "-qq", tree]
+    subprocess.run(command, check=False)
+
+
 def cached_tree(version: str, python: str, tag: str, also: list[str]) -> Path:
     """Return the cache's tree for a version and interpreter, made once."""
     root = cache_root()
@@ -260,6 +267,8 @@ def cached_tree(version: str, python: str, tag: str, also: list[str]) -> Path:
         if not tree.exists():
             with tempfile.TemporaryDirectory(prefix="making-", dir=root) as work:
                 make_tree(version, python, Path(work), also).rename(tree)
+        if not (tree / "torch" / "__pycache__").exists():
+            add_bytecode(tree, python)
     return tree
 
 

@@ -104,6 +104,7 @@ def _counted_row(family: str, shape: Shape, counts: _work.Counts, which: str) ->
         + per_score("device_store_bytes"),
         "threadgroup_bytes_per_score": per_score("threadgroup_load_bytes")
         + per_score("threadgroup_store_bytes"),
+        "bank_conflicts_per_8x64": per_score("bank_conflicts") * 512,
     }
 
 

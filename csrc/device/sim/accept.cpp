@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <sstream>
 #include <utility>
 
@@ -227,22 +228,35 @@ class Acceptor : TokenList {
   bool is_kernel_ = false;
 };
 
-// Of a type in LLVM assembly: numbers, and arrays of arrays of them.
-uint64_t bytes_of(const std::string& type) {
+// Of a type in LLVM assembly: numbers, vectors of Metal's, arrays of either.
+uint64_t bytes_of(const std::string& type, const std::string& assembly) {
   constexpr std::pair<const char*, uint64_t> sizes[] = {
       {"i8", 1},    {"i16", 2}, {"half", 2}, {"i32", 4},
       {"float", 4}, {"i64", 8}, {"ptr", 8}};
   if (type.starts_with('[')) {
     const size_t by = type.find(" x ");
-    return std::stoull(type.substr(1)) * bytes_of(type.substr(by + 3));
+    return std::stoull(type.substr(1)) *
+           bytes_of(type.substr(by + 3), assembly);
   }
   for (const auto& [name, bytes] : sizes) {
     if (type.starts_with(name)) return bytes;
   }
+  constexpr std::string_view vector = "%\"struct.metal::vec";
+  if (type.starts_with(vector)) {
+    // %"name" = type { element, … }; three take the room of four.
+    const std::string name = type.substr(0, type.find('"', 2) + 1);
+    const std::string start = "\n" + name + " = type { ";
+    const size_t body = assembly.find(start) + start.size();
+    const std::string members =
+        assembly.substr(body, assembly.find(" }", body) - body);
+    const auto more = std::count(members.begin(), members.end(), ',');
+    return std::bit_ceil(static_cast<uint64_t>(more) + 1) *
+           bytes_of(members, assembly);
+  }
   throw Error(ErrorKind::compile,
               "simulator: cannot tell the size of a threadgroup variable of "
               "type " +
-                  type + "; use arrays of numbers");
+                  type + "; use arrays of numbers or vectors");
 }
 
 }  // namespace
@@ -257,7 +271,9 @@ uint64_t declared_threadgroup_bytes(const std::string& assembly) {
   std::istringstream lines(assembly);
   for (std::string line; std::getline(lines, line);) {
     const size_t at = line.find(declared);
-    if (at != line.npos) bytes += bytes_of(line.substr(at + declared.size()));
+    if (at != line.npos) {
+      bytes += bytes_of(line.substr(at + declared.size()), assembly);
+    }
   }
   return bytes;
 }

@@ -51,6 +51,7 @@ void Checker::begin(std::vector<BoundView> views,
 void Checker::begin_threadgroup(const std::byte* memory) {
   memory_ = memory;
   cells_.assign(kGroupBytes, {});
+  banks_.forget();
 }
 
 std::string Checker::access(const Accessor& who,
@@ -206,6 +207,7 @@ std::string Checker::group_access(const Accessor& who,
                                   const void* pc,
                                   abi::Counters& counters) {
   count(counters, abi::Space::threadgroup, bytes, is_write);
+  banks_.access(who.thread, offset, bytes, pc, is_write);
   bool is_fresh = false;
   for (uint64_t i = offset; i < offset + bytes; ++i) {
     Cell& cell = cells_[i];

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "device/sim/banks.h"
 #include "device/sim/msl/abi.h"
 
 namespace orchard::sim {
@@ -43,6 +44,8 @@ class Checker {
              const void* code_begin,
              const void* code_end);
   void begin_threadgroup(const std::byte* memory);
+  // All lanes of a simdgroup have come to a collective, or returned.
+  void synchronized(uint32_t simdgroup) { banks_.settle(simdgroup); }
 
   // Empty when the access is right, else what is wrong with it.
   std::string access(const Accessor& who,
@@ -64,6 +67,7 @@ class Checker {
 
   // Loads of device memory by width: 1, 2, 4, 8, 16 bytes.
   const std::array<uint64_t, 5>& load_widths() const { return load_widths_; }
+  uint64_t bank_conflicts() const { return banks_.conflicts(); }
 
  private:
   struct Cell {  // of one byte of threadgroup memory
@@ -103,6 +107,7 @@ class Checker {
                    const void* pc);
 
   std::vector<BoundView> views_;
+  BankCounter banks_;
   const std::byte* memory_ = nullptr;
   const std::byte* code_begin_ = nullptr;
   const std::byte* code_end_ = nullptr;

@@ -98,11 +98,13 @@ class Binding {
 
   const Job& job() const { return job_; }
 
-  void add_load_widths(Counters& counters) const {
+  // What only the checker knows.
+  void add_checked(Counters& counters) const {
     if (checker_ == nullptr) return;
     for (size_t i = 0; i < 5; ++i) {
       counters.load_widths[i] += checker_->load_widths()[i];
     }
+    counters.bank_conflicts += checker_->bank_conflicts();
   }
 
   std::string damage() const {
@@ -387,7 +389,7 @@ class SimDevice : public device::Device {
     const Binding binding(launch, copy);
     if (product(launch.threadgroups) == 0) return {};
     Counters counted = Execution(binding.job(), workers_).run();
-    binding.add_load_widths(counted);
+    binding.add_checked(counted);
     if (std::string problem = binding.damage(); !problem.empty()) {
       refuse(problem);
     }
@@ -491,6 +493,7 @@ Counters& Counters::operator+=(const Counters& other) {
   simdgroup_barriers += other.simdgroup_barriers;
   exponentials += other.exponentials;
   uninitialized_reads += other.uninitialized_reads;
+  bank_conflicts += other.bank_conflicts;
   for (int i = 0; i < 3; ++i) {
     loads[i] += other.loads[i];
     stores[i] += other.stores[i];
@@ -513,7 +516,8 @@ std::vector<std::pair<std::string, uint64_t>> Counters::items() const {
       {"threadgroup_barriers", threadgroup_barriers},
       {"simdgroup_barriers", simdgroup_barriers},
       {"exponentials", exponentials},
-      {"uninitialized_reads", uninitialized_reads}};
+      {"uninitialized_reads", uninitialized_reads},
+      {"bank_conflicts", bank_conflicts}};
   constexpr const char* spaces[] = {"device", "constant", "threadgroup"};
   for (int i = 0; i < 3; ++i) {
     const std::string space = spaces[i];

@@ -86,6 +86,7 @@ struct Counters {
   // Loads of device memory of 1, 2, 4, 8, 16 bytes; strict mode.
   uint64_t load_widths[5] = {};
   uint64_t uninitialized_reads = 0;  // of threadgroup memory, strict mode
+  uint64_t bank_conflicts = 0;       // extra passes, see banks.h; strict mode
 
   Counters& operator+=(const Counters& other);
   std::vector<std::pair<std::string, uint64_t>> items() const;

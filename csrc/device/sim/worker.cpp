@@ -268,6 +268,7 @@ void Worker::lane_returned() {
     next_lane(&gone);
   }
   s.state = State::done;
+  if (job_->checker != nullptr) job_->checker->synchronized(current_);
   uint32_t next = 0;
   if (pick(next)) {
     enter(next);
@@ -315,6 +316,7 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
 
 void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
   count(s.op);
+  if (job_->checker != nullptr) job_->checker->synchronized(current_);
   context_->arrived = 0;
   context_->log_length = 0;
   context_->log_position = 0;

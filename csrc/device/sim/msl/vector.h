@@ -321,7 +321,8 @@ struct component_count<swizzle<V, T, I...>> {
   static constexpr uint value = sizeof...(I);
 };
 
-// What moves a whole vector of two or four in one access.
+// What moves a whole vector of two or four in one access: vectors too, since the
+// optimizer would split an integer into the elements that it was made from.
 template <uint BYTES>
 struct mover;
 template <>
@@ -330,11 +331,11 @@ struct mover<2> {
 };
 template <>
 struct mover<4> {
-  typedef uint type __attribute__((may_alias));
+  typedef ushort type __attribute__((vector_size(4), may_alias));
 };
 template <>
 struct mover<8> {
-  typedef ulong type __attribute__((may_alias));
+  typedef uint type __attribute__((vector_size(8), may_alias));
 };
 template <>
 struct mover<16> {
