@@ -14,17 +14,19 @@ namespace orchard::metal {
 class Pipeline final : public device::Pipeline {
  public:
   Pipeline(NS::SharedPtr<MTL::ComputePipelineState> state, std::string name)
-      : state_(std::move(state)), name_(std::move(name)) {}
+      : state_(std::move(state)),
+        name_(std::move(name)),
+        max_threads_(
+            static_cast<uint32_t>(state_->maxTotalThreadsPerThreadgroup())) {}
 
-  uint32_t max_threads_per_threadgroup() const override {
-    return static_cast<uint32_t>(state_->maxTotalThreadsPerThreadgroup());
-  }
+  uint32_t max_threads_per_threadgroup() const override { return max_threads_; }
   MTL::ComputePipelineState* state() const { return state_.get(); }
   const std::string& name() const { return name_; }
 
  private:
   NS::SharedPtr<MTL::ComputePipelineState> state_;
   std::string name_;
+  uint32_t max_threads_;  // asked once: each plan and each launch compares
 };
 
 // The newest language version that the kernels are written for and the running
