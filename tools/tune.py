@@ -86,6 +86,12 @@ def registers(kernel: str, tile: Tile, head_dim: int, element_bytes: int) -> int
     return tile.cols * 2 * fragments * (2 + operand) + 2 * scores
 
 
+def barriers(kernel: str, tile: Tile) -> int:
+    """Return the barriers of a block: one where two copies of the exchange fit."""
+    held = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
+    return (1 if 2 * held <= THREADGROUP_BYTES else 2) if held else 0
+
+
 def exchanged_fragments(kernel: str, tile: Tile) -> int:
     """Return the fragments that slices add up through threadgroup memory."""
     if kernel == "backward_dq_spilled":
@@ -133,9 +139,9 @@ def tile_work(
         multiplies=_model.PRODUCTS[kernel] * visited * fragments,
         alu=_model.alu(kernel, 2 * visited, reads, part),
         shuffles=_model.SHUFFLES_PER_BLOCK * tile.rows if kernel == "forward" else 0,
-        loads=loads + stores + 2 * exchanged * (1 + tile.split),
+        loads=loads + stores + exchanged * (1 + tile.split),
         exponentials=0 if is_spilled else 2 * visited,
-        barriers=2 if exchanged else 0,
+        barriers=barriers(kernel, tile),
         device_bytes=moved + ds_moved,
         # Two simdgroups that walk the same blocks are taken to share each line.
         l2_bytes=(moved / 2 if tile.split == 1 else moved) + ds_moved,

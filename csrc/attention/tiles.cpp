@@ -17,81 +17,81 @@ using device::Family;
 constexpr Tile kForwardA2[] = {
     { 64, 2, 4, 4, 1},  //   30.0 ps, 64 registers
     {128, 1, 8, 4, 1},  //   62.1 ps, 64 registers
-    {192, 2, 4, 6, 3},  //   97.0 ps, 64 registers
-    {256, 2, 4, 4, 4},  //  130.6 ps, 64 registers
+    {192, 2, 4, 6, 3},  //   95.8 ps, 64 registers
+    {256, 2, 4, 4, 4},  //  128.0 ps, 64 registers
 };
 constexpr Tile kForwardA4[] = {
     { 64, 2, 1, 4, 1},  //   42.3 ps, 68 registers
     { 96, 1, 8, 4, 1},  //   65.9 ps, 64 registers
     {128, 1, 2, 4, 1},  //   87.9 ps, 68 registers
-    {192, 2, 4, 4, 4},  //  138.5 ps, 64 registers
-    {256, 2, 1, 4, 4},  //  188.4 ps, 68 registers
+    {192, 2, 4, 4, 4},  //  135.4 ps, 64 registers
+    {256, 2, 1, 4, 4},  //  182.8 ps, 68 registers
 };
 constexpr Tile kForwardB2[] = {
     { 64, 2, 4, 4, 1},  //   83.1 ps, 64 registers
     { 96, 2, 2, 4, 1},  //  124.4 ps, 80 registers
     {128, 2, 1, 4, 1},  //  165.8 ps, 100 registers
-    {192, 1, 2, 4, 1},  //  258.3 ps, 76 registers
+    {192, 2, 4, 4, 2},  //  256.8 ps, 88 registers
     {256, 1, 1, 4, 1},  //  344.3 ps, 98 registers
 };
 constexpr Tile kForwardB4[] = {
     { 64, 2, 2, 4, 1},  //  112.1 ps, 72 registers
     { 96, 2, 1, 4, 1},  //  167.9 ps, 100 registers
-    {128, 4, 4, 4, 4},  //  232.5 ps, 96 registers
-    {192, 2, 4, 6, 3},  //  353.8 ps, 80 registers
-    {256, 2, 8, 4, 4},  //  471.3 ps, 96 registers
+    {128, 4, 2, 4, 4},  //  232.3 ps, 80 registers
+    {192, 2, 1, 4, 2},  //  351.8 ps, 100 registers
+    {256, 2, 4, 4, 4},  //  471.0 ps, 80 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
     { 64, 4, 1, 4, 1},  //   64.6 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  106.9 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  139.7 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  211.6 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  284.8 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  104.6 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  137.8 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  209.3 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  279.5 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
     { 64, 1, 1, 4, 1},  //   91.8 ps, 68 registers
-    { 96, 2, 2, 4, 4},  //  156.4 ps, 64 registers
-    {128, 1, 1, 4, 2},  //  227.3 ps, 68 registers
-    {192, 4, 1, 4, 4},  //  338.9 ps, 64 registers
-    {256, 1, 1, 4, 4},  //  457.3 ps, 68 registers
+    { 96, 2, 2, 4, 4},  //  150.1 ps, 64 registers
+    {128, 1, 1, 4, 2},  //  224.1 ps, 68 registers
+    {192, 4, 1, 4, 4},  //  336.9 ps, 64 registers
+    {256, 1, 1, 4, 4},  //  450.8 ps, 68 registers
 };
 constexpr Tile kBackwardDkdvB2[] = {
     { 64, 2, 1, 4, 1},  //  173.2 ps, 56 registers
     {128, 1, 1, 4, 1},  //  344.8 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  534.2 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  736.2 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  529.2 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  727.9 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
     { 96, 1, 1, 4, 1},  //  355.3 ps, 100 registers
-    {128, 4, 2, 4, 4},  //  483.6 ps, 96 registers
-    {192, 4, 1, 6, 3},  //  885.9 ps, 80 registers
-    {256, 4, 1, 4, 4},  // 1184.8 ps, 80 registers
+    {128, 2, 2, 4, 4},  //  482.9 ps, 80 registers
+    {192, 1, 1, 4, 2},  //  881.5 ps, 100 registers
+    {256, 4, 1, 4, 4},  // 1179.8 ps, 80 registers
 };
 constexpr Tile kBackwardDqA2[] = {
     { 64, 1, 8, 4, 1},  //   49.2 ps, 64 registers
     { 96, 1, 4, 4, 1},  //   72.1 ps, 64 registers
     {128, 1, 1, 4, 1},  //   95.9 ps, 68 registers
-    {192, 1, 4, 4, 2},  //  155.2 ps, 64 registers
-    {256, 1, 1, 4, 2},  //  209.6 ps, 68 registers
+    {192, 2, 2, 4, 4},  //  153.2 ps, 64 registers
+    {256, 1, 1, 4, 2},  //  205.3 ps, 68 registers
 };
 constexpr Tile kBackwardDqA4[] = {
     { 64, 1, 4, 4, 1},  //   68.6 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  112.3 ps, 64 registers
-    {128, 2, 2, 4, 4},  //  152.9 ps, 64 registers
-    {192, 1, 4, 6, 3},  //  252.9 ps, 64 registers
-    {256, 1, 4, 4, 4},  //  338.6 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  109.5 ps, 64 registers
+    {128, 2, 2, 4, 4},  //  146.5 ps, 64 registers
+    {192, 1, 2, 6, 3},  //  252.9 ps, 56 registers
+    {256, 1, 4, 4, 4},  //  336.6 ps, 64 registers
 };
 constexpr Tile kBackwardDqB2[] = {
     { 64, 2, 1, 4, 1},  //  124.7 ps, 72 registers
     {128, 1, 2, 4, 1},  //  258.9 ps, 72 registers
     {192, 1, 1, 4, 1},  //  387.8 ps, 100 registers
-    {256, 2, 4, 4, 4},  //  529.3 ps, 96 registers
+    {256, 2, 2, 4, 4},  //  528.7 ps, 80 registers
 };
 constexpr Tile kBackwardDqB4[] = {
     { 64, 1, 2, 4, 1},  //  178.3 ps, 56 registers
     {128, 1, 1, 4, 1},  //  355.4 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  544.8 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  889.8 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  539.8 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  881.6 ps, 100 registers
 };
 constexpr Tile kBackwardDqSpilledA2[] = {
     { 64, 4, 1, 4, 1},  //   14.8 ps, 68 registers
@@ -115,8 +115,8 @@ constexpr Tile kBackwardDqSpilledB2[] = {
 };
 constexpr Tile kBackwardDqSpilledB4[] = {
     { 96, 1, 1, 4, 1},  //   94.2 ps, 26 registers
-    {128, 4, 2, 4, 2},  //  116.2 ps, 72 registers
-    {192, 4, 1, 6, 3},  //  172.4 ps, 72 registers
+    {128, 2, 2, 4, 1},  //  116.6 ps, 68 registers
+    {192, 1, 1, 4, 1},  //  182.3 ps, 50 registers
     {256, 4, 1, 4, 4},  //  228.5 ps, 72 registers
 };
 // From which head size on keeping ds is faster, there and on M1 and M3:

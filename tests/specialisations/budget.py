@@ -52,10 +52,14 @@ def tile_registers(s: Specialisation) -> int:
 
 
 def threadgroup_bytes(s: Specialisation) -> int:
-    """Bytes of the exchange in which slices add up their partial scores."""
+    """Bytes of the exchange in which slices add up their partial scores.
+
+    Twice what one block needs, where that fits.
+    """
     if s["SPLIT"] == 1 or s.kernel == "backward_dq_spilled":  # slices never meet
         return 0
     both = (
         1 if s.kernel in ("forward", "decode") else 2
     )  # scores, and gradients beside them
-    return s["SIMDGROUPS"] * both * s["TILE_ROWS"] * s["TILE_COLS"] * 64 * 4
+    once = s["SIMDGROUPS"] * both * s["TILE_ROWS"] * s["TILE_COLS"] * 64 * 4
+    return 2 * once if 2 * once <= THREADGROUP_BYTES else once
