@@ -29,7 +29,8 @@ SUITES = {
     "views": ("test_storage_bridge.py", "-k", "views or offsets or slices"),
     "decode": ("test_kvcache.py", "-k", "matches_float64 and not cpu"),
     "varlen": ("test_varlen.py", "-k", "device or neighbors or packing"),
-    "attention": ("test_attention.py",),
+    "spilled": ("test_spill.py", "-k", "spilling_matches_float64 and f16-d64"),
+    "features": ("test_attention.py", "-k", "together or mask or types or twice"),
 }
 
 
