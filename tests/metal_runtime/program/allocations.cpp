@@ -1,5 +1,5 @@
-// tests/metal_runtime/program/allocations.cpp: the program's operator new, which
-// counts.
+// tests/metal_runtime/program/allocations.cpp: the program's operator new,
+// which counts.
 #include "allocations.h"
 
 #include <cstdlib>

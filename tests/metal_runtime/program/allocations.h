@@ -1,5 +1,5 @@
-// tests/metal_runtime/program/allocations.h: how often this thread has asked for
-// memory.
+// tests/metal_runtime/program/allocations.h: how often this thread has asked
+// for memory.
 #pragma once
 
 #include <cstdint>

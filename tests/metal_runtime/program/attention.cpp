@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <stdexcept>
 
 #include "allocations.h"
 #include "device/metal/metal.h"
@@ -128,6 +129,25 @@ void Attention::backward(device::Device& device) const {
   attention::Plan plan;
   attention::plan_backward(device, problem_, gradient_tensors(), {}, plan);
   device.submit(plan.launches);
+}
+
+void Attention::spilled_backward(device::Device& device) const {
+  constexpr int64_t kScratch = 1 << 20;
+  const attention::Spill spill = attention::choose_spill(
+      device.limits(), problem_, {.dq = true, .dkdv = true}, kScratch);
+  if (!spill.is_used() || spill.is_summed()) {
+    throw std::logic_error("expected the spill of one chunk of columns");
+  }
+  const auto mode = device::StorageMode::private_;
+  const auto length = static_cast<uint64_t>(spill.spill_bytes);
+  void* const scratch = new_buffer(length, mode);
+  attention::Tensors all = gradient_tensors();
+  all.spill = {scratch, 0, length, mode};
+  attention::Plan plan;
+  attention::plan_backward(device, problem_, all, spill, plan);
+  device.submit(plan.launches);
+  // As PyTorch frees scratch: at once, while the launches are only encoded.
+  release(static_cast<Object*>(scratch));
 }
 
 uint64_t Attention::allocations_of_plans(device::Device& device) const {

@@ -26,6 +26,8 @@ class Attention {
   // Plans and submits on a device; results are there once its stream is done.
   void forward(orchard::device::Device& device) const;
   void backward(orchard::device::Device& device) const;
+  // The one that keeps the gradients of the scores in scratch.
+  void spilled_backward(orchard::device::Device& device) const;
   // How often planning both asks for memory.
   uint64_t allocations_of_plans(orchard::device::Device& device) const;
 

@@ -62,6 +62,21 @@ void encodes_a_backward_as_three_dispatches() {
   expect(count(messages, "endEncoding") == 0, "the encoder was ended");
 }
 
+// The same dispatches in number, and scratch that is given back before they
+// run.
+void a_spilled_backward_matches_the_definition() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  source().stream.synchronize();
+  clear_encoded();
+  attention.spilled_backward(gpu());
+  expect(count(encoded(), "dispatch") == 3, "dispatches");
+  source().stream.synchronize();
+  const double error = attention.backward_error();
+  expect(error < 1e-5, "differs by " + std::to_string(error));
+  expect(statistics().messages_to_dead == 0, "the scratch went too early");
+}
+
 // Nothing of a plan is encoded when one of its kernels cannot be had.
 void a_failed_backward_encodes_nothing() {
   const Attention attention(StorageMode::private_);
@@ -220,6 +235,7 @@ constexpr Test kTests[] = {
     TEST(backward_on_private_buffers),
     TEST(backward_on_shared_buffers),
     TEST(encodes_a_backward_as_three_dispatches),
+    TEST(a_spilled_backward_matches_the_definition),
     TEST(a_failed_backward_encodes_nothing),
     TEST(encodes_in_order_and_leaves_the_encoder_open),
     TEST(reports_a_gpu_error_once),
