@@ -321,8 +321,8 @@ struct component_count<swizzle<V, T, I...>> {
   static constexpr uint value = sizeof...(I);
 };
 
-// What moves a whole vector of two or four in one access: vectors too, since the
-// optimizer would split an integer into the elements that it was made from.
+// What moves a whole vector of two or four in one access: vectors too, since
+// the optimizer would split an integer into the elements that it was made from.
 template <uint BYTES>
 struct mover;
 template <>
