@@ -1,0 +1,68 @@
+// csrc/attention/specialisation.h: one text of a kernel, and its compiled form.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "attention/problem.h"
+#include "attention/tiles.h"
+
+namespace orchard::attention {
+
+// What a kernel's text has or leaves out.
+struct Features {
+  MaskKind mask = MaskKind::none;
+  DType mask_dtype = DType::float32;
+  bool has_window = false;
+  bool has_slopes = false;
+  bool has_softcap = false;
+  bool has_sinks = false;
+  bool has_dropout = false;
+  bool is_packed = false;
+  bool is_decode = false;
+  bool is_paged = false;
+  bool has_left_pads = false;
+  bool has_cache_rows = false;
+  bool is_spilling = false;
+  bool is_summed = false;
+
+  bool operator==(const Features&) const = default;
+
+  const char* mask_type() const;
+  std::string name() const;  // its part of a specialisation's
+};
+
+// The features of a problem that a kernel's text knows; `is_spilling` and
+// `is_summed` of the backward that the launch is a part of.
+Features features_of(const Problem& problem,
+                     Kernel kernel,
+                     bool is_spilling,
+                     bool is_summed);
+
+// All that changes a kernel's text.
+struct Specialisation {
+  Kernel kernel;
+  DType dtype;
+  int64_t head_dim;
+  int64_t head_dim_v;
+  int64_t vec;
+  Features features;
+  Tile tile{};
+
+  bool operator==(const Specialisation&) const = default;
+  std::string name() const;
+};
+
+// A compiled specialisation, kept as long as the process: no more text is
+// built and nothing is allocated to find it again.
+struct Compiled {
+  std::shared_ptr<const device::Pipeline> pipeline;
+  std::string name;
+};
+
+// That of a specialisation, or of one with a smaller tile, which it becomes:
+// how many threads a kernel's registers leave room for is known only once
+// compiled.
+const Compiled& fitting(device::Device& device, Specialisation& s);
+
+}  // namespace orchard::attention
