@@ -23,6 +23,7 @@ def test_public_names() -> None:
         "OrchardError",
         "UnsupportedError",
         "__version__",
+        "backward_scratch",
         "flash_attention",
         "flash_attention_varlen",
         "flash_attention_with_kvcache",
