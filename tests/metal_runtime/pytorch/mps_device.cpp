@@ -81,11 +81,17 @@ at::Tensor empty_strided(c10::IntArrayRef size,
                                            c10::dtype_or_default(dtype));
 }
 
+// Before 2.2 PyTorch's own refuses mps tensors.
 at::Tensor as_strided(const at::Tensor& self,
                       c10::IntArrayRef size,
                       c10::IntArrayRef stride,
                       optional<int64_t> offset) {
-  return at::native::as_strided_tensorimpl(self, size, stride, offset);
+  at::Tensor alias = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, c10::Storage(self.storage()), self.key_set(),
+      self.dtype());
+  alias.unsafeGetTensorImpl()->set_sizes_and_strides(
+      size, stride, offset.value_or(self.storage_offset()));
+  return alias;
 }
 
 at::Tensor view(const at::Tensor& self, c10::IntArrayRef size) {
@@ -158,7 +164,22 @@ at::Tensor copy_from_and_resize(const at::Tensor& self,
   return copy_from(self, target, false);
 }
 
+// Early versions' fallback leaves lists of indices on their device.
+c10::IValue on_cpu(const c10::IValue& value) {
+  auto indices = value.toOptionalTensorList().copy();
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const auto index = indices.get(i);
+    if (index.has_value() && index->defined()) indices.set(i, index->cpu());
+  }
+  return indices;
+}
+
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const size_t count = op.schema().arguments().size();
+  for (size_t i = stack->size() - count; i < stack->size(); ++i) {
+    c10::IValue& value = (*stack)[i];
+    if (value.isOptionalTensorList()) value = on_cpu(value);
+  }
   at::native::cpu_fallback(op, stack);
 }
 
