@@ -21,9 +21,9 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
     what counts is the number when the backward runs, not when the forward did.
 
     With enough scratch the kernels multiply five times for each score instead of
-    seven; what does not fit at once goes through it in parts.  Results differ by
-    rounding only, and each number gives the same bits on every run.  Memory beside the
-    scratch stays linear in the length.
+    seven; what does not fit at once goes through it in parts.  It is taken where q, k
+    and v all want gradients.  Results differ by rounding only, and each number gives
+    the same bits on every run.  Memory beside the scratch stays linear in the length.
 
     Args:
         max_bytes: 0: never take any, compute the scores twice. A positive number: use

@@ -523,7 +523,8 @@ x = torch.ones(8).to("metalsim").requires_grad_()
 """
 
 
-def test_a_program_may_end_after_a_backward() -> None:
+def test_a_program_may_end_after_a_backward(tmp_path: Path) -> None:
     """PyTorch's own thread for the device does not abort a process that is ending."""
     for _ in range(4):  # Without care it aborts three times in four, on 2.13.
-        subprocess.run([sys.executable, "-c", PROGRAM], check=True)
+        # Not in the source folder, which would be imported instead of the package.
+        subprocess.run([sys.executable, "-c", PROGRAM], check=True, cwd=tmp_path)
