@@ -104,14 +104,21 @@ class Folder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(lambda job: self.compile(*job), jobs))
 
-    def link(self, out: Path, command: list[str], objects: list[str]) -> None:
-        """Link, unless what is there was made of the same objects."""
-        key = hashlib.sha256("\0".join([*command, *objects]).encode()).hexdigest()
-        stamp = out.with_name(out.name + ".made-of")
-        if out.exists() and stamp.exists() and stamp.read_text() == key:
-            return
-        run([*command, "-o", str(out), *objects])
-        stamp.write_text(key)
+    def named(self, name: str, objects: list[str]) -> Path:
+        """Return the path of what is linked of these objects alone.
+
+        Another checkout has other objects, so neither overwrites the other's.
+        """
+        key = hashlib.sha256("\0".join(objects).encode()).hexdigest()
+        return self.path / f"{name}-{key[:16]}"
+
+
+def link(out: Path, command: list[str], objects: list[str]) -> None:
+    """Link, unless it is there already: its path names its objects."""
+    if not out.exists():
+        part = f"{out}.part"
+        run([*command, "-o", part, *objects])
+        Path(part).rename(out)
 
 
 @contextmanager
@@ -140,10 +147,10 @@ def build(path: Path, minor: int) -> Path:
         own = files(*DEVICE, *STAND_IN, *ATTENTION, "tests/metal_runtime/program/*.cpp")
         jobs = [(plain, source) for source in [*own, embedded]]
         jobs += [(streams, source) for source in files(*STREAMS)]
-        program = folder.path / f"test_metal-2.{minor}"
+        objects = folder.compile_all(jobs)
+        program = folder.named(f"test_metal-2.{minor}", objects)
         # The simulator's compiled kernels find its functions in us.
-        link = [*ZIG, "c++", "-rdynamic", "-pthread", "-ldl"]
-        folder.link(program, link, folder.compile_all(jobs))
+        link(program, [*ZIG, "c++", "-rdynamic", "-pthread", "-ldl"], objects)
     return program
 
 
@@ -171,28 +178,20 @@ def torch_flags(root: Path) -> tuple[str, list[str]]:
     ]
 
 
-def device_library(folder: Folder, embedded: Path, out: Path, abi: str) -> None:
-    """Link the device library: the Metal device, the stand-in, the simulator."""
+def device_objects(folder: Folder, embedded: Path, abi: str) -> list[str]:
+    """Compile the device library: the Metal device, the stand-in, the simulator."""
     metal = [*clang(), "-fPIC", *gcc_headers(), abi]
     jobs = [(metal, source) for source in [*files(*DEVICE, STAND_IN[0]), embedded]]
     jobs += [(["g++", "-c", "-fPIC"], source) for source in files(STAND_IN[1])]
-    command = ["g++", "-shared", "-pthread", "-Wl,-z,defs"]
-    folder.link(out, command, [*folder.compile_all(jobs), "-ldl"])
+    return folder.compile_all(jobs)
 
 
-def operators_library(
-    folder: Folder, device: Path, root: Path, flags: list[str]
-) -> None:
-    """Link _C beside the device library, with the MPS key and PyTorch's streams."""
+def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
+    """Compile _C with the MPS key, PyTorch's streams and its mps device."""
     plain = ["g++", "-c", "-std=c++20", "-O1", "-g0", "-fPIC", *own_includes(), *flags]
     plain += ["-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"]
     parts = ("csrc/torch/*.cpp", *ATTENTION, STREAMS[1], *PYTORCH)
-    objects = folder.compile_all([(plain, source) for source in files(*parts)])
-    needed = [root / "lib" / f"lib{name}.so" for name in ("torch_cpu", "c10")]
-    # -Bsymbolic: libtorch has a torch::mps of its own, which finds no MPS.
-    command = ["g++", "-shared", "-Wl,-z,defs,-Bsymbolic,-rpath,$ORIGIN"]
-    linked = [*objects, str(device), *map(str, needed)]
-    folder.link(device.with_name("_C.so"), command, linked)
+    return folder.compile_all([(plain, source) for source in files(*parts)])
 
 
 def build_for_torch(path: Path) -> Path:
@@ -204,11 +203,19 @@ def build_for_torch(path: Path) -> Path:
     import find_torch
 
     root = find_torch.torch_root()
+    abi, flags = torch_flags(root)
     with opened(path) as (folder, embedded):
-        libraries = folder.path / f"mps-{find_torch.torch_version(root)}"
+        device = device_objects(folder, embedded, abi)
+        operators = operator_objects(folder, [abi, *flags])
+        name = f"mps-{find_torch.torch_version(root)}"
+        libraries = folder.named(name, [*device, *operators])
         libraries.mkdir(exist_ok=True)
-        abi, flags = torch_flags(root)
-        device = libraries / "liborchard_device.so"
-        device_library(folder, embedded, device, abi)
-        operators_library(folder, device, root, [abi, *flags])
+        command = ["g++", "-shared", "-pthread", "-Wl,-z,defs"]
+        library = libraries / "liborchard_device.so"
+        link(library, [*command, f"-Wl,-soname,{library.name}"], [*device, "-ldl"])
+        needed = [root / "lib" / f"lib{name}.so" for name in ("torch_cpu", "c10")]
+        # -Bsymbolic: libtorch has a torch::mps of its own, which finds no MPS.
+        command.append("-Wl,-Bsymbolic,-rpath,$ORIGIN")
+        also = [str(library), *map(str, needed)]
+        link(libraries / "_C.so", command, [*operators, *also])
     return libraries
