@@ -34,7 +34,9 @@ bool is_readable(const Tensor& tensor) {
 
 template <class T, class Attends>
 bool each_row_has_one(const Tensor& mask, const Attends& attends) {
-  const T* const first = mask.const_data_ptr<T>();
+  // Untyped: clang spells the typed one's name anew from 18 on, and PyTorch 2.2
+  // to 2.4 for macOS export the old name.
+  const auto* const first = static_cast<const T*>(mask.const_data_ptr());
   // Rows that are one row in memory are looked at once.
   const auto count = [&](int64_t axis) {
     return mask.stride(axis) == 0 ? 1 : mask.size(axis);
