@@ -46,7 +46,7 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
                 "[backward_scratch] expected a number of bytes, 0 or more, or None, "
                 f"got {max_bytes!r}"
             )
-        if not _native.has_ops():
+        if not _native.is_loaded("_C"):
             raise DeviceError(
                 "[backward_scratch] expected the compiled operators, found none in "
                 f"{_native.library_dir()}; build the package"
