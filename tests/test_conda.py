@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import conda_environments as environments  # noqa: E402
 import conda_packages as packages  # noqa: E402
 import conda_standins as standins  # noqa: E402
-from conda_channel import LINUX, MACOS, MATRIX, Channel, Package  # noqa: E402
+from conda_channel import LINUX, MACOS, MATRIX, Channel, Package, required  # noqa: E402
 from conda_variants import Variant, rendered  # noqa: E402
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ def test_an_old_macos_is_refused(channel: Channel) -> None:
         environments.check_old_macos(variant(MACOS, "loose"), [channel.folder])
 
 
+def test_only_what_is_required_here_becomes_a_dependency() -> None:
+    """PyTorch 2.3 requires mkl on Windows, and extras are nobody's requirement."""
+    mkl = 'mkl (<=2021.4.0,>=2021.1.1) ; platform_system == "Windows"'
+    assert required([mkl, "Jinja2", "ninja; extra == 'dev'"]) == ["jinja2"]
+
+
 def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
     """What a build script prints before it fails is in the error."""
     from conda_channel import build_recipe
@@ -158,6 +164,9 @@ def test_every_variant_can_be_solved(tmp_path: Path) -> None:
     environments.solve_all([variant, *others, *rendered(MACOS)], [made.folder])
     lost = replace(variant, host=[need.replace(" 2.1.*", "") for need in variant.host])
     with pytest.raises(SystemExit, match="built with pytorch"):
+        environments.solve_all([lost], [made.folder])
+    lost = replace(variant, host=[*variant.host, "no-such-library"])
+    with pytest.raises(SystemExit, match="no-such-library"):
         environments.solve_all([lost], [made.folder])
 
 

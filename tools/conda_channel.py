@@ -190,15 +190,20 @@ class Channel:
                 link_tree(site / "cmake" / "data", stage)
 
 
+def required(requirements: Iterable[str]) -> list[str]:
+    """Return the names of what a wheel requires here, of no extra."""
+    needs = [Requirement(text) for text in requirements]
+    return [
+        canonicalize_name(need.name)
+        for need in needs
+        if need.marker is None or need.marker.evaluate({"extra": ""})
+    ]
+
+
 def described(wheel: Path) -> tuple[str, str, list[str]]:
     """Return a wheel's name, its version and what it requires on this Python."""
     with zipfile.ZipFile(wheel) as archive:
         info = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = HeaderParser().parsestr(archive.read(info).decode())
-    needs = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
-    names = [
-        canonicalize_name(need.name)
-        for need in needs
-        if need.marker is None or need.marker.evaluate({"extra": ""})
-    ]
+    names = required(metadata.get_all("Requires-Dist", []))
     return canonicalize_name(metadata["Name"]), metadata["Version"], names

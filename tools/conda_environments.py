@@ -87,7 +87,10 @@ def solve_all(variants: list[Variant], folders: Sequence[Path]) -> None:
     """Solve the environment that each variant is built in."""
     for variant in variants:
         target = variant.keys.get("c_stdlib_version", NEWEST_MACOS)
-        records = solve(folders, variant.host, variant.platform, target)
+        try:
+            records = solve(folders, variant.host, variant.platform, target)
+        except RefusedError as reason:
+            raise SystemExit(f"{variant.build} can't be built: {reason}") from reason
         versions = {r.name.normalized: str(r.version) for r in records}
         for name, wanted in (
             ("pytorch", variant.torch),
@@ -95,7 +98,6 @@ def solve_all(variants: list[Variant], folders: Sequence[Path]) -> None:
         ):
             if not versions[name].startswith(wanted + "."):
                 raise SystemExit(f"{variant}: built with {name} {versions[name]}")
-    print(f"solved the build environments of all {len(variants)} variants", flush=True)
 
 
 def install(
@@ -181,6 +183,7 @@ def prove(
     work = channel.folder.parent
     solving = metadata_channel(work).folder
     solve_all(variants, [solving, channel.folder])
+    print(f"solved the build environments of all {len(variants)} variants", flush=True)
     prefix = work / "environment"
     for variant in built:
         print(f"\n{variant.platform}: {variant.build}", flush=True)

@@ -159,6 +159,8 @@ def main() -> None:
     channel = Channel(work / "channel")
     wanted = {(v.platform, ENTRIES[v.torch]) for v in picked}
     standins.add_all(channel, wanted)
+    # Before hours of building; a failing build would not tell what is missing.
+    environments.solve_all(picked, [channel.folder])
     # An old package of the same name would be taken from the cache.
     shutil.rmtree(out, ignore_errors=True)
     for old in (work / "cache").glob("pkgs/orchard-ops-*"):

@@ -28,9 +28,8 @@ from conda_channel import (
     Package,
     abi,
     link_tree,
+    required,
 )
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 # Parts of an installed Python that no build or test of ours opens.
 UNUSED = ("site-packages", "test", "idlelib", "tkinter", "config-*", "turtledemo")
@@ -188,7 +187,7 @@ def add_torch(channel: Channel, platform_name: str, name: str) -> None:
     needs: list[str] = json.loads((tree / "needs.json").read_text())
     for wheel in channel.download(platform_name, [*needs, numpy]):
         channel.add_wheel(wheel, platform_name)
-    names = [canonicalize_name(Requirement(need).name) for need in needs]
+    names = required(needs)
     names.append(numpy.replace("<", " <"))  # As conda writes it.
     if platform_name == MACOS:
         tree = macos_torch.torch_tree(version, PYTHON)
