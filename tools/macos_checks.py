@@ -21,16 +21,24 @@ FOUNDATION = f"{FRAMEWORKS}/Foundation.framework/Versions/C/Foundation"
 
 STRING = "St3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEE"
 OSTRINGSTREAM = "NSt3__119basic_ostringstreamIcNS_11char_traitsIcEENS_9allocatorIcEEEE"
+STREAMBUF = "St3__115basic_streambufIcNS_11char_traitsIcEEE"
 STRINGBUF = "NSt3__115basic_stringbufIcNS_11char_traitsIcEENS_9allocatorIcEEEE"
 # What PyTorch's own libraries import from the system is there.  These are the
 # others that we use, with the macOS that brought them: libc++'s as its header
-# __configuration/availability.h says (LLVM 12), the rest as Apple documents.
+# __configuration/availability.h says (LLVM 12), those of 11.0 because PyTorch 2.4.1
+# needs them and loads there (other versions need some of them), the rest as Apple
+# documents.
 SINCE = {
     CXX: {
         f"__ZTT{OSTRINGSTREAM}": "12.3",
         f"__ZTV{OSTRINGSTREAM}": "12.3",
         f"__ZTV{STRINGBUF}": "12.3",
         f"__ZN{STRING}21__grow_by_and_replaceEmmmmmmPKc": "10.9",
+        f"__ZN{STREAMBUF}C2Ev": "11.0",
+        f"__ZN{STREAMBUF}D2Ev": "11.0",
+        "__ZNSt20bad_array_new_lengthC1Ev": "11.0",
+        "__ZNSt20bad_array_new_lengthD1Ev": "11.0",
+        "__ZTISt20bad_array_new_length": "11.0",
     },
     OBJC: {
         "_class_respondsToSelector": "10.5",

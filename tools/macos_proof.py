@@ -17,14 +17,11 @@ def libraries(tree: Path) -> list[macho.MachO]:
     return [macho.read(folder / f"lib{name}.dylib") for name in ("c10", "torch_cpu")]
 
 
-def owners_for(
-    target: str, torch: list[macho.MachO], old: list[macho.MachO]
-) -> checks.Owners:
+def owners_for(target: str, torch: list[macho.MachO]) -> checks.Owners:
     """Return who exports what, where a PyTorch runs on a macOS."""
     owners = checks.Owners()
     for library in torch:
         owners.add_library(library)
-    for library in [*torch, *old]:
         if checks.number(library.minimum_os) <= checks.number(target):
             owners.add_witness(library)
     owners.add_known(target)

@@ -40,7 +40,6 @@ HEADINGS = {
     **{name: name for name in ("torch", "python", "target", "bytes", "symbols")},
     "messages": "selectors",
 }
-WITNESS = "2.4.1"  # Its libraries load on macOS 11: all they need is there.
 
 
 def build_torch(
@@ -51,7 +50,6 @@ def build_torch(
     folder, into = options.work.resolve(), options.out.resolve()
     tree = options.tree or macos_torch.torch_tree(version, python)
     torch = libraries(tree)
-    old = [] if options.tree else libraries(macos_torch.torch_tree(WITNESS, python))
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
     metal_cpp = options.metal_cpp or macos_torch.metal_cpp(python)
     builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
@@ -60,7 +58,7 @@ def build_torch(
     device = builder.device_objects(lowest)
     rows = []
     for target in targets:
-        owners = owners_for(target, torch, old)
+        owners = owners_for(target, torch)
         write_stubs(owners, toolchain.stubs)
         place = folder / f"torch-{version}" / target
         library = builder.link(target, device, place / DEVICE)
@@ -164,7 +162,7 @@ def fetch(versions: Iterable[str]) -> None:
     """Fetch all that comes from the network, so that what is missing fails first."""
     python = MATRIX["torch"]["torch24"]["python"]
     missing = []
-    for version in sorted({WITNESS, *versions}, key=number):
+    for version in sorted(versions, key=number):
         try:
             macos_torch.torch_tree(version, python)
         except macos_torch.NotFetchedError as error:
