@@ -21,7 +21,7 @@
     in
     {
       # orchard-ops-torch24 and so on, -py311 for another Python, -macos14 for
-      # another deployment target; default is DEFAULT of nix/default.nix.
+      # another deployment target; default is that of versions.toml.
       packages = each (built: built.packages);
 
       devShells = each (built: built.shells);

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -25,8 +26,10 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 BUILD_TOOLS = [*PROJECT["build-system"]["requires"], "cmake>=3.24", "ninja>=1.10"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FORMATTED = (".cpp", ".h", ".metal")
-DEMO_TORCH = "torch24"  # The one that the README's test command downloads too.
-NEWEST_TORCH = "torch213"
+DEMO_TORCH = VERSIONS["package"]["default"]
+OLDEST_TORCH, *_, NEWEST_TORCH = MATRIX
+# What a session of tools/ alone may run on: they read TOML.
+TOOL_PYTHONS = ("3.11", "3.12", "3.13")
 # What PyTorch imports; nix/torch.nix names the same.
 TORCH_NEEDS = (
     *("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy"),
@@ -47,10 +50,15 @@ def runs(version: str) -> bool:
     return probe.returncode == 0
 
 
-def interpreter(name: str) -> str | None:
-    """Choose the Python for a PyTorch; None means the one that runs nox."""
+def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
+    """Choose the Python for a PyTorch; None means the one that runs nox.
+
+    It is that of the matrix if there is one, else one of ``also``, which are by
+    default the other Pythons that the PyTorch has wheels for.
+    """
     running = "{}.{}".format(*sys.version_info)
-    wanted, allowed = MATRIX[name]["python"], MATRIX[name]["pythons"]
+    wanted = MATRIX[name]["python"]
+    allowed = MATRIX[name]["pythons"] if also is None else also
     if running == wanted:
         return None
     if runs(wanted):
@@ -160,7 +168,7 @@ def tune(session: nox.Session) -> None:
     session.run("python", "tools/tune.py", *session.posargs)
 
 
-@nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH))
+@nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}")
@@ -183,6 +191,7 @@ def package(session: nox.Session) -> None:
     session.install(MATRIX[name]["numpy"])
     session.log("Building a wheel from it: a few minutes")
     wheel = ("python", "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
+    # create_tmp made pip build inside this tree: the check looks for its path.
     session.run(*wheel, "--quiet", "--wheel-dir", str(out), str(sdist))
     session.run("python", "tools/package_contents.py", *map(str, out.glob("*.whl")))
     session.install(f"{next(out.glob('*.whl'))}[sim,cli]", MATRIX[name]["numpy"])
@@ -191,7 +200,8 @@ def package(session: nox.Session) -> None:
         session.run("python", ROOT / "recipe" / "smoke.py", env=kernel_cache())
 
 
-@nox.session(python=interpreter(DEMO_TORCH))
+# macOS packages are built with the one Python that their variants name.
+@nox.session(python=interpreter(DEMO_TORCH, also=()))
 def conda(session: nox.Session) -> None:
     """Build, install, test all conda packages offline (--torch 2.4: one; --sample)."""
     session.install(*PROJECT["dependency-groups"]["conda"], "pytest>=8")
@@ -201,7 +211,8 @@ def conda(session: nox.Session) -> None:
     )
 
 
-@nox.session(python=interpreter(NEWEST_TORCH))
+# It builds the package of the oldest PyTorch, for the Python that runs it.
+@nox.session(python=interpreter(OLDEST_TORCH, also=()))
 def nix(session: nox.Session) -> None:
     """Prove the flake: all systems, hashes, a build, a shell (--evaluate: no build)."""
     if shutil.which("nix") is None:
@@ -221,7 +232,7 @@ def nix(session: nox.Session) -> None:
     session.run("python", "tools/nix_flake.py", "--build")
 
 
-@nox.session(name="nix-wheels", python=interpreter(NEWEST_TORCH))
+@nox.session(name="nix-wheels", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def nix_wheels(session: nox.Session) -> None:
     """Pin the wheels of versions.toml for the flake: writes nix/wheels.json."""
     session.run("python", "tools/nix_wheels.py", *session.posargs)
@@ -233,7 +244,7 @@ def cuda(session: nox.Session) -> None:
     session.run("python", "tests/cuda", *session.posargs)
 
 
-@nox.session(python=interpreter(NEWEST_TORCH))
+@nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""
     session.install(*EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["demo"][1:])

@@ -17,9 +17,9 @@ from pathlib import Path
 
 OLDEST = (2, 1)
 HOW_TO_GET = (
-    "install PyTorch 2.1 or newer into the interpreter that builds and build with "
-    "pip's --no-build-isolation, or set the environment variable "
-    "ORCHARD_TORCH_WHEEL to the folder of an unpacked wheel"
+    f"install PyTorch {'.'.join(map(str, OLDEST))} or newer into the interpreter that "
+    "builds and build with pip's --no-build-isolation, or set the environment "
+    "variable ORCHARD_TORCH_WHEEL to the folder of an unpacked wheel"
 )
 # A constructor that takes a std::string: its name spells the string's ABI.
 NEW_STRING = b"_ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx11"

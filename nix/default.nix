@@ -10,7 +10,7 @@ let
     inherit (pkgs) fetchPypi;
   };
   digits = builtins.replaceStrings [ "." ] [ "" ];
-  default = "torch24";
+  inherit (matrix.package) default;
 
   # A Python whose package set holds one PyTorch and the orchard-ops for it.
   pythonFor =

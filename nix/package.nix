@@ -7,6 +7,7 @@
   cmake,
   darwinMinVersionHook,
   deploymentTarget,
+  expecttest,
   hypothesis,
   matplotlib,
   metal-cpp,
@@ -42,7 +43,9 @@ let
       sim
       ++ cli
       ++ [
+        expecttest
         hypothesis
+        matplotlib
         pytest
         pytest-timeout
         pytest-xdist

@@ -2,25 +2,28 @@
 # Builds for the PyTorch of the host environment.  Downloads and probes nothing.
 set -euo pipefail
 
-if [[ $(uname) == Linux && $target_platform == osx-arm64 ]]; then
-  # No Apple compiler: cross-build and prove every symbol (needs the module
-  # ziglang in the build environment).
-  "$BUILD_PREFIX/bin/python" tools/macos_wheels.py --tree "$SP_DIR" \
+if [[ $target_platform == osx-arm64 ]]; then
+  # No simulator, whose Python extension would tie the package to one Python; every
+  # symbol is proved.
+  python=$PYTHON
+  if [[ $(uname) == Darwin ]]; then
+    sdk=macosx$MACOSX_SDK_VERSION
+    export SDKROOT="${CONDA_BUILD_SYSROOT:-$(xcrun --sdk "$sdk" --show-sdk-path)}"
+  else # zig compiles (needs the module ziglang in the build environment).
+    python=$BUILD_PREFIX/bin/python
+  fi
+  "$python" tools/macos_wheels.py --tree "$SP_DIR" \
     --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
     --work "${ORCHARD_MACOS_OBJECTS:-$SRC_DIR/build/macos}" --out dist
-  "$BUILD_PREFIX/bin/python" -m zipfile -e dist/*.whl "$SP_DIR"
+  "$python" -m zipfile -e dist/*.whl "$SP_DIR"
   exit
 fi
 
 # Conda's own choice is make, one file at a time.
 export CMAKE_GENERATOR=Ninja CMAKE_BUILD_PARALLEL_LEVEL="${CPU_COUNT:-2}"
-options=()
-if [[ $target_platform == osx-* ]]; then
-  options+=("-Ccmake.define.ORCHARD_METAL_CPP_DIR=$PREFIX/include/metal-cpp")
-fi
 # By way of a wheel: what pip installs from a folder remembers where that was.
 "$PYTHON" -m pip wheel . --no-deps --no-build-isolation --no-index \
-  --disable-pip-version-check --wheel-dir dist -v "${options[@]}"
+  --disable-pip-version-check --wheel-dir dist -v
 "$PYTHON" -m pip install orchard-ops --no-deps --no-index --find-links dist \
   --disable-pip-version-check --no-compile
 # Compiled here, so that no module remembers the build's prefix.

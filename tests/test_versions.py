@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 READ = (
     *("versions.toml", "pyproject.toml", "README.md", "CHANGELOG.md", ".ci/run"),
     *("cmake/find_torch.py", "docs/packaging.md", "docs/transformers.md"),
-    "recipe/recipe.yaml",
+    *("docs/nix.md", "nix/package.nix", "nix/wheels.json"),
+    *("recipe/recipe.yaml", "orchard_ops/sim.py", "CONTRIBUTING.md"),
     *("recipe/variants-linux-64.yaml", "recipe/variants-osx-arm64.yaml"),
     *(".github/workflows/mac-gpu.yml", ".github/workflows/tests.yml"),
 )
@@ -68,6 +69,11 @@ def test_this_tree_agrees(tree: Path) -> None:
         ("versions.toml", '"0.14.1"', '"0.15.1"', "recipe.yaml: wrong zig"),
         ("pyproject.toml", "rich>=13", "rich>=14", "recipe.yaml: no rich >=14"),
         ("pyproject.toml", 'version = "0.1.0"', 'version = "9.0.0"', "wrong version"),
+        ("versions.toml", '"0.14.1"', '"0.15.1"', "orchard_ops/sim.py: no zig 0.15.1"),
+        ("versions.toml", '"2.4.1"', '"2.4.9"', "wheels.json: run nox -s nix-wheels"),
+        ("nix/package.nix", "        matplotlib\n", "", "package.nix: test is not"),
+        ("docs/nix.md", "torch22`", "torch`", "docs/nix.md: no 2.2.2"),
+        (".github/workflows/tests.yml", "torch==2.4.*", "torch", "another PyTorch"),
         ("recipe/recipe.yaml", "cli:app", "cli:main", "recipe.yaml: wrong command"),
         ("recipe/variants-linux-64.yaml", '"2.13"', '"2.12"', "variants-linux-64.yaml"),
         ("docs/packaging.md", "| 2.2 |", "| two |", "docs/packaging.md: no 2.2.2"),

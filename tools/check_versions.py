@@ -5,18 +5,28 @@ Usage: python tools/check_versions.py (exits 1 and names what disagrees)
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import conda_variants
+import nix_wheels
 import tomllib
 from conda_variants import minor
 
 ROOT = Path(__file__).resolve().parent.parent
 # Documents that name every PyTorch, by version or by minor.
-NAMED_IN = {"README.md": "{version}", "docs/packaging.md": "| {minor} |"}
+NAMED_IN = {
+    "README.md": "{version}",
+    "docs/packaging.md": "| {minor} |",
+    "docs/nix.md": "orchard-ops-{name}`",
+}
+# Texts that tell a user which zig to take.
+ZIG_IN = ("orchard_ops/sim.py", "CONTRIBUTING.md", "docs/packaging.md")
+# Extras that nix/package.nix offers too.
+NIX_EXTRAS = ("sim", "cli", "demo", "bench", "test")
 
 
 class Tree:
@@ -64,6 +74,10 @@ def build_claims(tree: Tree) -> dict[str, bool]:
     pythons = tree.matrix["package"]["python"]
     heading = f"\n## {project['version']} "
     return {
+        f"{name}: no zig {zig}": re.search(rf"\b{re.escape(zig)}\b", tree.read(name))
+        is not None
+        for name in ZIG_IN
+    } | {
         f"pyproject.toml: must pin ziglang {zig}": (
             f"ziglang=={zig}" in project["optional-dependencies"]["sim"]
         ),
@@ -117,12 +131,52 @@ def document_claims(tree: Tree) -> dict[str, bool]:
         "optional-dependencies"
     ]["transformers"] == [extra]
     return claims | {
-        f"{name}: no {entry['version']}": (
-            pattern.format(version=entry["version"], minor=minor(entry["version"]))
-            in tree.read(name)
+        f"{file}: no {entry['version']}": (
+            pattern.format(
+                name=name, version=entry["version"], minor=minor(entry["version"])
+            )
+            in tree.read(file)
         )
-        for name, pattern in NAMED_IN.items()
-        for entry in tree.entries
+        for file, pattern in NAMED_IN.items()
+        for name, entry in tree.matrix["torch"].items()
+    }
+
+
+def requirements(extras: dict[str, Any], extra: str) -> set[str]:
+    """Return the names of what an extra of pyproject.toml requires, in the end."""
+    found = set()
+    for need in extras[extra]:
+        if inner := re.fullmatch(r"orchard-ops\[(.+)\]", need):
+            for name in inner[1].split(","):
+                found |= requirements(extras, name)
+        else:
+            found.add(re.split(r"[=<>~!;\[ ]", need)[0])
+    return found
+
+
+def nix_requirements(text: str, extra: str) -> set[str]:
+    """Return the names of what an extra of nix/package.nix requires, in the end."""
+    found: set[str] = set()
+    value = re.search(rf"\n    {extra} =(.*?);", text, re.S)
+    for name in re.findall(r"[\w-]+", value[1] if value else ""):
+        found |= nix_requirements(text, name) if name in NIX_EXTRAS else {name}
+    return found
+
+
+def nix_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for what the flake reads."""
+    package = tree.read("nix/package.nix")
+    extras = tree.pyproject["project"]["optional-dependencies"]
+    pinned = nix_wheels.flat(json.loads(tree.read("nix/wheels.json")))
+    return {
+        "nix/wheels.json: run nox -s nix-wheels": (
+            pinned.keys() == set(nix_wheels.needed(tree.matrix))
+        )
+    } | {
+        f"nix/package.nix: {extra} is not pyproject.toml's": (
+            nix_requirements(package, extra) == requirements(extras, extra)
+        )
+        for extra in NIX_EXTRAS
     }
 
 
@@ -132,7 +186,11 @@ def workflow_claims(tree: Tree) -> dict[str, bool]:
     mac, tests = (tree.read(f".github/workflows/{n}.yml") for n in ("mac-gpu", "tests"))
     known = {f"test-{name}" for name in names}
     asked = set(re.findall(r"\btest-torch\d+", tests))
+    version = tree.matrix["torch"][tree.matrix["package"]["default"]]["version"]
     return {
+        f"tests.yml: cross-builds another PyTorch than {version}": (
+            f"--torch {version} " in tests and f"torch=={minor(version)}.*" in tests
+        ),
         f"mac-gpu.yml: torch is not [{', '.join(names)}]": (
             f"torch: [{', '.join(names)}]\n" in mac
         ),
@@ -147,7 +205,7 @@ def disagreements(root: Path) -> list[str]:
     claims = matrix_claims(tree)
     if all(claims.values()):  # What follows builds on a sound matrix.
         claims |= build_claims(tree) | conda_claims(tree) | document_claims(tree)
-        claims |= workflow_claims(tree)
+        claims |= workflow_claims(tree) | nix_claims(tree)
     return [sentence for sentence, holds in claims.items() if not holds]
 
 

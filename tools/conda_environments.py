@@ -157,6 +157,12 @@ def check_old_macos(variant: Variant, folders: Sequence[Path]) -> None:
     raise SystemExit(f"{variant.build} was let on macOS {TOO_OLD_MACOS}")
 
 
+def below_next(variant: Variant) -> str:
+    """Return the version that the PyTorch of a package must be below."""
+    major, number = variant.torch.split(".")
+    return f"{major}.{int(number) + 1}.0a0"
+
+
 def check_refusal(variant: Variant, folders: Sequence[Path]) -> str:
     """Ask for a package beside every other PyTorch; return the solver's reason."""
     reason = ""
@@ -169,7 +175,7 @@ def check_refusal(variant: Variant, folders: Sequence[Path]) -> str:
             solve(folders, specs, variant.platform)
         except RefusedError as refused:
             reason = str(refused)
-            if "pytorch" not in reason or variant.build not in reason:
+            if variant.build not in reason or f",<{below_next(variant)}" not in reason:
                 raise SystemExit(f"an unreadable reason: {reason}") from refused
         else:
             raise SystemExit(f"{variant.build} was paired with PyTorch {minor}")

@@ -18,18 +18,28 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
 import conda_environments as environments
 import conda_standins as standins
 import package_contents
-from conda_channel import LINUX, MACOS, MATRIX, PYTHON, ROOT, Channel, build_recipe
+from conda_channel import (
+    LINUX,
+    MACOS,
+    MATRIX,
+    PYTHON,
+    ROOT,
+    SITE,
+    Channel,
+    build_recipe,
+)
 from conda_variants import RECIPE, Variant, minor, rendered
 from rattler_build import Package
 
 ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
-SAMPLE_TORCH = "2.4"  # What the README's test command downloads too.
+SAMPLE_TORCH = minor(MATRIX["torch"][MATRIX["package"]["default"]]["version"])
 BROKEN = "broken/**/*-{build}.conda"
 ROW = "{platform:<10} {torch:<6} {for_:<12} {seconds:>7} {bytes:>9} {files:>5}  {name}"
 
@@ -106,13 +116,18 @@ def check(variant: Variant, package: Path, folders: list[str]) -> int:
     found = package_contents.problems(files, variant.torch, folders)
     index = json.loads(files["info/index.json"])
     depends = " ".join(index["depends"])
-    major, number = variant.torch.split(".")
-    if f",<{major}.{int(number) + 1}.0a0" not in depends:
+    if f",<{environments.below_next(variant)}" not in depends:
         found.append(f"nothing pins PyTorch {variant.torch}: {index['depends']}")
     if "info/licenses/LICENSE" not in files:
         found.append("no licence in info/licenses")
     if b"prefix_placeholder" in files["info/paths.json"] and variant.platform == MACOS:
         found.append("a binary holds the build prefix: only a Mac could install it")
+    if variant.platform == MACOS:
+        found += [
+            f"{name} is for one Python"
+            for name in files
+            if name.startswith(package_contents.SIMULATOR)
+        ]
     if found:
         raise SystemExit("\n".join(f"{package.name}: {text}" for text in found))
     return len(files)
@@ -149,6 +164,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Do what the command line asks for; print a table of the packages."""
     options = parsed()
+    if "posix_local" in sysconfig.get_scheme_names():
+        raise SystemExit(
+            f"expected a Python that keeps packages in {SITE}, but {sys.base_prefix} "
+            "is Debian's, which looks elsewhere: start nox from one of python.org, "
+            "pyenv or conda"
+        )
     work, out = options.work.resolve(), options.out.resolve()
     os.environ["RATTLER_CACHE_DIR"] = str(work / "cache")
     variants = rendered(LINUX) + rendered(MACOS)

@@ -46,7 +46,7 @@ def build_torch(
     version: str, targets: list[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
-    python = MATRIX["torch"]["torch24"]["python"]
+    python = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
     folder, into = options.work.resolve(), options.out.resolve()
     tree = options.tree or macos_torch.torch_tree(version, python)
     torch = libraries(tree)
@@ -160,7 +160,7 @@ def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
 
 def fetch(versions: Iterable[str]) -> None:
     """Fetch all that comes from the network, so that what is missing fails first."""
-    python = MATRIX["torch"]["torch24"]["python"]
+    python = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
     missing = []
     for version in sorted(versions, key=number):
         try:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import nix_wheels
+import package_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path("tests", "nixpkgs")
@@ -202,7 +203,7 @@ def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
             if system == nix_wheels.DARWIN and float(target) >= float(lowest):
                 key = f"{base}-macos{target.partition('.')[0]}"
                 found[key] = str((version, pythons[0], target))
-    found["default"] = found["orchard-ops-torch24"]
+    found["default"] = found[f"orchard-ops-{matrix['package']['default']}"]
     return found
 
 
@@ -280,6 +281,18 @@ def realise(nix: Nix, tree: Path, attribute: str) -> Path:
     return Path(nix.flake("eval", "--raw", attribute, tree=tree))
 
 
+def check_contents(package: Path, torch: str) -> None:
+    """List what a built package holds; fail on what is missing or too much."""
+    files = package_contents.read_folder(package)
+    # nixpkgs' installer writes none; the stand-in installs by pip.
+    files = {n: data for n, data in files.items() if not n.endswith("direct_url.json")}
+    for name, data in files.items():
+        print(f"{len(data):>9} {name}")
+    found = package_contents.problems(files, torch, [str(ROOT), "nix-build-"])
+    if found:
+        raise FlakeError("\n".join(f"{package}: {sentence}" for sentence in found))
+
+
 def develop(nix: Nix, tree: Path, attribute: str, *command: str) -> str:
     """Run a command in a development shell; return its output."""
     drv = nix.flake("eval", "--raw", f"{attribute}.drvPath", tree=tree)
@@ -301,8 +314,11 @@ def main() -> None:
             tree = copy_tree(Path(folder, "tree"))
             if options.build:
                 system, name = with_host(tree), for_this_python(nix_wheels.matrix())
-                package = f"path:{tree}#packages.{system}.orchard-ops-{name}"
-                print(f"built {realise(nix, tree, package)}")
+                attribute = f"path:{tree}#packages.{system}.orchard-ops-{name}"
+                package = realise(nix, tree, attribute)
+                version = nix_wheels.matrix()["torch"][name]["version"]
+                check_contents(package, version.rpartition(".")[0])
+                print(f"built {package}")
                 shell = f"path:{tree}#devShells.{system}.{name}"
                 command = ("bash", "-c", f"cd {tree}; {CONFIGURE}")
                 print(develop(nix, tree, shell, *command))

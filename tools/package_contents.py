@@ -29,6 +29,7 @@ GENERATED = re.compile(
     r"^bin/orchard-ops$|__pycache__/.*\.pyc$|^etc/conda/test-files/|^info/"
 )
 CHANNELS = "info/about.json"  # Conda's record of the channels it built from.
+SIMULATOR = "orchard_ops/_sim.cpython-"
 METADATA = re.compile(r"^orchard_ops-[^/]+\.dist-info/(.+)$")
 
 
@@ -54,6 +55,15 @@ def read_conda(path: Path) -> dict[str, bytes]:
                 data = data.replace(holder.encode(), b"<prefix>")
             found[SITE.sub("", name)] = data
         return found
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Return path → content of a folder's files, modules by their import's path."""
+    return {
+        SITE.sub("", str(path.relative_to(folder))): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def in_paths(name: str, holders: dict[str, str]) -> set[str]:
@@ -82,11 +92,10 @@ def problems(
     is_macos = "orchard_ops/liborchard_device.dylib" in files
     device = f"orchard_ops/liborchard_device.{'dylib' if is_macos else 'so'}"
     libraries = {device, "orchard_ops/_C.so"}
-    if not is_macos:
+    simulator = {n for n in files if n.startswith(SIMULATOR)}
+    if simulator or not is_macos:  # Those for any Python leave it out.
         libraries |= {"orchard_ops/_metalsim.so"}
-        libraries |= {
-            n for n in files if n.startswith("orchard_ops/_sim.cpython-")
-        } or {"orchard_ops/_sim.cpython-….so"}
+        libraries |= simulator or {f"{SIMULATOR}….so"}
     wanted = expected_modules() | libraries
     found = [f"{name} is missing" for name in sorted(wanted - files.keys())]
     found += [

@@ -12,6 +12,7 @@ let
   # What nixpkgs has of its own, with the dependencies that can meet in one
   # environment.
   modules = {
+    expecttest = [ ];
     filelock = [ ];
     fsspec = [ ];
     hypothesis = [ ];
