@@ -17,6 +17,7 @@ from ._errors import (
     UnsupportedError,
 )
 from ._kvcache import flash_attention_with_kvcache
+from ._record import record
 from ._scratch import backward_scratch
 from ._varlen import flash_attention_varlen
 
@@ -35,6 +36,7 @@ __all__ = [
     "flash_attention_with_kvcache",
     "flash_attn",
     "flash_attn_fwd",
+    "record",
     "sdpa",
     "sim",
     "storage",

@@ -29,6 +29,7 @@ def test_public_names() -> None:
         "flash_attention_with_kvcache",
         "flash_attn",
         "flash_attn_fwd",
+        "record",
         "sdpa",
         "sim",
         "storage",

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from orchard_ops import _native
+
 HERE = Path(__file__).resolve().parent
 
 pytestmark = pytest.mark.skipif(
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 # What each part of the suite shows on mps.
 SUITES = {
     "objects": ("metal_runtime/pytorch/on_mps.py",),
+    "recorded": ("test_record.py", "-k", "plain-torch.float16 or decoding or private"),
     "training": ("test_mps_smoke_training.py",),
     "views": ("test_storage_bridge.py", "-k", "views or offsets or slices"),
     "decode": ("test_kvcache.py", "-k", "matches_float64 and not cpu"),
@@ -65,6 +68,7 @@ def test_suite_passes_on_mps(suite: str, mode: str, libraries: Path) -> None:
         **os.environ,
         "ORCHARD_TEST_DEVICE": "mps",
         "ORCHARD_LIBRARY_DIR": str(libraries),
+        "ORCHARD_TEST_REPLAY_DIR": str(_native.library_dir()),
         "ORCHARD_SIM_CXX": f"{sys.executable} -m ziglang c++",
         "STANDIN_STORAGE_MODE": mode,
     }

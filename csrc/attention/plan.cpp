@@ -252,7 +252,7 @@ void add_launch(Device& device,
   launch.threadgroups = grid_of(s, problem, part);
   launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
   plan.launches.push_back(std::move(launch));
-  plan.names.push_back(&found.name);
+  plan.kernels.push_back(&found);
 }
 
 }  // namespace

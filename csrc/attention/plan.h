@@ -12,6 +12,8 @@
 
 namespace orchard::attention {
 
+struct Compiled;  // of attention/specialisation.h
+
 // The tensors of one call; what a call does not use stays empty.
 struct Tensors {
   Layout q, k, v, out, grad_out, dq, dk, dv, mask;
@@ -32,8 +34,8 @@ struct Plan {
   std::vector<SpillChunk> chunks;
   // A backward that recomputes has up to four.
   device::Few<device::Launch, 4> launches;
-  // Specialisation of each launch, for logs; they live as long as the process.
-  device::Few<const std::string*, 4> names;
+  // What each launch runs, for logs; they live as long as the process.
+  device::Few<const Compiled*, 4> kernels;
 };
 
 // out, lse and stats of q, k, v.  No length, head count or batch size may be

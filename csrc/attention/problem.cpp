@@ -27,6 +27,18 @@ void check_settings(const char* operation, const Settings& settings) {
   }
 }
 
+const char* dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::float32:
+      return "float32";
+    case DType::float16:
+      return "float16";
+    case DType::bfloat16:
+      break;
+  }
+  return "bfloat16";
+}
+
 std::string unsupported_reason(DType dtype, const device::Limits& limits) {
   if (dtype == DType::bfloat16 && !limits.has_bfloat) {
     return "bfloat16 needs Metal 3.1 (macOS 14 or newer); this device "

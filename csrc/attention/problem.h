@@ -21,6 +21,8 @@ inline constexpr int64_t kPageUnit = 8;  // pages are a multiple of this
 // Twice this, plus a tile, still fits the kernels' 32-bit row numbers.
 inline constexpr int64_t kMaxLength = int64_t{1} << 29;
 
+const char* dtype_name(DType dtype);  // PyTorch's
+
 constexpr int64_t element_bytes(DType dtype) {
   return dtype == DType::float32 ? 4 : 2;
 }

@@ -2,6 +2,9 @@
 // what was compiled.
 #include "attention/specialisation.h"
 
+#include "device/kernel_source.h"
+#include "kernels/params.h"
+
 #include <mutex>
 #include <optional>
 #include <unordered_map>
@@ -113,6 +116,10 @@ std::string Specialisation::name() const {
 
 namespace {
 
+std::string file_of(const Specialisation& s) {
+  return std::string(kernel_name(s.kernel)) + ".metal";
+}
+
 device::PipelineRequest request_for(const Specialisation& s,
                                     const std::string& file) {
   const Tile& tile = s.tile;
@@ -188,13 +195,46 @@ const Compiled& compiled(Device& device, const Specialisation& s) {
     if (found != cache.end()) return found->second;
   }
   // Compiled outside the lock: others may compile other kernels meanwhile.
-  const std::string file = std::string(kernel_name(s.kernel)) + ".metal";
-  Compiled fresh{device.pipeline(request_for(s, file)), s.name()};
+  Compiled fresh{device.pipeline(request_for(s, file_of(s))), s.name(), s};
   const std::lock_guard<std::mutex> lock(mutex);
   return cache.emplace(key, std::move(fresh)).first->second;
 }
 
 }  // namespace
+
+const char* entry_of(const Specialisation& s) { return kernel_name(s.kernel); }
+
+std::string text_of(const Specialisation& s) {
+  return device::kernel_source(request_for(s, file_of(s)));
+}
+
+const char* element_type(const Specialisation& s, uint32_t slot) {
+  switch (slot) {
+    case SLOT_LSE:
+    case SLOT_STATS:
+    case SLOT_DELTA:
+    case SLOT_SLOPES:
+    case SLOT_SINKS:
+    case SLOT_PARTS:
+    case SLOT_PART_STATS:
+    case SLOT_DQ_SUMS:
+      return "float32";
+    case SLOT_MASK:
+    case SLOT_GRAD_MASK:
+      return s.features.mask == MaskKind::bias
+                 ? dtype_name(s.features.mask_dtype)
+                 : "bool";
+    case SLOT_STARTS_Q:
+    case SLOT_STARTS_KV:
+    case SLOT_LENGTHS:
+    case SLOT_TABLE:
+    case SLOT_LEFT_PADS:
+    case SLOT_CACHE_ROWS:
+      return "int32";
+    default:
+      return dtype_name(s.dtype);
+  }
+}
 
 const Compiled& fitting(Device& device, Specialisation& s) {
   for (;;) {

@@ -58,7 +58,14 @@ struct Specialisation {
 struct Compiled {
   std::shared_ptr<const device::Pipeline> pipeline;
   std::string name;
+  Specialisation specialisation;
 };
+
+// The kernel function's name, and the one text it is compiled from.
+const char* entry_of(const Specialisation& s);
+std::string text_of(const Specialisation& s);
+// What a buffer of the kernel holds: "float16", "int32" and so on.
+const char* element_type(const Specialisation& s, uint32_t slot);
 
 // That of a specialisation, or of one with a smaller tile, which it becomes:
 // how many threads a kernel's registers leave room for is known only once

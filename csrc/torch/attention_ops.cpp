@@ -11,7 +11,7 @@
 #include "torch/bridge.h"
 #include "torch/call.h"
 #include "torch/inputs.h"
-#include "torch/launch_log.h"
+#include "torch/run.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -95,10 +95,7 @@ Outputs run_forward(const Call& call) {
   device::Device& device = device_of(kForward, call.q);
   attention::Plan plan;
   attention::plan_forward(device, problem, views, plan);
-  device.submit(plan.launches);
-  const int64_t number = next_forward_call();
-  log_call("FWD", number, problem, plan);
-  log_tensors("FWD", number, plan, inputs.copies());
+  run(device, Direction::forward, call.q, problem, plan, inputs.copies());
   return outputs;
 }
 
@@ -230,11 +227,8 @@ Gradients run_backward(const BackwardCall& given) {
   if (sums.defined()) views.dq_sums = buffer_view(kBackward, sums);
   attention::Plan plan;
   attention::plan_backward(device, problem, views, spill, plan);
-  device.submit(plan.launches);
+  run(device, Direction::backward, call.q, problem, plan, inputs.copies());
   if (gradients[4].defined()) write_sink_gradient(given, delta, gradients[4]);
-  const int64_t number = next_backward_call();
-  log_call("BWD", number, problem, plan);
-  log_tensors("BWD", number, plan, inputs.copies());
   return gradients;
 }
 

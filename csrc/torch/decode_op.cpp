@@ -7,7 +7,7 @@
 #include "torch/attention_ops.h"
 #include "torch/call.h"
 #include "torch/inputs.h"
-#include "torch/launch_log.h"
+#include "torch/run.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -139,10 +139,7 @@ std::tuple<Tensor, Tensor> run(const Step& step) {
   device::Device& device = device_of(kDecode, q);
   attention::Plan plan;
   attention::plan_decode(device, problem, views, plan);
-  device.submit(plan.launches);
-  const int64_t number = next_forward_call();
-  log_call("DEC", number, problem, plan);
-  log_tensors("DEC", number, plan, inputs.copies());
+  run(device, Direction::decode, q, problem, plan, inputs.copies());
   return {out, lse};
 }
 

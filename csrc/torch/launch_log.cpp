@@ -14,6 +14,7 @@
 #include <mutex>
 #include <sstream>
 
+#include "attention/specialisation.h"
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -79,18 +80,6 @@ void append(const std::string& path, const std::string& text) {
   ::close(file);
 }
 
-const char* dtype_name(attention::DType dtype) {
-  switch (dtype) {
-    case attention::DType::float32:
-      return "float32";
-    case attention::DType::float16:
-      return "float16";
-    case attention::DType::bfloat16:
-      break;
-  }
-  return "bfloat16";
-}
-
 }  // namespace
 
 void log_call(const char* direction,
@@ -108,8 +97,8 @@ void log_call(const char* direction,
        << ") v=(" << problem.batch << ", " << problem.heads_kv << ", "
        << problem.len_kv << ", " << problem.head_dim_v
        << ") dtype=" << dtype_name(problem.dtype) << " kernels=";
-  for (size_t i = 0; i < plan.names.size(); ++i) {
-    line << (i == 0 ? "" : ",") << *plan.names[i];
+  for (size_t i = 0; i < plan.kernels.size(); ++i) {
+    line << (i == 0 ? "" : ",") << plan.kernels[i]->name;
   }
   line << '\n';
   append(path_from("ORCHARD_KERNEL_LOG", "/tmp/flashattn_kernel_calls.log"),
@@ -125,8 +114,8 @@ void log_tensors(const char* direction,
   for (size_t i = 0; i < plan.launches.size(); ++i) {
     for (const device::Argument& argument : plan.launches[i].arguments) {
       if (!argument.bytes.empty()) continue;
-      lines << direction << " call=" << call << " kernel=" << *plan.names[i]
-            << " slot=" << argument.index
+      lines << direction << " call=" << call
+            << " kernel=" << plan.kernels[i]->name << " slot=" << argument.index
             << " mode=" << storage_mode_name(argument.view.mode)
             << " bytes=" << argument.view.length_bytes
             << " offset=" << argument.view.offset_bytes << '\n';

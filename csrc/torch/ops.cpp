@@ -8,6 +8,7 @@
 #include "torch/attention_ops.h"
 #include "torch/bridge.h"
 #include "torch/call.h"
+#include "torch/recording.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"
 #endif
@@ -73,6 +74,7 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("reset_call_counts() -> ()", reset_counts);
   m.def("backward_scratch() -> int", backward_scratch);
   m.def("set_backward_scratch(int max_bytes) -> ()", set_backward_scratch);
+  m.def("record_into(str folder) -> ()", record_into);
   m.def("synchronize() -> ()", synchronize);
 }
 

@@ -9,7 +9,7 @@ except ImportError as error:
         "the command line needs typer and rich: pip install 'orchard-ops[cli]'"
     ) from error
 
-from . import bench, doctor, train
+from . import bench, doctor, replay, train
 
 __all__ = ["app"]
 
@@ -20,4 +20,5 @@ app = typer.Typer(
 )
 app.command()(bench.bench)
 app.command()(doctor.doctor)
+app.command()(replay.replay)
 app.command()(train.train)

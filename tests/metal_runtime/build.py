@@ -27,7 +27,10 @@ ATTENTION = ("csrc/attention/*.cpp",)
 # They depend on the PyTorch whose streams they are.
 PYTORCH = ("tests/metal_runtime/pytorch/*.cpp",)
 STREAMS = ("csrc/torch/mps_stream.cpp", "tests/metal_runtime/streams/*.cpp")
-TEXTS = ("kernels/**/*.metal", "kernels/**/*.h", "csrc/device/sim/msl/*")
+TEXTS = (
+    *("kernels/**/*.metal", "kernels/**/*.h"),
+    *("csrc/device/sim/msl/*", "csrc/device/sim/t*"),
+)
 HEADERS = (
     "csrc/attention/*.h",
     "csrc/torch/**/*.h",

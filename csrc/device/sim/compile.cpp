@@ -28,6 +28,7 @@
 namespace orchard::sim {
 namespace {
 
+constexpr std::string_view kSimulatorRoot = "csrc/device/sim/";
 constexpr std::string_view kHeaderRoot = "csrc/device/sim/msl/";
 // Headers of Metal's that kernels may include; all stand in prelude.h.
 constexpr const char* kMetalHeaders[] = {
@@ -39,11 +40,12 @@ constexpr const char* kMetalHeaders[] = {
     "metal_config",    "metal_quadgroup",   "metal_extended_vector",
 };
 
-const std::string& all_headers() {
+// All that what is compiled depends on: the headers, and the translator.
+const std::string& embedded_simulator() {
   static const std::string text = [] {
     std::string text;
     for (const device::EmbeddedText& entry : device::embedded_texts()) {
-      if (entry.path.starts_with(kHeaderRoot)) {
+      if (entry.path.starts_with(kSimulatorRoot)) {
         text += entry.path;
         text += entry.text;
       }
@@ -56,7 +58,7 @@ const std::string& all_headers() {
 // Folder with the headers and empty stand-ins for Metal's; made once.
 std::string header_folder() {
   const std::string folder =
-      cache_folder() + "/headers-" + digest(all_headers()).substr(0, 16);
+      cache_folder() + "/headers-" + digest(embedded_simulator()).substr(0, 16);
   if (exists(folder + "/metal_stdlib")) return folder;
   ScratchFolder scratch;
   const std::string fresh = scratch.path() + "/headers";
@@ -231,8 +233,8 @@ std::shared_ptr<const Binary> compile_text(const std::string& source,
   static auto* const done = new std::map<std::string, Future>;
   const Toolchain tools = find_toolchain();
   const std::string key =
-      digest(source + '\0' + all_headers() + joined(compile_flags(is_strict)) +
-             identity(tools) + std::to_string(abi::version));
+      digest(source + '\0' + embedded_simulator() +
+             joined(compile_flags(is_strict)) + identity(tools));
   const std::string target = cache_folder() + "/" + key + ".so";
   std::promise<std::shared_ptr<const Binary>> promise;
   {

@@ -11,9 +11,6 @@ using i32 = __INT32_TYPE__;
 using u64 = __UINT64_TYPE__;
 using uptr = __UINTPTR_TYPE__;
 
-// Bumped whenever a struct below changes: part of the cache key.
-inline constexpr u32 version = 4;
-
 inline constexpr u32 lanes = 32;
 inline constexpr u32 max_threads = 1024;
 inline constexpr u32 max_buffers = 31;
