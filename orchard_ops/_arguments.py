@@ -13,6 +13,7 @@ from ._checks import (
     check_dtypes,
     check_grouping,
     check_mask,
+    check_number,
     check_packing,
     check_per_head,
     check_softcap,
@@ -84,12 +85,12 @@ def dense_arguments(
         k,
         v,
         attn_mask,
-        check_per_head(name, "alibi_slopes", alibi_slopes, q),
+        _slopes(name, alibi_slopes, q),
         check_per_head(name, "sinks", sinks, q),
         _seed(dropout_p, seed),
         None,
         None,
-        _scale(q, scale),
+        _scale(name, q, scale),
         check_softcap(name, softcap),
         dropout_p,
         *window_sides(name, window, is_causal),
@@ -129,11 +130,11 @@ def packed_arguments(
         k,
         v,
         None,
-        check_per_head(name, "alibi_slopes", alibi_slopes, q),
+        _slopes(name, alibi_slopes, q),
         check_per_head(name, "sinks", sinks, q),
         _seed(dropout_p, None),
         *cu_seqlens,
-        _scale(q, scale),
+        _scale(name, q, scale),
         check_softcap(name, softcap),
         dropout_p,
         *window_sides(name, window, is_causal),
@@ -142,9 +143,14 @@ def packed_arguments(
     )
 
 
-def _scale(q: Tensor, scale: float | None) -> float:
+def _slopes(name: str, slopes: Tensor | None, q: Tensor) -> Tensor | None:
+    slopes = check_per_head(name, "alibi_slopes", slopes, q)
+    return None if slopes is None else slopes.detach()  # No device has a gradient.
+
+
+def _scale(name: str, q: Tensor, scale: float | None) -> float:
     if scale is not None:
-        return float(scale)
+        return check_number(name, "scale", scale)
     # An int even where torch.compile has a symbol: kernels are made per head size, and
     # old operators take no symbolic float.  0 is refused later, with its own message.
     head_dim = len(range(q.size(-1)))

@@ -188,7 +188,8 @@ def supports(
             name, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa,
             causal_alignment=causal_alignment, window=window, softcap=softcap,
             alibi_slopes=alibi_slopes, sinks=sinks,
-            seed=torch.zeros((), dtype=torch.int64),  # so that none is drawn
+            # So that none is drawn.
+            seed=torch.zeros((), dtype=torch.int64, device="cpu"),
         )  # fmt: skip
         reason = reason_against(name, arguments)
     except OrchardError as error:

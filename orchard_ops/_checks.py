@@ -8,6 +8,7 @@ tensors, which never get there.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ __all__ = [
     "check_dropout",
     "check_dtypes",
     "check_grouping",
+    "check_is_tensor",
     "check_mask",
+    "check_number",
     "check_packing",
     "check_per_head",
     "check_softcap",
@@ -30,6 +33,7 @@ __all__ = [
 DEVICES = ("mps", "metalsim", "cpu", "meta")
 _DENSE = "3 dimensions [batch, len, head_dim] or 4 [batch, heads, len, head_dim]"
 _SCORES_3D = "[batch, len_q, len_kv]"
+_FARTHEST = 2**62  # keys; no tensor has as many
 _PACKED = "3 dimensions [tokens, heads, head_dim]"
 
 
@@ -38,7 +42,7 @@ def check_tensors(
 ) -> None:
     """Check that q, k, v are tensors of one rank (3 or 4) and device."""
     for label, tensor in (("q", q), ("k", k), ("v", v)):
-        _check_is_tensor(name, label, tensor)
+        check_is_tensor(name, label, tensor)
     ranks = (3,) if is_packed else (3, 4)
     if q.dim() not in ranks or k.dim() != q.dim() or v.dim() != q.dim():
         shapes = ", ".join(str(list(tensor.shape)) for tensor in (q, k, v))
@@ -133,24 +137,43 @@ def check_packing(
     return max(max_seqlens[0], 1), max(max_seqlens[1], 1)
 
 
+def check_number(name: str, label: str, value: object) -> float:
+    """Return a number that no gradient is asked of."""
+    if not isinstance(value, (int, float)):
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise InvalidProblemError(
+                f"[{name}] expected {label} to be a number, got a tensor that requires "
+                "a gradient, which would be lost; multiply q by a learned scale, or "
+                "detach it"
+            )
+        is_one = isinstance(value, Tensor) and value.numel() == 1
+        if not is_one and not isinstance(value, Real):
+            raise InvalidProblemError(
+                f"[{name}] expected {label} to be a number, got {value!r}"
+            )
+    return float(value)  # type: ignore[arg-type]
+
+
 def check_dropout(name: str, dropout_p: float) -> float:
     """Check that the dropout probability lies in [0, 1)."""
+    dropout_p = check_number(name, "dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise InvalidProblemError(
             f"[{name}] expected dropout_p in [0, 1), got {dropout_p}; 0.0 turns "
             "dropout off"
         )
-    return float(dropout_p)
+    return dropout_p
 
 
 def check_softcap(name: str, softcap: float) -> float:
     """Check that the cap is a finite number, or 0 for none."""
+    softcap = check_number(name, "softcap", softcap)
     if not 0.0 <= softcap < math.inf:
         raise InvalidProblemError(
             f"[{name}] expected softcap to be a finite number above 0, got {softcap}; "
             "0.0 turns it off"
         )
-    return float(softcap)
+    return softcap
 
 
 def is_bottom_right(name: str, alignment: str) -> bool:
@@ -170,12 +193,19 @@ def window_sides(
     if window is None:
         return -1, 0 if is_causal else -1
     is_pair = isinstance(window, (tuple, list)) and len(window) == 2
-    if not is_pair or any(isinstance(side, float) or side < -1 for side in window):
+    if not is_pair or any(not _is_whole(side) or side < -1 for side in window):
         raise InvalidProblemError(
             f"[{name}] expected window to be two integers (left, right), each -1 for "
             f"open or a number of keys, got {window!r}; None turns it off"
         )
-    return window[0], 0 if is_causal else window[1]
+    left, right = [-1 if side >= _FARTHEST else side for side in window]
+    return left, 0 if is_causal else right
+
+
+def _is_whole(side: object) -> bool:
+    return isinstance(side, int) or (
+        hasattr(side, "__index__") and not isinstance(side, Tensor)
+    )
 
 
 def check_grouping(name: str, q: Tensor, k: Tensor, enable_gqa: bool) -> None:
@@ -187,7 +217,8 @@ def check_grouping(name: str, q: Tensor, k: Tensor, enable_gqa: bool) -> None:
         )
 
 
-def _check_is_tensor(name: str, label: str, tensor: object) -> None:
+def check_is_tensor(name: str, label: str, tensor: object) -> None:
+    """Check that an argument is a tensor."""
     if not isinstance(tensor, Tensor):
         raise InvalidProblemError(
             f"[{name}] expected {label} to be a torch.Tensor, got "
@@ -196,7 +227,7 @@ def _check_is_tensor(name: str, label: str, tensor: object) -> None:
 
 
 def _check_beside(name: str, label: str, tensor: Tensor, q: Tensor) -> None:
-    _check_is_tensor(name, label, tensor)
+    check_is_tensor(name, label, tensor)
     if tensor.device != q.device:
         raise InvalidProblemError(
             f"[{name}] expected {label} on q's device {q.device}, got {tensor.device}; "

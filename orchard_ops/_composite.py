@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ._arguments import Arguments
 from ._philox import keep_mask, keep_scale
+from ._tracing import is_compiling, is_transformed
 
 __all__ = ["attention", "repeat_heads", "softmax_weights"]
 
@@ -103,7 +104,10 @@ def _sdpa_fits(a: Arguments) -> bool:
     mask = a.attn_mask
     if mask is None:
         return True
-    # A row that attends to nothing is NaN there, in some versions.
+    # A row that attends to nothing is NaN there, in some versions; whether there is one
+    # can't be asked of what is traced.
+    if is_compiling() or is_transformed():
+        return False
     keep = mask if mask.dtype == torch.bool else mask != float("-inf")
     return mask.dtype in (torch.bool, a.q.dtype) and bool(keep.any(-1).all())
 
@@ -138,7 +142,8 @@ def softmax_weights(a: Arguments) -> tuple[Tensor, Tensor]:
 
 def _scores(a: Arguments) -> tuple[Tensor, Tensor]:
     """Return the scores with all that is added, and True where they count."""
-    compute = torch.promote_types(a.q.dtype, torch.float32)
+    # Not promote_types: old compilers do not know it.
+    compute = torch.float64 if a.q.dtype == torch.float64 else torch.float32
     q, k = a.q.to(compute), a.k.to(compute)
     scores = torch.matmul(q, k.transpose(-1, -2)) * a.scale
     if a.softcap:

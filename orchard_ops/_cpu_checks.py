@@ -45,7 +45,7 @@ def check_shapes(name: str, arguments: Arguments) -> None:
             f"[{name}] expected heads_q to be a multiple of heads_kv, got {heads_q} "
             f"and {heads_kv}; repeat or drop heads"
         )
-    if not math.isfinite(arguments.scale):
+    if not -math.inf < arguments.scale < math.inf:
         raise InvalidProblemError(
             f"[{name}] expected a finite scale, got {arguments.scale}; leave "
             "scale=None for 1/sqrt(head_dim)"

@@ -63,15 +63,16 @@ def keep_mask(
     """
     batch, heads, len_q, len_kv = shape
     # Eight neighboring weights of a lane share a counter: four words of two draws.
-    column = torch.arange(len_kv)
+    cpu = seed.device  # Whatever torch.set_default_device says.
+    column = torch.arange(len_kv, device=cpu)
     group = 4 * (column >> 5) + ((column >> 1) & 3)
     draw = 2 * ((column >> 3) & 3) + (column & 1)
-    pair = torch.arange(first_batch * heads, (first_batch + batch) * heads)
+    pair = torch.arange(first_batch * heads, (first_batch + batch) * heads, device=cpu)
     counter = (
-        torch.arange(4 * ((len_kv + 31) // 32)),
-        torch.arange(len_q).unsqueeze(-1),
+        torch.arange(4 * ((len_kv + 31) // 32), device=cpu),
+        torch.arange(len_q, device=cpu).unsqueeze(-1),
         pair.view(-1, 1, 1),
-        torch.zeros((), dtype=torch.int64),
+        torch.zeros((), dtype=torch.int64, device=cpu),
     )
     words = philox(counter, (seed & _LOW_32, (seed >> 32) & _LOW_32))
     halves = [(word >> shift) & _LOW_16 for word in words for shift in (0, 16)]

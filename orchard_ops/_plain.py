@@ -17,6 +17,7 @@ from ._tracing import is_compiling
 __all__ = ["attend"]
 
 _MASKS = (type(None), Tensor, torch.nn.Parameter)
+_SCALES = (type(None), float, int)
 
 
 def attend(
@@ -36,7 +37,7 @@ def attend(
     """
     if not type(q) is type(k) is type(v) is Tensor or is_compiling() or is_any_region():
         return None
-    if type(attn_mask) not in _MASKS:
+    if type(attn_mask) not in _MASKS or type(scale) not in _SCALES:
         return None
     operator = _operator()
     if operator is None:

@@ -43,8 +43,11 @@ __all__ = [
 _NAME = "scaled_dot_product_attention"
 # PyTorch's own function, found before anything could replace it.
 _original: Callable[..., Tensor] = functional.scaled_dot_product_attention
+_is_original_known = False  # from a call of enable() until one of disable()
+_blocks = 0  # of enabled(), in all threads
+_was_enabled = False  # before the first of them
 _fallbacks: Counter[str] = Counter()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,21 @@ def enable() -> None:
     Replaces the attribute of ``torch.nn.functional``, so it reaches what looks the
     function up there when it runs (``nn.MultiheadAttention``, transformers' "sdpa"),
     and not who imported the function by name before.
+
+    Raises:
+        OrchardError: somebody else has replaced the function since an earlier
+            ``enable``: what is there now may call ours, which would call it.
     """
-    global _original
-    if is_enabled():
-        return
-    _original = functional.scaled_dot_product_attention
-    # mypy takes the attribute for a function that nobody may replace.
-    setattr(functional, _NAME, _routed)
+    global _original, _is_original_known
+    with _lock:
+        current = functional.scaled_dot_product_attention
+        if is_enabled():
+            return
+        if _is_original_known and current is not _original:
+            raise _replaced("enable", current)
+        _original, _is_original_known = current, True
+        # mypy takes the attribute for a function that nobody may replace.
+        setattr(functional, _NAME, _routed)
 
 
 def disable() -> None:
@@ -76,27 +87,45 @@ def disable() -> None:
     Raises:
         OrchardError: somebody else has replaced the function since.
     """
-    current = functional.scaled_dot_product_attention
-    if current is _original:
-        return
-    if not is_enabled():
-        raise OrchardError(
-            "[sdpa.disable] expected F.scaled_dot_product_attention to be the one that "
-            f"enable() put there, got {current!r}; undo that replacement first"
-        )
-    setattr(functional, _NAME, _original)
+    global _is_original_known
+    with _lock:
+        current = functional.scaled_dot_product_attention
+        if is_enabled():
+            setattr(functional, _NAME, _original)
+        elif current is not _original:
+            raise _replaced("disable", current)
+        _is_original_known = False
+
+
+def _replaced(name: str, current: object) -> OrchardError:
+    return OrchardError(
+        f"[sdpa.{name}] expected F.scaled_dot_product_attention to be the one that "
+        f"enable() put there, got {current!r}; undo that replacement first"
+    )
 
 
 @contextmanager
 def enabled() -> Iterator[None]:
-    """Enable inside a ``with`` block, and put back what was there before."""
-    was_enabled = is_enabled()
-    enable()
+    """Enable inside a ``with`` block, and put back what was there before.
+
+    Blocks may overlap, in one thread or in several: the function is one for all
+    threads, and is routed until the last block ends.
+    """
+    global _blocks, _was_enabled
+    with _lock:
+        if _blocks == 0:
+            _was_enabled = is_enabled()
+        enable()
+        _blocks += 1
     try:
         yield
     finally:
-        if not was_enabled:
-            disable()
+        with _lock:
+            _blocks -= 1
+            if _blocks or _was_enabled:
+                enable()
+            else:
+                disable()
 
 
 def is_enabled() -> bool:

@@ -267,6 +267,37 @@ def test_vmap(device: torch.device) -> None:
     assert torch.equal(bits(got), bits(want))
 
 
+def test_masks_on_the_cpu_are_traced() -> None:
+    """What a mask holds can't be asked there: neither vmap nor a full graph minds."""
+    (q,) = (leaf.detach() for leaf in draw(torch.device("cpu"), SHAPE))
+    masks = torch.rand(3, 17, 17) < 0.7
+
+    def attend(mask: Tensor, scale: float = 0.3) -> Tensor:
+        return flash_attention(q, q, q, mask, scale=scale)
+
+    want = torch.stack([attend(mask) for mask in masks])
+    torch.testing.assert_close(torch.func.vmap(attend)(masks), want)
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(masks[0]), want[0])
+
+
+def test_default_device_changes_nothing(device: torch.device) -> None:
+    """torch.set_default_device moves what a user makes, and nothing of ours."""
+    (q,) = (leaf.detach() for leaf in draw(device, SHAPE))
+    before = sdpa.explain(q, q, q, dropout_p=0.5)
+    cache = q.new_zeros(4, 256, 4, 64)
+    ends = torch.tensor([0, 17, 34], dtype=torch.int32).to(device)
+    table = torch.tensor([[0], [2]], dtype=torch.int32).to(device)
+    with torch.device(device):
+        assert sdpa.explain(q, q, q, dropout_p=0.5) == before
+        flash_attention(q, q, q, dropout_p=0.5)
+        flash_attention(q.cpu(), q.cpu(), q.cpu(), dropout_p=0.5)
+        orchard_ops.flash_attn.flash_attn_varlen_func(
+            q.transpose(1, 2).flatten(0, 1), cache, cache, ends, ends, 17, 17,
+            block_table=table,
+        )  # fmt: skip
+
+
 def test_vmap_asks_how_dropout_is_meant(device: torch.device) -> None:
     """Under vmap dropout needs randomness="different" or "same", as PyTorch's does."""
     (q,) = (leaf.detach() for leaf in draw(device, (2, 1, 4, 17, 64)))

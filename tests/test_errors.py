@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from harness import count_calls
@@ -160,6 +161,25 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
         InvalidProblemError,
         ["alibi_slopes", "cpu"],
     ),
+    "a scale that is learned": (
+        make(scale=torch.tensor(0.5, requires_grad=True)),
+        InvalidProblemError,
+        ["scale", "multiply q"],
+    ),
+    "a cap that is learned": (
+        make(softcap=torch.tensor(5.0, requires_grad=True)),
+        InvalidProblemError,
+        ["softcap", "gradient"],
+    ),
+    "scale is text": (make(scale="x"), InvalidProblemError, ["scale", "'x'"]),
+    "softcap is None": (make(softcap=None), InvalidProblemError, ["softcap", "None"]),
+    "dropout is None": (make(dropout_p=None), InvalidProblemError, ["dropout_p"]),
+    "half a window": (make(window=(None, 0)), InvalidProblemError, ["(None, 0)"]),
+    "window of a fraction": (
+        make(window=(np.float32(1.5), 0)),
+        InvalidProblemError,
+        ["1.5"],
+    ),
     "sinks not a tensor": (make(sinks=1.0), InvalidProblemError, ["sinks", "float"]),
     "sinks for other heads": (
         make(sinks=torch.ones(1)),
@@ -272,3 +292,45 @@ def test_tree(cls: type[Exception], builtin: type[Exception]) -> None:
     """Each class can be caught as OrchardError and as the builtin it resembles."""
     assert issubclass(cls, orchard_ops.OrchardError)
     assert issubclass(cls, builtin)
+
+
+@pytest.mark.parametrize("where", ["device", "cpu"])
+def test_numbers_of_other_types(where: str, device: torch.device) -> None:
+    """NumPy's numbers and tensors of one number are numbers; far windows are open."""
+    place = device if where == "device" else torch.device("cpu")
+    inputs = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
+    want = orchard_ops.flash_attention(**inputs, scale=0.5, window=(2, 1))
+    for scale in (np.float64(0.5), torch.tensor(0.5)):
+        window = (np.int64(2), np.int32(1))
+        got = orchard_ops.flash_attention(**inputs, scale=scale, window=window)
+        assert torch.equal(got.cpu(), want.cpu())
+    got = orchard_ops.flash_attention(**inputs, window=(2**63, 2**64))
+    assert torch.equal(got.cpu(), orchard_ops.flash_attention(**inputs).cpu())
+
+
+@pytest.mark.parametrize("where", ["device", "cpu"])
+def test_slopes_have_no_gradient(where: str, device: torch.device) -> None:
+    """Nowhere: not on one device a number, and on the other none."""
+    place = device if where == "device" else torch.device("cpu")
+    q = torch.randn(2, 4, 6, 16).to(place)
+    slopes = torch.rand(4).to(place).requires_grad_()
+    assert not orchard_ops.flash_attention(q, q, q, alibi_slopes=slopes).requires_grad
+
+
+def test_dao_functions_name_what_is_wrong(device: torch.device) -> None:
+    """What is no tensor, and a window of another length."""
+    q = torch.zeros(2, 6, 4, 16).to(device)
+    with pytest.raises(InvalidProblemError, match=r"k to be a .*Tensor, got list"):
+        orchard_ops.flash_attn.flash_attn_func(q, [1.0], q)
+    with pytest.raises(InvalidProblemError, match="qkv to be a"):
+        orchard_ops.flash_attn.flash_attn_qkvpacked_func(None)
+    for window in (None, (1, 1, 1)):
+        with pytest.raises(InvalidProblemError, match="window_size to be two integers"):
+            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=window)
+
+
+def test_supports_on_meta() -> None:
+    """Tensors without memory can be asked about: the call works."""
+    q = torch.empty(2, 4, 6, 16, device="meta")
+    assert orchard_ops.supports(q, q, q, is_causal=True) == (True, "")
+    assert orchard_ops.flash_attention(q, q, q, is_causal=True).shape == q.shape

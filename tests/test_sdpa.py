@@ -24,6 +24,8 @@ def switched_off() -> Iterator[None]:
     """Begin with no counts, and leave PyTorch's own function behind."""
     sdpa.reset_fallbacks()
     yield
+    if sdpa.is_enabled():
+        sdpa.disable()
     F.scaled_dot_product_attention = PYTORCH
 
 
@@ -57,6 +59,36 @@ def test_context_manager() -> None:
     assert F.scaled_dot_product_attention is PYTORCH
     with pytest.raises(KeyError), sdpa.enabled():
         raise KeyError
+    assert F.scaled_dot_product_attention is PYTORCH
+
+
+def test_blocks_that_overlap() -> None:
+    """The first to end leaves routing to the other; switching off ends no outer one."""
+    first, second = sdpa.enabled(), sdpa.enabled()
+    with first:
+        second.__enter__()
+    assert sdpa.is_enabled()
+    second.__exit__(None, None, None)
+    assert F.scaled_dot_product_attention is PYTORCH
+    sdpa.enable()
+    with sdpa.enabled():
+        sdpa.disable()
+    assert sdpa.is_enabled()
+
+
+def test_a_replacement_that_calls_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enabling again on top of it would make a circle: it is refused."""
+    sdpa.enable()
+    inner = F.scaled_dot_product_attention
+    (q,) = draw(torch.device("cpu"), SHAPE)
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: inner(*a, **k))
+        with pytest.raises(OrchardError, match="undo that replacement first"):
+            sdpa.enable()
+        with pytest.raises(OrchardError, match="undo"), sdpa.enabled():
+            pass
+        assert F.scaled_dot_product_attention(q, q, q).shape == q.shape
+    sdpa.disable()
     assert F.scaled_dot_product_attention is PYTORCH
 
 

@@ -38,8 +38,10 @@ def gather_pages(
             f"[{name}] expected block_table to have pages for {int(lengths.max())} "
             f"keys, got {block_table.size(1)} pages of {page_size}; add pages"
         )
-    sequence = torch.repeat_interleave(torch.arange(lengths.size(0)), lengths)
-    place = torch.arange(sequence.size(0)) - starts[sequence]
+    sequence = torch.repeat_interleave(
+        torch.arange(lengths.size(0), device="cpu"), lengths
+    )
+    place = torch.arange(sequence.size(0), device="cpu") - starts[sequence]
     page = block_table.cpu().long()[sequence, place // page_size]
     rows = (page * page_size + place % page_size).to(caches[0].device)
     k, v = (cache.flatten(0, 1).index_select(0, rows) for cache in caches)

@@ -25,6 +25,7 @@ from typing import Union
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
+from .._checks import check_is_tensor
 from .._errors import InvalidProblemError
 from .._kvcache import flash_attention_with_kvcache
 from .._run import run
@@ -80,7 +81,7 @@ def flash_attn_func(
     arguments = dense_arguments(
         name, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None,
         dropout_p, causal, softmax_scale, True, causal_alignment="bottom-right",
-        window=_window(window_size), softcap=max(softcap, 0.0),
+        window=_window(name, window_size), softcap=max(softcap, 0.0),
         alibi_slopes=alibi_slopes, sinks=None,
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments, return_attn_probs)
@@ -184,7 +185,7 @@ def flash_attn_varlen_func(
     arguments = packed_arguments(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
-        window=_window(window_size), softcap=max(softcap, 0.0),
+        window=_window(name, window_size), softcap=max(softcap, 0.0),
         alibi_slopes=alibi_slopes, sinks=None,
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments, return_attn_probs)
@@ -309,7 +310,7 @@ def flash_attn_with_kvcache(
         block_table=block_table, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
         rotary_interleaved=rotary_interleaved, cache_batch_idx=cache_batch_idx,
         cache_leftpad=cache_leftpad, scale=softmax_scale, is_causal=causal,
-        window=_window(window_size), softcap=max(softcap, 0.0),
+        window=_window(name, window_size), softcap=max(softcap, 0.0),
         alibi_slopes=alibi_slopes, num_splits=num_splits,
         return_lse=return_softmax_lse,
     )  # fmt: skip
@@ -325,7 +326,12 @@ def _attend(
     return out, lse, probabilities
 
 
-def _window(window_size: tuple[int, int]) -> tuple[int, int] | None:
+def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
+    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
+        raise InvalidProblemError(
+            f"[{name}] expected window_size to be two integers (left, right), got "
+            f"{window_size!r}; (-1, -1) is no window"
+        )
     left, right = window_size
     return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
 
@@ -333,6 +339,7 @@ def _window(window_size: tuple[int, int]) -> tuple[int, int] | None:
 def _unpack(
     name: str, label: str, packed: Tensor, rank: int, count: int
 ) -> tuple[Tensor, ...]:
+    check_is_tensor(name, label, packed)
     if packed.dim() != rank or packed.size(-3) != count:
         first = "[batch, len" if rank == 5 else "[total"
         raise InvalidProblemError(
@@ -346,6 +353,7 @@ def _unpack(
 def _check_rank(name: str, rank: int, **tensors: Tensor) -> None:
     first = "batch, len" if rank == 4 else "total"
     for label, tensor in tensors.items():
+        check_is_tensor(name, label, tensor)
         if tensor.dim() != rank:
             raise InvalidProblemError(
                 f"[{name}] expected {label} of shape [{first}, heads, "
