@@ -199,7 +199,8 @@ DType dtype_of(const char* operation, const Tensor& tensor) {
 void check_call(const char* operation, const Call& call) {
   check_qkv(operation, call);
   attention::check_settings(operation, call.settings);
-  const auto shapes = shapes_of<c10::SymInt>(call);
+  auto shapes = shapes_of<c10::SymInt>(call);
+  if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
   attention::check_shapes(operation, shapes);
   if (call.is_packed() || call.starts_kv.defined()) {
     if (!call.is_packed()) {

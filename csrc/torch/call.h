@@ -27,6 +27,9 @@ using OptionalTensor =
 struct Call {
   at::Tensor q, k, v, mask, slopes, sinks, seed, starts_q, starts_kv;
   attention::Settings settings;
+  // k and v are pages, or a cache with entries of its own: their first size is
+  // not the batch.
+  bool is_indirect = false;
 
   static constexpr size_t kArguments = 17;
   static constexpr size_t kTensors = 9;

@@ -1,7 +1,11 @@
 // csrc/torch/decode_op.cpp: a few queries against a cache of keys, dense or
-// paged: inference only.
+// paged, and its results' shapes alone (Meta): inference only.
 #include <ATen/ATen.h>
 #include <torch/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
 
 #include "attention/plan.h"
 #include "torch/attention_ops.h"
@@ -29,67 +33,55 @@ void check_numbers(const char* name,
                    int64_t dim) {
   if (!numbers.defined()) return;
   if (numbers.device() == q.device() && numbers.scalar_type() == at::kInt &&
-      numbers.dim() == dim && numbers.size(0) == q.size(0)) {
+      numbers.dim() == dim && numbers.sym_size(0) == q.sym_size(0)) {
     return;
   }
   refuse(kDecode, name, " must be int32 on ", q.device().str(), " with ", dim,
-         " dimensions, the first ", q.size(0), ", got ",
-         c10::toString(numbers.scalar_type()), " of shape ", numbers.sizes(),
-         " on ", numbers.device().str());
+         " dimensions, the first ", q.sym_size(0), ", got ",
+         c10::toString(numbers.scalar_type()), " of shape ",
+         numbers.sym_sizes(), " on ", numbers.device().str());
 }
 
-// A cache may have more or fewer batch entries than q, and pages instead.
-void check_step(const Step& step) {
+Call call_of(const Step& step) {
   Call call;
   call.q = step.q;
   call.k = step.k;
   call.v = step.v;
   call.slopes = step.slopes;
   call.settings = step.settings;
-  const bool is_indirect = step.table.defined() || step.cache_rows.defined();
-  if (is_indirect && step.q.dim() == 4 && step.k.dim() == 4 &&
-      step.v.dim() == 4) {
-    const auto entry = [&](const Tensor& cache) {
-      return cache.new_empty(
-          {step.q.size(0), cache.size(1), cache.size(2), cache.size(3)},
-          cache.options().device(at::kMeta));
-    };
-    call.q = entry(step.q);
-    call.k = entry(step.k);
-    call.v = entry(step.v);
-    call.slopes = Tensor();
-    if (step.k.size(0) != step.v.size(0)) {
-      refuse(kDecode, "k_cache and v_cache must have the same first size, got ",
-             step.k.size(0), " and ", step.v.size(0));
-    }
+  call.is_indirect = step.table.defined() || step.cache_rows.defined();
+  return call;
+}
+
+void check_pages(const Step& step) {
+  if (step.cache_rows.defined() || step.left_pads.defined()) {
+    refuse(kDecode,
+           "block_table cannot be combined with cache_batch_idx or "
+           "cache_leftpad");
   }
-  check_call(kDecode, call);
+  const c10::SymInt page_size = step.k.sym_size(2);
+  if (page_size % attention::kPageUnit != 0 || page_size == 0) {
+    refuse(kDecode, "a page must hold a multiple of ", attention::kPageUnit,
+           " keys, got ", page_size);
+  }
+}
+
+void check_step(const Step& step) {
+  check_call(kDecode, call_of(step));
+  if (step.k.sym_size(0) != step.v.sym_size(0)) {
+    refuse(kDecode, "k_cache and v_cache must have the same first size, got ",
+           step.k.sym_size(0), " and ", step.v.sym_size(0));
+  }
   if (!step.lengths.defined()) refuse(kDecode, "cache_seqlens is missing");
   check_numbers("cache_seqlens", step.lengths, step.q, 1);
   check_numbers("block_table", step.table, step.q, 2);
   check_numbers("cache_batch_idx", step.cache_rows, step.q, 1);
   check_numbers("cache_leftpad", step.left_pads, step.q, 1);
-  if (step.table.defined() &&
-      (step.cache_rows.defined() || step.left_pads.defined())) {
-    refuse(kDecode,
-           "block_table cannot be combined with cache_batch_idx or "
-           "cache_leftpad");
-  }
-  if (step.table.defined() &&
-      (step.k.size(2) % attention::kPageUnit != 0 || step.k.size(2) == 0)) {
-    refuse(kDecode, "a page must hold a multiple of ", attention::kPageUnit,
-           " keys, got ", step.k.size(2));
-  }
+  if (step.table.defined()) check_pages(step);
 }
 
 Problem problem_of(const Step& step) {
-  Call call;
-  call.q = step.q;
-  call.k = step.k;
-  call.v = step.v;
-  call.slopes = step.slopes;
-  call.settings = step.settings;
-  Problem problem = torch_ops::problem_of(kDecode, call);
+  Problem problem = torch_ops::problem_of(kDecode, call_of(step));
   problem.cache.is_used = true;
   problem.cache.has_left_pads = step.left_pads.defined();
   problem.cache.has_rows = step.cache_rows.defined();
@@ -97,25 +89,48 @@ Problem problem_of(const Step& step) {
     problem.cache.page_size = step.k.size(2);
     problem.len_kv = step.table.size(1) * step.k.size(2);
   }
-  problem.cache.splits =
-      step.splits > 0 ? step.splits : attention::decode_splits(problem);
   return problem;
 }
 
-std::tuple<Tensor, Tensor> run(const Step& step) {
-  check_step(step);
+// Of a problem that is not empty.  No tile has fewer columns than a page's
+// unit, so that parts beyond one for each unit would only be empty.
+int64_t splits_of(const Step& step, const Problem& problem) {
+  if (step.splits <= 0) return attention::decode_splits(problem);
+  const int64_t units =
+      (problem.len_kv + attention::kPageUnit - 1) / attention::kPageUnit;
+  return std::clamp<int64_t>(step.splits, 1, std::max<int64_t>(units, 1));
+}
+
+using Outputs = std::tuple<Tensor, Tensor>;
+
+Outputs empty_outputs(const Step& step) {
   const Tensor& q = step.q;
-  const Tensor out = empty_like_layout(
-      q, {q.size(0), q.size(1), q.size(2), step.v.size(3)}, false);
-  const auto numbers = q.options().dtype(at::kFloat);
-  const Tensor lse = at::empty({q.size(0), q.size(1), q.size(2)}, numbers);
+  const c10::SymInt batch = q.sym_size(0), heads = q.sym_size(1),
+                    rows = q.sym_size(2);
+  return {
+      empty_like_layout(q, {batch, heads, rows, step.v.sym_size(3)}, false),
+      at::empty_symint({batch, heads, rows}, q.options().dtype(at::kFloat))};
+}
+
+Outputs shapes_alone(const Step& step) {
+  check_step(step);
+  return empty_outputs(step);
+}
+
+// A step of no queries is checked as any other and launches nothing.
+Outputs run(const Step& step) {
+  check_step(step);
+  Problem problem = problem_of(step);
+  const auto [out, lse] = empty_outputs(step);
   if (out.numel() == 0) return {out, lse};
   if (step.k.numel() == 0) {
     out.zero_();
     lse.fill_(-std::numeric_limits<float>::infinity());
     return {out, lse};
   }
-  const Problem problem = problem_of(step);
+  problem.cache.splits = splits_of(step, problem);
+  const Tensor& q = step.q;
+  const auto numbers = lse.options();
   // One row of parts for each row of out.
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   const int64_t parts = rows * problem.cache.splits;
@@ -143,19 +158,20 @@ std::tuple<Tensor, Tensor> run(const Step& step) {
   return {out, lse};
 }
 
-std::tuple<Tensor, Tensor> decode(const Tensor& q,
-                                  const Tensor& k_cache,
-                                  const Tensor& v_cache,
-                                  const Tensor& cache_seqlens,
-                                  const OptionalTensor& block_table,
-                                  const OptionalTensor& cache_batch_idx,
-                                  const OptionalTensor& cache_leftpad,
-                                  const OptionalTensor& alibi_slopes,
-                                  double scale,
-                                  double softcap,
-                                  int64_t window_left,
-                                  int64_t window_right,
-                                  int64_t num_splits) {
+template <Outputs (*serve)(const Step&)>
+Outputs decode(const Tensor& q,
+               const Tensor& k_cache,
+               const Tensor& v_cache,
+               const Tensor& cache_seqlens,
+               const OptionalTensor& block_table,
+               const OptionalTensor& cache_batch_idx,
+               const OptionalTensor& cache_leftpad,
+               const OptionalTensor& alibi_slopes,
+               double scale,
+               double softcap,
+               int64_t window_left,
+               int64_t window_right,
+               int64_t num_splits) {
   const auto given = [](const OptionalTensor& tensor) {
     return tensor.has_value() ? *tensor : Tensor();
   };
@@ -174,7 +190,7 @@ std::tuple<Tensor, Tensor> decode(const Tensor& q,
   step.settings.window_left = window_left;
   step.settings.window_right = window_right;
   step.settings.is_bottom_right = true;
-  return run(step);
+  return serve(step);
 }
 
 }  // namespace
@@ -187,11 +203,17 @@ TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
       "int window_right, int num_splits) -> (Tensor out, Tensor lse)");
 }
 
-TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) { m.impl("decode", decode); }
+TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {
+  m.impl("decode", decode<run>);
+}
 
 #ifdef ORCHARD_WITH_METAL
-TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) { m.impl("decode", decode); }
+TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) { m.impl("decode", decode<run>); }
 #endif
+
+TORCH_LIBRARY_IMPL(orchard_ops, Meta, m) {
+  m.impl("decode", decode<shapes_alone>);
+}
 
 // Inference only, which Python checks: no key of autograd stands in the way.
 TORCH_LIBRARY_IMPL(orchard_ops, Autograd, m) {
