@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ._attention import flash_attention
-from ._checks import check_softcap, check_tensors, window_sides
 from ._errors import translate
-from ._kvcache_checks import check_step, lengths_of, numbers_of, rotary_table
+from ._kvcache_checks import (
+    NAME,
+    Cache,
+    Options,
+    cache_of,
+    check_step,
+    options_of,
+    rotary_table,
+)
+from ._kvcache_cpu import attend_on_cpu, check_on_cpu
 from ._rotary import rotate
 from ._run import require_ops
 
 __all__ = ["flash_attention_with_kvcache"]
-
-_NAME = "flash_attention_with_kvcache"
-
-
-class _Cache(NamedTuple):
-    """Where the keys of each batch entry lie; small tensors are int32 beside k."""
-
-    k: Tensor
-    v: Tensor
-    seqlens: Tensor
-    table: Tensor | None
-    rows: Tensor | None
-    left_pads: Tensor | None
-
-
-class _Options(NamedTuple):
-    """What shapes the scores, as flash_attention's arguments of these names."""
-
-    scale: float
-    is_causal: bool
-    window: tuple[int, int] | None
-    softcap: float
-    alibi_slopes: Tensor | None
-    num_splits: int
 
 
 def flash_attention_with_kvcache(
@@ -70,20 +50,28 @@ def flash_attention_with_kvcache(
     transpose of ``flash_attention(q[b].transpose(0, 1)[None], ks, vs, ...)``, where
     ``ks`` and ``vs`` are the first n keys and values of its cache and the last query
     stands at the last key (``causal_alignment="bottom-right"``).  Keys are cut into
-    parts that run side by side and are combined in a fixed order.  Inference only.
+    parts that run side by side and are combined in a fixed order.  Inference only, and
+    autocast casts nothing.  What is refused is refused before the cache is written.
+
+    Numbers that the host knows are checked: a cache_seqlens that is an int, and all
+    CPU tensors.  In tensors on a device they are not read, because that would wait for
+    it: there lengths, entries and pages outside the cache, or positions outside the
+    rotary table, are the caller's mistake, and undefined.
 
     Args:
         q: ``[batch, len_q, heads_q, head_dim]``; float32, float16 or bfloat16.
         k_cache: ``[batch_cache, capacity, heads_kv, head_dim]``, or with a block_table
             ``[pages, page_size, heads_kv, head_dim]``, page_size a multiple of 8.
-            What lies past a sequence's length is never read.
+            What lies past a sequence's length is never read.  Without block_table and
+            cache_batch_idx batch_cache is q's batch.
         v_cache: as k_cache, with ``head_dim_v``.
         k: ``[batch, len_new, heads_kv, head_dim]``, written into the cache behind
             cache_seqlens before attending; None: nothing is added.
         v: as k, with head_dim_v; given exactly if k is.
         cache_seqlens: ``[batch]`` int32, keys already in the cache; or one int for all.
         block_table: ``[batch, pages_per_sequence]`` int32: which page holds keys
-            ``i * page_size`` and on of a batch entry.
+            ``i * page_size`` and on of a batch entry.  Anything past its length; not
+            with cache_batch_idx or cache_leftpad.
         rotary_cos: ``[positions, rotary_dim / 2]``: rotates k, and q, by their
             positions in the cache; without is_causal and window all queries stand at
             the first new position, as in Dao's API.
@@ -97,8 +85,9 @@ def flash_attention_with_kvcache(
         is_causal: let query i attend to keys up to its own position only.
         window: ``(left, right)`` around the query's position, -1 is open.
         softcap: as in ``flash_attention``.
-        alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]``.
-        num_splits: parts to cut the keys into; 0 lets the shapes decide.
+        alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]``, float32 or cast to it.
+        num_splits: parts to cut the keys into, at most one for each 8; 0 lets the
+            shapes decide.
         return_lse: return also the natural log of the sum of exponentials.
 
     Returns:
@@ -110,95 +99,49 @@ def flash_attention_with_kvcache(
         UnsupportedError: a tensor requires a gradient.
         DeviceError: the tensors are on a device whose library is missing.
     """
-    check_tensors(_NAME, q, k_cache, v_cache)
-    check_step(q, k, v, (k_cache, v_cache), block_table, cache_leftpad)
-    cache = _Cache(
-        k_cache,
-        v_cache,
-        lengths_of(q, cache_seqlens),
-        numbers_of("block_table", block_table, q, 2),
-        numbers_of("cache_batch_idx", cache_batch_idx, q, 1),
-        numbers_of("cache_leftpad", cache_leftpad, q, 1),
-    )
+    check_step(q, k, v, (k_cache, v_cache))
+    len_new = 0 if k is None else k.size(1)
+    cache = cache_of(
+        q, (k_cache, v_cache), len_new,
+        cache_seqlens, block_table, cache_batch_idx, cache_leftpad,
+    )  # fmt: skip
+    options = options_of(q, scale, is_causal, window, softcap, alibi_slopes, num_splits)
+    turn: tuple[Tensor, Tensor] | None = None
+    steps = q.size(1) if is_causal or window is not None else 1
     if rotary_cos is not None or rotary_sin is not None:
-        turn = rotary_table(q, k, rotary_cos, rotary_sin)
-        is_local = is_causal or window is not None
-        positions = _positions(cache, q.size(1) if is_local else 1)
-        q = rotate(q, *turn, positions.expand(-1, q.size(1)), rotary_interleaved)
-        if k is not None:
-            k = rotate(k, *turn, _positions(cache, k.size(1)), rotary_interleaved)
+        most = 0 if k is None else max(len_new, steps, 1)
+        turn = rotary_table(q, rotary_cos, rotary_sin, cache.counts, most)
+    is_on_cpu = q.device.type == "cpu"
+    if is_on_cpu:
+        check_on_cpu(q, cache, options)
     if k is not None and v is not None:
+        if not is_on_cpu:
+            _attend(q[:, :0], cache, options)  # Computes nothing, but checks the rest.
+        # Nothing has been written so far, and nothing is refused from here on.
+        if turn is not None:
+            places = _positions(cache, steps).expand(-1, q.size(1))
+            q = rotate(q, *turn, places, rotary_interleaved)
+            k = rotate(k, *turn, _positions(cache, len_new), rotary_interleaved)
         cache = _append(cache, k, v)
-    options = _Options(
-        1.0 / math.sqrt(max(q.size(3), 1)) if scale is None else float(scale),
-        is_causal,
-        window,
-        check_softcap(_NAME, softcap),
-        alibi_slopes,
-        num_splits,
-    )
-    attend = _attend_on_cpu if q.device.type == "cpu" else _attend
-    out, lse = attend(q, cache, options)
+    out, lse = (attend_on_cpu if is_on_cpu else _attend)(q, cache, options)
     return (out, lse) if return_lse else out
 
 
-def _attend(q: Tensor, cache: _Cache, options: _Options) -> tuple[Tensor, Tensor]:
-    require_ops(_NAME, q)
-    left, right = window_sides(_NAME, options.window, options.is_causal)
-    slopes = options.alibi_slopes
+def _attend(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:
+    require_ops(NAME, q)
     try:
         out, lse = torch.ops.orchard_ops.decode(
             *(t.transpose(1, 2) for t in (q, cache.k, cache.v)),
             cache.seqlens, cache.table, cache.rows, cache.left_pads,
-            None if slopes is None else slopes.float(),
-            options.scale, options.softcap, left, right, options.num_splits,
+            options.alibi_slopes, options.scale, options.softcap,
+            options.window_left, options.window_right, options.num_splits,
         )  # fmt: skip
     except RuntimeError as error:
-        raise translate(error, _NAME) from None
+        raise translate(error, NAME) from None
     return out.transpose(1, 2), lse
 
 
-def _attend_on_cpu(
-    q: Tensor, cache: _Cache, options: _Options
-) -> tuple[Tensor, Tensor]:
-    """Attend one batch entry after the other, over copies of its keys."""
-    outs, lses = [], []
-    for index, length in enumerate(cache.seqlens.tolist()):
-        slopes = options.alibi_slopes
-        if slopes is not None and slopes.dim() == 2:
-            slopes = slopes[index]
-        out, lse = flash_attention(
-            q[index : index + 1].transpose(1, 2),
-            *_keys_of(cache, index, length),
-            is_causal=options.is_causal,
-            scale=options.scale,
-            causal_alignment="bottom-right",
-            window=options.window,
-            softcap=options.softcap,
-            alibi_slopes=slopes,
-            return_lse=True,
-        )
-        outs.append(out.transpose(1, 2))
-        lses.append(lse)
-    return torch.cat(outs), torch.cat(lses)
-
-
-def _keys_of(cache: _Cache, index: int, length: int) -> tuple[Tensor, Tensor]:
-    """Return the keys and values of one batch entry, ``[1, heads_kv, length, dim]``."""
-    start = 0 if cache.left_pads is None else int(cache.left_pads[index])
-    row = index if cache.rows is None else int(cache.rows[index])
-
-    def gather(store: Tensor) -> Tensor:
-        if cache.table is None:
-            keys = store[row]
-        else:
-            keys = store[cache.table[index].long()].flatten(0, 1)
-        return keys[start:length].transpose(0, 1).unsqueeze(0)
-
-    return gather(cache.k), gather(cache.v)
-
-
-def _append(cache: _Cache, k: Tensor, v: Tensor) -> _Cache:
+def _append(cache: Cache, k: Tensor, v: Tensor) -> Cache:
     """Write new keys and values behind those in the cache; return the longer one."""
     positions = _positions(cache, k.size(1))
     if cache.table is not None:
@@ -210,10 +153,11 @@ def _append(cache: _Cache, k: Tensor, v: Tensor) -> _Cache:
         rows = (entries if cache.rows is None else cache.rows.long()).unsqueeze(1)
     for store, new in ((cache.k, k), (cache.v, v)):
         store[rows, positions] = new
-    return cache._replace(seqlens=cache.seqlens + k.size(1))
+    counts = cache.counts and [count + k.size(1) for count in cache.counts]
+    return cache._replace(seqlens=cache.seqlens + k.size(1), counts=counts)
 
 
-def _positions(cache: _Cache, length: int) -> Tensor:
+def _positions(cache: Cache, length: int) -> Tensor:
     """Return ``[batch, length]``: the first places behind each sequence."""
     steps = torch.arange(length, device=cache.seqlens.device)
     return cache.seqlens.long().unsqueeze(1) + steps

@@ -2,95 +2,297 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from ._checks import (
+    check_is_tensor,
+    check_number,
+    check_per_head,
+    check_softcap,
+    check_tensors,
+    window_sides,
+)
 from ._errors import InvalidProblemError, UnsupportedError
 
-__all__ = ["check_step", "lengths_of", "numbers_of", "rotary_table"]
+__all__ = [
+    "NAME",
+    "Cache",
+    "Options",
+    "cache_of",
+    "check_step",
+    "options_of",
+    "rotary_table",
+]
 
-_NAME = "flash_attention_with_kvcache"
+NAME = "flash_attention_with_kvcache"
+_PAGE_UNIT = 8  # csrc/attention's kPageUnit
+_MOST_SPLITS = 2**29  # as many as a cache may have keys
 
 
-def lengths_of(q: Tensor, cache_seqlens: Tensor | int) -> Tensor:
-    """Return the keys in each cache as int32 beside q."""
-    if isinstance(cache_seqlens, int):
-        return torch.full((q.size(0),), cache_seqlens, dtype=torch.int32).to(q.device)
-    lengths = numbers_of("cache_seqlens", cache_seqlens, q, 1)
-    assert lengths is not None
-    return lengths
+class Cache(NamedTuple):
+    """Where the keys of each batch entry lie; small tensors are int32 beside k."""
+
+    k: Tensor
+    v: Tensor
+    seqlens: Tensor
+    counts: list[int] | None  # seqlens, or the one number in it, where the host knows
+    table: Tensor | None
+    rows: Tensor | None
+    left_pads: Tensor | None
 
 
-def numbers_of(label: str, tensor: Tensor | None, q: Tensor, dim: int) -> Tensor | None:
+class Options(NamedTuple):
+    """What shapes the scores, as the operators take it."""
+
+    scale: float
+    softcap: float
+    window_left: int
+    window_right: int
+    alibi_slopes: Tensor | None
+    num_splits: int
+
+
+def check_step(
+    q: Tensor, k: Tensor | None, v: Tensor | None, stores: tuple[Tensor, Tensor]
+) -> None:
+    """Check q, the caches, the new keys and values, and that no gradient is wanted."""
+    check_tensors(NAME, q, *stores)
+    if q.dim() != 4:
+        raise InvalidProblemError(
+            f"[{NAME}] expected q of 4 dimensions [batch, len_q, heads_q, head_dim], "
+            f"got shape {list(q.shape)}; add or merge dimensions with unsqueeze or "
+            "flatten"
+        )
+    if stores[0].size(0) != stores[1].size(0):
+        raise InvalidProblemError(
+            f"[{NAME}] expected k_cache and v_cache of one first size, got "
+            f"{stores[0].size(0)} and {stores[1].size(0)}; slice the larger one"
+        )
+    if (k is None) != (v is None):
+        raise InvalidProblemError(
+            f"[{NAME}] expected k and v together, got only one of them; pass both, or "
+            "neither to add nothing"
+        )
+    given = [q, *stores]
+    if k is not None and v is not None:
+        _check_new(q, k, v, stores)
+        given += [k, v]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        raise UnsupportedError(
+            f"[{NAME}] expected tensors without gradients, got one that requires a "
+            "gradient; call it under torch.no_grad(), or train with flash_attention"
+        )
+
+
+def _check_new(q: Tensor, k: Tensor, v: Tensor, stores: tuple[Tensor, Tensor]) -> None:
+    check_tensors(NAME, q, k, v)
+    for label, new, store in (("k", k, stores[0]), ("v", v, stores[1])):
+        want = [q.size(0), k.size(1), *store.shape[2:]]
+        if list(new.shape) != want or new.dtype != store.dtype:
+            raise InvalidProblemError(
+                f"[{NAME}] expected {label} of shape [batch, len_new, heads_kv, "
+                f"head_dim] = {want} in the cache's {store.dtype}, got "
+                f"{list(new.shape)} in {new.dtype}; cast or slice it"
+            )
+
+
+def cache_of(
+    q: Tensor,
+    stores: tuple[Tensor, Tensor],
+    len_new: int,
+    cache_seqlens: Tensor | int,
+    block_table: Tensor | None,
+    cache_batch_idx: Tensor | None,
+    cache_leftpad: Tensor | None,
+) -> Cache:
+    """Return the cache once what says where its keys lie has been checked.
+
+    Numbers that only a device knows are not read: that would wait for it.
+    """
+    table = _numbers_if("block_table", block_table, q, 2)
+    rows = _numbers_if("cache_batch_idx", cache_batch_idx, q, 1)
+    left_pads = _numbers_if("cache_leftpad", cache_leftpad, q, 1)
+    capacity = stores[0].size(1)
+    if table is not None:
+        for label, tensor in (("cache_leftpad", left_pads), ("cache_batch_idx", rows)):
+            _check_without_pages(label, tensor)
+        _check_page_size(capacity)
+        capacity *= table.size(1)
+    seqlens, counts = _lengths_of(q, cache_seqlens, capacity, len_new)
+    cache = Cache(*stores, seqlens, counts, table, rows, left_pads)
+    if q.device.type == "cpu" and counts is not None:
+        _check_places(cache, [count + len_new for count in counts], capacity)
+    return cache
+
+
+def options_of(
+    q: Tensor,
+    scale: float | None,
+    is_causal: bool,
+    window: tuple[int, int] | None,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    num_splits: int,
+) -> Options:
+    """Return the options, checked but for what depends on shapes."""
+    slopes = check_per_head(NAME, "alibi_slopes", alibi_slopes, q)
+    splits = _whole_number("num_splits", num_splits, "0 lets the shapes decide")
+    if splits < 0:
+        raise InvalidProblemError(
+            f"[{NAME}] expected num_splits to be 0 or a number of parts, got {splits}; "
+            "0 lets the shapes decide"
+        )
+    return Options(
+        _scale(q, scale),
+        check_softcap(NAME, softcap),
+        *window_sides(NAME, window, is_causal),
+        None if slopes is None else slopes.detach(),
+        min(splits, _MOST_SPLITS),
+    )
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    if scale is not None:
+        return check_number(NAME, "scale", scale)
+    return 1.0 / math.sqrt(max(q.size(3), 1))
+
+
+def rotary_table(
+    q: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    counts: list[int] | None,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin if they are a table for q's head size and the positions.
+
+    Args:
+        q: the queries.
+        cos: ``[positions, rotary_dim / 2]``.
+        sin: as cos.
+        counts: those of the cache.
+        steps: how many positions behind them are rotated; 0 without new keys.
+    """
+    if not isinstance(cos, Tensor) or not isinstance(sin, Tensor) or not steps:
+        raise InvalidProblemError(
+            f"[{NAME}] expected tensors rotary_cos and rotary_sin together with new k "
+            f"and v, got {type(cos).__name__} and {type(sin).__name__}; rotate the "
+            "queries yourself if there are no new keys"
+        )
+    half = q.size(3) // 2
+    is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
+    if not is_table or not cos.device == sin.device == q.device:
+        raise InvalidProblemError(
+            f"[{NAME}] expected rotary_cos and rotary_sin of one shape [positions, at "
+            f"most {half}] on {q.device}, got {list(cos.shape)} and {list(sin.shape)} "
+            f"on {cos.device} and {sin.device}; slice or move them"
+        )
+    why = f"rotary_cos having {cos.size(0)} rows and {steps} positions being rotated"
+    _check_range("cache_seqlens", counts, cos.size(0) - steps, why, "add rows to it")
+    return cos.detach(), sin.detach()
+
+
+def _lengths_of(
+    q: Tensor, cache_seqlens: object, capacity: int, len_new: int
+) -> tuple[Tensor, list[int] | None]:
+    """Return the keys in each cache, and the same where the host knows them."""
+    is_on_cpu = q.device.type == "cpu"
+    counts: list[int] | None = None
+    lengths: Tensor | None = None
+    if isinstance(cache_seqlens, Tensor):
+        lengths = _numbers_of("cache_seqlens", cache_seqlens, q, 1)
+        counts = cache_seqlens.tolist() if is_on_cpu else None
+    else:
+        advice = "several lengths are an int32 tensor of shape [batch] on q's device"
+        count = _whole_number("cache_seqlens", cache_seqlens, advice)
+        counts = [count] * (q.size(0) if is_on_cpu else 1)
+    why = f"the cache having room for {capacity} keys and {len_new} being added"
+    advice = "make the cache longer, or drop keys"
+    _check_range("cache_seqlens", counts, capacity - len_new, why, advice)
+    if lengths is None:
+        lengths = torch.full((q.size(0),), count, dtype=torch.int32).to(q.device)
+    return lengths, counts
+
+
+def _check_places(cache: Cache, counts: list[int], capacity: int) -> None:
+    """Check entries, padding and used pages, which CPU tensors show."""
+    entries, advice = cache.k.size(0), "name one that is there"
+    if cache.rows is not None:
+        why = f"k_cache having {entries} entries"
+        _check_range("cache_batch_idx", cache.rows.tolist(), entries - 1, why, advice)
+    if cache.left_pads is not None:
+        why = f"the cache having room for {capacity} keys"
+        _check_range("cache_leftpad", cache.left_pads.tolist(), capacity, why, advice)
+    if cache.table is not None:
+        size = cache.k.size(1)
+        used = [
+            page
+            for pages, count in zip(cache.table.tolist(), counts)
+            for page in pages[: -(-count // size)]
+        ]
+        why = f"k_cache having {entries} pages"
+        _check_range("block_table", used, entries - 1, why, advice)
+
+
+def _check_range(
+    label: str, numbers: list[int] | None, last: int, why: str, advice: str
+) -> None:
+    """Check numbers that the host knows; if it doesn't, that any could be right."""
+    wrong = [n for n in numbers or [] if not 0 <= n <= last]
+    if wrong or (last < 0 and numbers is None):
+        raise InvalidProblemError(
+            f"[{NAME}] expected {label} from 0 to {last}, {why}, got "
+            f"{wrong[0] if wrong else 'a tensor'}; {advice}"
+        )
+
+
+def _check_without_pages(label: str, tensor: Tensor | None) -> None:
+    if tensor is not None:
+        raise UnsupportedError(
+            f"[{NAME}] expected {label} without block_table, got both; the table says "
+            "where the keys lie: leave out padding, and rows of other entries"
+        )
+
+
+def _check_page_size(page_size: int) -> None:
+    if page_size % _PAGE_UNIT or page_size == 0:
+        raise InvalidProblemError(
+            f"[{NAME}] expected pages of a multiple of {_PAGE_UNIT} keys, got "
+            f"{page_size}; make k_cache and v_cache with other pages"
+        )
+
+
+def _numbers_if(
+    label: str, tensor: Tensor | None, q: Tensor, dim: int
+) -> Tensor | None:
+    return None if tensor is None else _numbers_of(label, tensor, q, dim)
+
+
+def _numbers_of(label: str, tensor: Tensor, q: Tensor, dim: int) -> Tensor:
     """Return an integer tensor of one row a batch entry as int32."""
-    if tensor is None:
-        return None
+    check_is_tensor(NAME, label, tensor)
     is_whole = tensor.dtype in (torch.int32, torch.int64)
     is_sized = tensor.dim() == dim and tensor.size(0) == q.size(0)
     if tensor.device == q.device and is_whole and is_sized:
         return tensor.to(torch.int32)
     raise InvalidProblemError(
-        f"[{_NAME}] expected {label} to be int32 with {dim} dimensions, the first "
+        f"[{NAME}] expected {label} to be int32 with {dim} dimensions, the first "
         f"{q.size(0)} as q's batch, on {q.device}, got {tensor.dtype} of shape "
-        f"{list(tensor.shape)} on {tensor.device}"
+        f"{list(tensor.shape)} on {tensor.device}; convert it with .to"
     )
 
 
-def check_step(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    stores: tuple[Tensor, Tensor],
-    block_table: Tensor | None,
-    cache_leftpad: Tensor | None,
-) -> None:
-    """Check ranks, the new keys and values, and that no gradient is wanted."""
-    if q.dim() != 4:
+def _whole_number(label: str, value: object, advice: str) -> int:
+    if isinstance(value, int):
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
         raise InvalidProblemError(
-            f"[{_NAME}] expected q of 4 dimensions [batch, len_q, heads_q, head_dim], "
-            f"got shape {list(q.shape)}"
-        )
-    if (k is None) != (v is None):
-        raise InvalidProblemError(
-            f"[{_NAME}] expected k and v together, got only one of them"
-        )
-    given = [t for t in (q, k, v, *stores) if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-        raise UnsupportedError(
-            f"[{_NAME}] expected tensors without gradients, got one that requires a "
-            "gradient; call it under torch.no_grad(), or train with flash_attention"
-        )
-    for label, new, store in (("k", k, stores[0]), ("v", v, stores[1])):
-        if new is None:
-            continue
-        want = [q.size(0), new.size(1), *store.shape[2:]]
-        is_alike = new.dtype == store.dtype and new.device == store.device
-        if list(new.shape) != want or not is_alike:
-            raise InvalidProblemError(
-                f"[{_NAME}] expected {label} of shape [{q.size(0)}, len_new, "
-                f"{store.size(2)}, {store.size(3)}] in the cache's {store.dtype} on "
-                f"{store.device}, got {list(new.shape)} in {new.dtype} on {new.device}"
-            )
-    if block_table is not None and cache_leftpad is not None:
-        raise UnsupportedError(
-            f"[{_NAME}] expected cache_leftpad without block_table, got both; leave "
-            "the padding out of the pages"
-        )
-
-
-def rotary_table(
-    q: Tensor, k: Tensor | None, cos: Tensor | None, sin: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return cos and sin if they are a table for q's head size."""
-    is_pair = cos is not None and sin is not None and cos.shape == sin.shape
-    if k is None or cos is None or sin is None or not is_pair:
-        raise InvalidProblemError(
-            f"[{_NAME}] expected rotary_cos and rotary_sin of one shape together with "
-            "new k and v; rotate the queries yourself if there are no new keys"
-        )
-    if cos.dim() != 2 or 2 * cos.size(1) > q.size(3):
-        raise InvalidProblemError(
-            f"[{_NAME}] expected rotary_cos of shape [positions, at most "
-            f"{q.size(3) // 2}], got {list(cos.shape)}"
-        )
-    return cos, sin
+            f"[{NAME}] expected {label} to be an int, got {value!r}; {advice}"
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -272,6 +273,52 @@ def test_an_int_is_the_length_of_all(device: torch.device) -> None:
     call = orchard_ops.flash_attention_with_kvcache
     one = call(q, cache, cache, cache_seqlens=17)
     assert torch.equal(one.cpu(), call(q, cache, cache, cache_seqlens=lengths).cpu())
+
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+COMPILED = [
+    step
+    for step in STEPS
+    if step.name in ("f32", "paged", "rows", "rotary-halves-f16", "everything")
+]
+
+
+@pytest.mark.skipif(TORCH < (2, 4), reason="torch.compile traces it from 2.4 on")
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("step", COMPILED, ids=lambda step: step.name)
+def test_compiled(step: Step, dynamic: bool, device: torch.device) -> None:
+    """torch.compile takes a step in one graph; cache and results keep their bits."""
+    problem = Problem(step)
+
+    def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, given: Any) -> Any:
+        return orchard_ops.flash_attention_with_kvcache(
+            q, k_cache, v_cache, return_lse=True, **given
+        )
+
+    torch._dynamo.reset()
+    results = []
+    for call in (decode, torch.compile(decode, backend="aot_eager", fullgraph=True,
+                                       dynamic=dynamic)):  # fmt: skip
+        caches = [t.to(device) for t in problem.caches(problem.old, is_final=False)]
+        found = call(problem.q.to(device), *caches, problem.arguments(device))
+        results.append([t.cpu() for t in (*found, *caches)])
+    for eager, compiled in zip(*results):
+        assert torch.equal(eager.nan_to_num(7.0), compiled.nan_to_num(7.0))
+
+
+@pytest.mark.skipif(TORCH < (2, 4), reason="torch.export is stable from 2.4 on")
+def test_exported(device: torch.device) -> None:
+    """torch.export keeps a step as operators."""
+    q, cache = torch.randn(2, 1, 2, 64).to(device), torch.randn(2, 40, 2, 64).to(device)
+
+    class Decode(torch.nn.Module):
+        def forward(self, q: Tensor, cache: Tensor) -> Any:
+            return orchard_ops.flash_attention_with_kvcache(
+                q, cache, cache, cache_seqlens=17
+            )
+
+    exported = torch.export.export(Decode(), (q, cache)).module()
+    assert torch.equal(exported(q, cache).cpu(), Decode()(q, cache).cpu())
 
 
 WRONG = {
