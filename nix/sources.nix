@@ -36,6 +36,7 @@ in
       ".ci"
       ".github"
       "CHANGELOG.md"
+      "CONTRIBUTING.md"
       "docs"
       "flake.lock"
       "flake.nix"

@@ -38,7 +38,7 @@ PARTS = (
     *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
     *("orchard_ops", "tests", "tools"),
-    *(".ci", ".github", "CHANGELOG.md", "docs", "recipe"),
+    *(".ci", ".github", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "recipe"),
 )
 CONFIG = """\
 experimental-features = nix-command flakes

@@ -2,12 +2,11 @@
 // what was compiled.
 #include "attention/specialisation.h"
 
-#include "device/kernel_source.h"
-#include "kernels/params.h"
-
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+
+#include "kernels/params.h"
 
 namespace orchard::attention {
 namespace {
@@ -114,8 +113,6 @@ std::string Specialisation::name() const {
          "_split" + std::to_string(t.split) + features.name();
 }
 
-namespace {
-
 std::string file_of(const Specialisation& s) {
   return std::string(kernel_name(s.kernel)) + ".metal";
 }
@@ -153,6 +150,8 @@ device::PipelineRequest request_for(const Specialisation& s,
                      {"IS_SUMMED", flag(f.is_summed)}};
   return request;
 }
+
+namespace {
 
 struct Key {
   const Device* device;
@@ -203,10 +202,6 @@ const Compiled& compiled(Device& device, const Specialisation& s) {
 }  // namespace
 
 const char* entry_of(const Specialisation& s) { return kernel_name(s.kernel); }
-
-std::string text_of(const Specialisation& s) {
-  return device::kernel_source(request_for(s, file_of(s)));
-}
 
 const char* element_type(const Specialisation& s, uint32_t slot) {
   switch (slot) {

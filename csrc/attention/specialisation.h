@@ -61,9 +61,12 @@ struct Compiled {
   Specialisation specialisation;
 };
 
-// The kernel function's name, and the one text it is compiled from.
+// The kernel function's name, its file, and what a device compiles; the request
+// holds a view of the file's name.
 const char* entry_of(const Specialisation& s);
-std::string text_of(const Specialisation& s);
+std::string file_of(const Specialisation& s);
+device::PipelineRequest request_for(const Specialisation& s,
+                                    const std::string& file);
 // What a buffer of the kernel holds: "float16", "int32" and so on.
 const char* element_type(const Specialisation& s, uint32_t slot);
 

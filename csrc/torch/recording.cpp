@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "attention/specialisation.h"
+#include "device/kernel_source.h"
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -77,7 +78,9 @@ class Recorder {
               const Launch& launch,
               const Compiled& kernel) {
     if (::mkdir(folder_.c_str(), S_IRWXU) != 0) fail(folder_);
-    const std::string text = attention::text_of(kernel.specialisation);
+    const std::string file = attention::file_of(kernel.specialisation);
+    const std::string text = device::kernel_source(
+        attention::request_for(kernel.specialisation, file));
     write_new_file(folder_ + "/kernel.metal", text.data(), text.size());
     for (const Argument& argument : launch.arguments) {
       write_argument(argument, "before");
