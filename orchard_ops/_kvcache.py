@@ -154,7 +154,12 @@ def _append(cache: Cache, k: Tensor, v: Tensor) -> Cache:
     for store, new in ((cache.k, k), (cache.v, v)):
         store[rows, positions] = new
     counts = cache.counts and [count + k.size(1) for count in cache.counts]
-    return cache._replace(seqlens=cache.seqlens + k.size(1), counts=counts)
+    seqlens = cache.seqlens + k.size(1)
+    # Not _replace: the compiler of PyTorch 2.4 does not know it.
+    return Cache(
+        *(cache.k, cache.v, seqlens, counts),
+        *(cache.table, cache.rows, cache.left_pads),
+    )
 
 
 def _positions(cache: Cache, length: int) -> Tensor:
