@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -13,9 +12,10 @@ from ._checks import (
     check_dtypes,
     check_grouping,
     check_mask,
-    check_number,
     check_packing,
     check_per_head,
+    check_scale,
+    check_slopes,
     check_softcap,
     check_tensors,
     is_bottom_right,
@@ -85,12 +85,12 @@ def dense_arguments(
         k,
         v,
         attn_mask,
-        _slopes(name, alibi_slopes, q),
+        check_slopes(name, alibi_slopes, q),
         check_per_head(name, "sinks", sinks, q),
         _seed(dropout_p, seed),
         None,
         None,
-        _scale(name, q, scale),
+        check_scale(name, q, scale),
         check_softcap(name, softcap),
         dropout_p,
         *window_sides(name, window, is_causal),
@@ -130,31 +130,17 @@ def packed_arguments(
         k,
         v,
         None,
-        _slopes(name, alibi_slopes, q),
+        check_slopes(name, alibi_slopes, q),
         check_per_head(name, "sinks", sinks, q),
         _seed(dropout_p, None),
         *cu_seqlens,
-        _scale(name, q, scale),
+        check_scale(name, q, scale),
         check_softcap(name, softcap),
         dropout_p,
         *window_sides(name, window, is_causal),
         is_bottom_right(name, causal_alignment),
         *longest,
     )
-
-
-def _slopes(name: str, slopes: Tensor | None, q: Tensor) -> Tensor | None:
-    slopes = check_per_head(name, "alibi_slopes", slopes, q)
-    return None if slopes is None else slopes.detach()  # No device has a gradient.
-
-
-def _scale(name: str, q: Tensor, scale: float | None) -> float:
-    if scale is not None:
-        return check_number(name, "scale", scale)
-    # An int even where torch.compile has a symbol: kernels are made per head size, and
-    # old operators take no symbolic float.  0 is refused later, with its own message.
-    head_dim = len(range(q.size(-1)))
-    return 1.0 / math.sqrt(max(head_dim, 1))
 
 
 def _seed(dropout_p: float, seed: Tensor | None) -> Tensor | None:

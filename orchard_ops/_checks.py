@@ -24,6 +24,8 @@ __all__ = [
     "check_number",
     "check_packing",
     "check_per_head",
+    "check_scale",
+    "check_slopes",
     "check_softcap",
     "check_tensors",
     "is_bottom_right",
@@ -152,6 +154,22 @@ def check_number(name: str, label: str, value: object) -> float:
                 f"[{name}] expected {label} to be a number, got {value!r}"
             )
     return float(value)  # type: ignore[arg-type]
+
+
+def check_scale(name: str, q: Tensor, scale: float | None) -> float:
+    """Return the factor on the scores, 1/sqrt(head_dim) if there is none."""
+    if scale is not None:
+        return check_number(name, "scale", scale)
+    # An int even where torch.compile has a symbol: kernels are made per head size, and
+    # old operators take no symbolic float.  0 is refused later, with its own message.
+    head_dim = len(range(q.size(-1)))
+    return 1.0 / math.sqrt(max(head_dim, 1))
+
+
+def check_slopes(name: str, slopes: Tensor | None, q: Tensor) -> Tensor | None:
+    """Check alibi_slopes; return them as float32, without a gradient anywhere."""
+    slopes = check_per_head(name, "alibi_slopes", slopes, q)
+    return None if slopes is None else slopes.detach()
 
 
 def check_dropout(name: str, dropout_p: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import NamedTuple
 
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from ._checks import (
     check_is_tensor,
-    check_number,
-    check_per_head,
+    check_scale,
+    check_slopes,
     check_softcap,
     check_tensors,
     window_sides,
@@ -140,7 +139,7 @@ def options_of(
     num_splits: int,
 ) -> Options:
     """Return the options, checked but for what depends on shapes."""
-    slopes = check_per_head(NAME, "alibi_slopes", alibi_slopes, q)
+    slopes = check_slopes(NAME, alibi_slopes, q)
     splits = _whole_number("num_splits", num_splits, "0 lets the shapes decide")
     if splits < 0:
         raise InvalidProblemError(
@@ -148,18 +147,12 @@ def options_of(
             "0 lets the shapes decide"
         )
     return Options(
-        _scale(q, scale),
+        check_scale(NAME, q, scale),
         check_softcap(NAME, softcap),
         *window_sides(NAME, window, is_causal),
-        None if slopes is None else slopes.detach(),
+        slopes,
         min(splits, _MOST_SPLITS),
     )
-
-
-def _scale(q: Tensor, scale: float | None) -> float:
-    if scale is not None:
-        return check_number(NAME, "scale", scale)
-    return 1.0 / math.sqrt(max(q.size(3), 1))
 
 
 def rotary_table(

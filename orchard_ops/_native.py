@@ -28,6 +28,7 @@ __all__ = [
     "load_metalsim",
     "load_ops",
     "loaded_libraries",
+    "require_loaded",
     "sim_module",
 ]
 
@@ -48,6 +49,15 @@ def loaded_libraries() -> dict[str, Path]:
 def is_loaded(name: str) -> bool:
     """Say whether this process has loaded a library."""
     return name in _loaded
+
+
+def require_loaded(name: str) -> None:
+    """Raise DeviceError unless the operators are loaded, for a public function."""
+    if not is_loaded("_C"):
+        raise DeviceError(
+            f"[{name}] expected the compiled operators, found none in {library_dir()}; "
+            "build the package"
+        )
 
 
 def has_ops() -> bool:

@@ -10,7 +10,7 @@ from typing import Union
 import torch
 
 from . import _native
-from ._errors import DeviceError, InvalidProblemError, translate
+from ._errors import InvalidProblemError, translate
 
 __all__ = ["record"]
 
@@ -43,11 +43,7 @@ class record:  # noqa: N801  Like torch.no_grad, a function that is entered.
 
     def __enter__(self) -> record:
         """Make the folder and begin."""
-        if not _native.is_loaded("_C"):
-            raise DeviceError(
-                "[record] expected the compiled operators, found none in "
-                f"{_native.library_dir()}; build the package"
-            )
+        _native.require_loaded("record")
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             is_empty = not any(self.path.iterdir())

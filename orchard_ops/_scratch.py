@@ -7,7 +7,7 @@ from types import TracebackType
 import torch
 
 from . import _native
-from ._errors import DeviceError, InvalidProblemError
+from ._errors import InvalidProblemError
 
 __all__ = ["backward_scratch"]
 
@@ -46,11 +46,7 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
                 "[backward_scratch] expected a number of bytes, 0 or more, or None, "
                 f"got {max_bytes!r}"
             )
-        if not _native.is_loaded("_C"):
-            raise DeviceError(
-                "[backward_scratch] expected the compiled operators, found none in "
-                f"{_native.library_dir()}; build the package"
-            )
+        _native.require_loaded("backward_scratch")
         self._before: int = torch.ops.orchard_ops.backward_scratch()
         torch.ops.orchard_ops.set_backward_scratch(
             _DEFAULT if max_bytes is None else max_bytes

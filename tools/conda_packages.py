@@ -111,8 +111,7 @@ def failed_test(package: Path, channel: Channel) -> str:
 def check(variant: Variant, package: Path, folders: list[str]) -> int:
     """Fail if a package holds too much or too little; return its file count."""
     files = package_contents.read_conda(package)
-    listing = package.with_suffix(".txt")
-    listing.write_text("".join(f"{len(d):>9} {n}\n" for n, d in sorted(files.items())))
+    package.with_suffix(".txt").write_text(package_contents.listing(files))
     found = package_contents.problems(files, variant.torch, folders)
     index = json.loads(files["info/index.json"])
     depends = " ".join(index["depends"])

@@ -36,6 +36,7 @@ import find_torch
 
 DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
 TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>9}  "
+PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
 HEADINGS = {
     **{name: name for name in ("torch", "python", "target", "bytes", "symbols")},
     "messages": "selectors",
@@ -46,12 +47,11 @@ def build_torch(
     version: str, targets: list[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
-    python = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
     folder, into = options.work.resolve(), options.out.resolve()
-    tree = options.tree or macos_torch.torch_tree(version, python)
+    tree = options.tree or macos_torch.torch_tree(version, PYTHON)
     torch = libraries(tree)
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
-    metal_cpp = options.metal_cpp or macos_torch.metal_cpp(python)
+    metal_cpp = options.metal_cpp or macos_torch.metal_cpp(PYTHON)
     builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
     lowest = MATRIX["macos"]["torch"][version]
     operators = builder.operator_objects(lowest, version)
@@ -160,11 +160,10 @@ def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
 
 def fetch(versions: Iterable[str]) -> None:
     """Fetch all that comes from the network, so that what is missing fails first."""
-    python = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
     missing = []
     for version in sorted(versions, key=number):
         try:
-            macos_torch.torch_tree(version, python)
+            macos_torch.torch_tree(version, PYTHON)
         except macos_torch.NotFetchedError as error:
             missing.append(f"{error}\nOr leave it out: name the others after --torch.")
     if missing:

@@ -286,8 +286,7 @@ def check_contents(package: Path, torch: str) -> None:
     files = package_contents.read_folder(package)
     # nixpkgs' installer writes none; the stand-in installs by pip.
     files = {n: data for n, data in files.items() if not n.endswith("direct_url.json")}
-    for name, data in files.items():
-        print(f"{len(data):>9} {name}")
+    print(package_contents.listing(files), end="")
     # The host's Python, which the stand-in takes, may lie in this tree: its path is
     # that of no build.
     found = package_contents.problems(files, torch, ["nix-build-"])
@@ -315,10 +314,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             tree = copy_tree(Path(folder, "tree"))
             if options.build:
-                system, name = with_host(tree), for_this_python(nix_wheels.matrix())
+                matrix = nix_wheels.matrix()
+                system, name = with_host(tree), for_this_python(matrix)
                 attribute = f"path:{tree}#packages.{system}.orchard-ops-{name}"
                 package = realise(nix, tree, attribute)
-                version = nix_wheels.matrix()["torch"][name]["version"]
+                version = matrix["torch"][name]["version"]
                 check_contents(package, version.rpartition(".")[0])
                 print(f"built {package}")
                 shell = f"path:{tree}#devShells.{system}.{name}"

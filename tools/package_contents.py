@@ -66,6 +66,11 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     }
 
 
+def listing(files: dict[str, bytes]) -> str:
+    """Return a line of size and path for each file."""
+    return "".join(f"{len(data):>9} {name}\n" for name, data in sorted(files.items()))
+
+
 def in_paths(name: str, holders: dict[str, str]) -> set[str]:
     """Return the placeholders that conda's own list of files names."""
     return set(holders.values()) if name == "info/paths.json" else set()
@@ -191,8 +196,7 @@ def main() -> None:
         is_wheel = path.suffix == ".whl"
         files = read_wheel(path) if is_wheel else read_sdist(path)
         print(f"{path.name}: {len(files)} files, {path.stat().st_size} bytes")
-        for name, data in sorted(files.items()):
-            print(f"{len(data):>9} {name}")
+        print(listing(files), end="")
         if is_wheel:
             built = files.get("orchard_ops/_build_info.py", b"").decode()
             version = re.search(r'TORCH_VERSION = "(\d+\.\d+)', built)
