@@ -22,9 +22,9 @@ constexpr int chunk_w(int left, int unit) {
                                                       : 1;
 }
 
-inline void set_pair(thread Operand& fragment, ELEM first, ELEM second) {
-  fragment.thread_elements()[0] = first;
-  fragment.thread_elements()[1] = second;
+inline void set_pair(thread Operand& to, ELEM first, ELEM second) {
+  to.thread_elements()[0] = first;
+  to.thread_elements()[1] = second;
 }
 
 inline Accumulator zero_accumulator() {

@@ -18,21 +18,21 @@ inline long spill_fragment(constant SpillChunk& chunk,
 }
 
 inline void spill_store(device ELEM* spill,
-                        long fragment,
+                        long index,
                         uint lane,
                         thread Operand& from) {
   ELEM x[2];
   x[0] = from.thread_elements()[0];
   x[1] = from.thread_elements()[1];
-  Wide<2>::store(spill + fragment * 64 + 2 * lane, x);
+  Wide<2>::store(spill + index * 64 + 2 * lane, x);
 }
 
 inline void spill_load(device const ELEM* spill,
-                       long fragment,
+                       long index,
                        uint lane,
                        thread Operand& to) {
   ELEM x[2];
-  load_wide<2>(spill + fragment * 64 + 2 * lane, x);
+  load_wide<2>(spill + index * 64 + 2 * lane, x);
   set_pair(to, x[0], x[1]);
 }
 
