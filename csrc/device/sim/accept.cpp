@@ -8,12 +8,6 @@
 #include "device/sim/check/check.h"
 
 namespace orchard::sim {
-namespace {
-
-constexpr uint64_t kThreadgroupBytes = 32 * 1024;
-
-}  // namespace
-
 std::string accept(std::string_view preprocessed, int version) {
   check::Unit unit(preprocessed, version);
   check::check_words(unit);
@@ -40,13 +34,6 @@ uint64_t declared_threadgroup_bytes(const std::string& assembly) {
     if (at == line.npos || line.find(variable) > at) continue;
     bytes += std::stoull(line.substr(at + size.size()));
     most = std::max(most, bytes);
-  }
-  if (most > kThreadgroupBytes) {
-    throw Error(ErrorKind::compile,
-                "simulator: Metal does not accept this\nkernel: error: " +
-                    std::to_string(most) +
-                    " bytes of threadgroup memory, a kernel has at most " +
-                    std::to_string(kThreadgroupBytes) + ": use smaller tiles");
   }
   return most;
 }

@@ -16,8 +16,8 @@ namespace orchard::sim {
 // overload is ambiguous.  Throws Error(compile).
 std::string accept(std::string_view preprocessed, int version);
 
-// Both read LLVM assembly of such text; the second one optimized.  The first is
-// of the kernel that takes most, and throws if that is more than Metal has.
+// Both read LLVM assembly of such text; the second one optimized.  The first
+// is what the kernel declares that declares most.
 uint64_t declared_threadgroup_bytes(const std::string& assembly);
 std::vector<std::string> spilled_types(const std::string& assembly);
 

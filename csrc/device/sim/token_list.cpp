@@ -75,7 +75,7 @@ std::string TokenList::space_before(size_t i) const {
 std::string TokenList::join(size_t begin, size_t end) {
   std::string text;
   for (size_t k = begin; k < end; ++k) {
-    if (!text.empty()) text += ' ';
+    if (!text.empty() && code_[k] != code_[k - 1] + 1) text += ' ';
     text += at(k).text;
   }
   return text;

@@ -39,7 +39,7 @@ class TokenList {
   // The same, and removes it.
   std::vector<Attribute> take_attributes(size_t i);
 
-  // Tokens with a space between.
+  // As written, with one space for any.
   std::string join(size_t begin, size_t end);
   void erase(size_t begin, size_t end);
   // What stands between the token before i and i, with preprocessor lines.

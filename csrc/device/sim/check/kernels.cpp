@@ -193,9 +193,9 @@ class Signature {
     for (const auto& [spelled, name] : kSpellings) {
       if (type == spelled) return std::string(name);
     }
-    if (type.starts_with("vec< ") && words.size() == 1) {
-      const size_t comma = type.find(" ,");
-      return type.substr(5, comma - 5) + type.substr(comma + 3, 1);
+    if (type.starts_with("vec<") && words.size() == 1) {
+      const size_t comma = type.find(',');
+      return type.substr(4, comma - 4) + type[type.size() - 2];
     }
     const auto alias = aliases_.find(type);
     return alias == aliases_.end() ? type : alias->second;
@@ -383,10 +383,11 @@ class Signature {
     if (!components_) components_ = {name, count};
     if (components_->second == count) return;
     const auto told = [](const std::string& n) {
-      return n.empty() ? std::string("a scalar") : n + " components";
+      return n.empty() ? std::string("is a scalar")
+                       : "has " + n + " components";
     };
-    unit_.refuse(begin, "attribute " + name + " has " + told(count) + ", " +
-                            components_->first + " has " +
+    unit_.refuse(begin, "attribute " + name + " " + told(count) + ", " +
+                            components_->first + " " +
                             told(components_->second) +
                             ": positions and sizes are all scalars or all "
                             "vectors of one length");

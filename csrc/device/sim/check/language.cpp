@@ -98,12 +98,16 @@ class Language {
 
   void check_template(size_t i) {
     const size_t end = unit_.skip_angles(i);
-    for (size_t k = i + 1; k < end && unit_.version() < 400; ++k) {
+    for (size_t k = i + 1; k < end; ++k) {
       const bool is_first = unit_.is(k - 1, "<") || unit_.is(k - 1, ",");
-      if (is_first && unit_.is(k, "auto")) {
+      if (is_first && unit_.is(k, "auto") && unit_.version() < 400) {
         unit_.refuse(k,
                      "'auto' template parameters exist from Metal 4.0 on: "
                      "name the type");
+      }
+      // clang takes no pointer to a function here for OpenCL, but a reference.
+      if (unit_.is_pair(k, "(", "*") && unit_.is(unit_.closing(k) + 1, "(")) {
+        unit_.rewrite(k + 1, "&");
       }
     }
   }

@@ -162,9 +162,13 @@ class Pointers {
         ends(end, how) || (how == Ends::name && end > k + 1 &&
                            is_qualifier(end - 1) && unit_.is_word(end));
     if (!is_type) return;
+    bool points = false;
     for (; k < end; ++k) {
       if (is_mark(k)) {
-        if (!has_space) refuse(begin, k);
+        // A reference to a pointer is one to a thread's variable.
+        const bool is_implied = points && unit_.is(k, "&");
+        if (!has_space && !is_implied) refuse(begin, k);
+        points = true;
         if (unit_.is_pair(k, "&", "&")) ++k;
         has_space = false;
       } else {

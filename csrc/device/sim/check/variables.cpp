@@ -69,6 +69,7 @@ class Variables {
       } else if (unit_.is(k, "<")) {
         const size_t end = unit_.skip_angles(k);
         if (end >= unit_.size()) return d;
+        d.end = end;
         k = end - 1;
       } else if (unit_.is(k, "*") || unit_.is(k, "&")) {
         d.points = true;
@@ -220,13 +221,13 @@ class Variables {
         if (unit_.is_attribute(k)) continue;
         bounds += unit_.join(k, unit_.closing(k) + 1);
       }
-      is_last = unit_.is(k, ";");
-      if (!is_last && !unit_.is(k, ",")) {
-        unit_.refuse(name,
-                     "a threadgroup variable has no initial value: let "
-                     "one thread assign it, then call "
-                     "threadgroup_barrier");
+      // An initial value stays unread.
+      while (k < unit_.size() && !unit_.is(k, ",") && !unit_.is(k, ";")) {
+        const bool opens =
+            unit_.is(k, "(") || unit_.is(k, "{") || unit_.is(k, "[");
+        k = opens ? unit_.closing(k) + 1 : k + 1;
       }
+      is_last = !unit_.is(k, ",");
       text += declaration(type, unit_.at(name).text, bounds);
       text += limit(*f, name);
     }
@@ -247,22 +248,23 @@ class Variables {
   std::string limit(const Function& f, size_t name) {
     std::vector<size_t>& names = names_[f.begin];
     names.push_back(name);
-    size_t arguments = 0;
+    size_t taken = 0;
     for (const auto& [begin, end] : f.parameters) {
-      arguments += read(begin).has_threadgroup;
+      taken += read(begin).has_threadgroup;
     }
-    if (names.size() + arguments > 31) {
+    std::string sum;
+    for (const size_t other : names) {
+      // What a block declares is gone behind it.
+      if (unit_.closing(unit_.brace(other)) < name) continue;
+      ++taken;
+      sum += (sum.empty() ? "" : " + ") + std::string("sizeof(msl_type_of_") +
+             unit_.at(other).text + ")";
+    }
+    if (taken > 31) {
       unit_.refuse(name,
                    "no threadgroup locations available: a kernel has at "
                    "most 31 threadgroup variables, put some into one "
                    "array or struct");
-    }
-    std::string sum;
-    for (const size_t other : names) {
-      // Of a block that has ended the name is gone.
-      if (unit_.closing(unit_.brace(other)) < name) continue;
-      sum += (sum.empty() ? "" : " + ") + std::string("sizeof(msl_type_of_") +
-             unit_.at(other).text + ")";
     }
     return " static_assert(" + sum +
            " <= 32768, \"a kernel has at most 32768 bytes of threadgroup "

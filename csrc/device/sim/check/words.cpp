@@ -262,8 +262,11 @@ class Words {
     const bool is_assert = unit_.is_pair(i, "(", "(") &&
                            unit_.is_pair(i + 2, "void", ")") &&
                            unit_.is_pair(i + 4, "0", ")");
+    // int (-2147483647 - 1) = …
+    const bool is_minimum = unit_.starts(i - 1) && unit_.is_pair(i, "(", "-") &&
+                            unit_.is(unit_.closing(i) + 1, "=");
     // Macros are gone here: what they stood for is left.
-    if (is_number || is_infinity || is_assert) {
+    if (is_minimum || is_number || is_infinity || is_assert) {
       unit_.refuse(i,
                    "a name was expected, and a macro of Metal's library "
                    "stands here (assert, or a constant such as MAXFLOAT, "
