@@ -148,8 +148,10 @@ struct Spread {
     bool is_odd = at.row % 2 != 0;
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
-      set_pair(to[D0 / 8 + j], is_odd ? x[2 * j + 1] : x[2 * j],
-               is_odd ? x[w + 2 * j + 1] : x[w + 2 * j]);
+      // Not by ?:, which may choose the index first: an array that is indexed
+      // by a value leaves the registers.
+      set_pair(to[D0 / 8 + j], select(x[2 * j], x[2 * j + 1], is_odd),
+               select(x[w + 2 * j], x[w + 2 * j + 1], is_odd));
     }
     Next::load_columns(first, second, base, at, to);
   }

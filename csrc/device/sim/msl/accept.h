@@ -45,6 +45,13 @@ struct bfloat {
   explicit operator half() const;
   explicit operator int() const;
   explicit operator bool() const;
+  // Seen through, as a choice between two numbers.
+  friend inline __attribute__((always_inline)) bfloat select(bfloat a,
+                                                             bfloat b,
+                                                             bool c) {
+    a.bits = c ? b.bits : a.bits;
+    return a;
+  }
 
  private:
   ushort bits;
