@@ -78,7 +78,15 @@ struct Trait : Tile {
 };
 #pragma METAL internals : disable
 
+struct Bits {
+  uint low : 3;
+  uint high : 29;
+};
 enum class Side : uint { left, right };
+
+struct Levels {
+  float operator[](int i) const { return kLevels[i]; }
+};
 
 inline int choose(Side side, int x) {
   switch (side) {

@@ -125,6 +125,21 @@ bool has_mask [[function_constant(0)]];
 #ifdef FUNCTION_CONSTANT_ARRAY
 constant int sizes[2] [[function_constant(0)]];
 #endif
+#ifdef FUNCTION_CONSTANT_STRUCT
+constant Params params [[function_constant(0)]];
+#endif
+#ifdef FLEXIBLE_ARRAY
+struct Holder {
+  int count;
+  float values[];
+};
+#endif
+#ifdef DEFAULT_POINTER
+template <class T = float*>
+struct Holder {
+  T value;
+};
+#endif
 #ifdef FUNCTION_CONSTANT_VALUE
 constant int rows [[function_constant(0)]] = 8;
 #endif

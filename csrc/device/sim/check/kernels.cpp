@@ -294,20 +294,11 @@ class Signature {
 
   bool is_resource(const std::string& type) {
     if (is_plain_type(type)) return false;
-    if (f_.is_template && !is_declared(type)) return true;  // a parameter
+    if (f_.is_template && !unit_.declares(type)) return true;  // a parameter
     for (const std::string_view resource : kResources) {
       if (type.starts_with(resource)) return true;
     }
     return holds_resources(type);
-  }
-
-  bool is_declared(const std::string& type) {
-    for (size_t i = 0; i + 1 < unit_.size(); ++i) {
-      const bool is_record = unit_.is(i, "struct") || unit_.is(i, "class") ||
-                             unit_.is(i, "union") || unit_.is(i, "enum");
-      if (is_record && unit_.is(i + 1, type)) return true;
-    }
-    return false;
   }
 
   // Whether each member of an own struct points, or is a resource.

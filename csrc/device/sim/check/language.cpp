@@ -86,9 +86,15 @@ class Language {
     }
     // A declaration's bound: type name [0]
     const bool is_declared =
-        i > 1 && follows_word &&
+        i > 1 && follows_word && !unit_.is(i - 1, "operator") &&
         (unit_.is_word(i - 2) ? !contains(kNoTypes, unit_.at(i - 2).text)
                               : unit_.is(i - 2, ">") && !unit_.is(i - 3, "-"));
+    if (is_declared && close == i + 1 && unit_.scope(i) == Scope::record &&
+        !unit_.in_parentheses(i)) {
+      unit_.refuse(i,
+                   "flexible array members are no part of C++: give the "
+                   "array its length, or pass a pointer");
+    }
     if (is_declared && number_of(unit_.join(i + 1, close)) == 0) {
       unit_.refuse(i,
                    "zero-length arrays are not permitted: leave the array "

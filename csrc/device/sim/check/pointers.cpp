@@ -29,7 +29,7 @@ class Pointers {
       if (unit_.starts(i)) read(i, Ends::name);
       if (unit_.is(i, "<") || unit_.is(i, ",")) read(i + 1, Ends::argument);
       if (unit_.is(i, "(")) open(i);
-      if (unit_.is(i, "=") && is_alias(i)) read(i + 1, Ends::argument);
+      if (unit_.is(i, "=")) read(i + 1, Ends::argument);
       if (unit_.is_pair(i, "-", ">")) read(i + 2, Ends::argument);
     }
   }
@@ -50,11 +50,6 @@ class Pointers {
         qualified_.insert(unit_.at(is_using ? i + 1 : k - 1).text);
       }
     }
-  }
-
-  bool is_alias(size_t i) {
-    return i > 1 && unit_.is(unit_.begin(i), "using") &&
-           !unit_.is(i - 1, "using");
   }
 
   void open(size_t i) {

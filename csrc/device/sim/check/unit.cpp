@@ -67,6 +67,16 @@ std::vector<Attribute> Unit::attributes(size_t begin, size_t end) {
   return found;
 }
 
+bool Unit::declares(std::string_view type) {
+  for (size_t i = 0; i + 1 < size(); ++i) {
+    const bool is_type = contains(kRecords, at(i).text) || is(i, "enum");
+    if (is_type && is(i + 1, type)) return true;
+    // typedef struct { … } type;
+    if (is(i, "}") && is(i + 1, type) && is(i + 2, ";")) return true;
+  }
+  return false;
+}
+
 void Unit::rewrite(size_t begin, size_t end, std::string text) {
   for (size_t k = begin; k < end; ++k) edits_[k].clear();
   if (begin < end) edits_[begin] = std::move(text);

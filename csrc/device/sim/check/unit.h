@@ -67,6 +67,8 @@ class Unit : public TokenList {
   size_t skip_call(size_t i);
   // Attributes of [begin, end).
   std::vector<Attribute> attributes(size_t begin, size_t end);
+  // Whether the text has a struct, class, union or enumeration of this name.
+  bool declares(std::string_view type);
   // Whether a, b stand side by side as one operator.
   bool is_pair(size_t i, std::string_view a, std::string_view b) {
     return is(i, a) && is(i + 1, b);

@@ -132,6 +132,10 @@ class Variables {
   // Its value comes when the pipeline is made: the compiler must not know it.
   void function_constant(size_t i, const Declaration& d) {
     size_t end = d.end;
+    const bool is_array = unit_.is(end, "[") && !unit_.is_attribute(end);
+    while (unit_.is(end, "[") && !unit_.is_attribute(end)) {
+      end = unit_.closing(end) + 1;
+    }
     bool is_given = false;
     while (end < unit_.size() && unit_.is_attribute(end)) {
       for (const Attribute& a : unit_.read_attributes(end)) {
@@ -146,16 +150,17 @@ class Variables {
       }
       end = unit_.closing(end) + 1;
     }
-    if (unit_.is(d.end, "[") && !unit_.is_attribute(d.end)) {
+    if (is_given && (is_array || unit_.declares(unit_.at(d.name - 1).text))) {
       unit_.refuse(d.name,
                    "a function constant is a scalar or a vector: "
-                   "declare one for each element");
+                   "declare one for each element or member");
     }
     if (is_given && !unit_.is(end, ";") && !unit_.is(end, ",")) {
       unit_.refuse(d.name,
                    "a function constant has no initial value: leave it "
                    "out, the pipeline gives it");
     }
+    // What is computed from one is unknown too.
     for (size_t k = end; k < unit_.size() && !unit_.is(k, ";"); ++k) {
       unit_.rewrite(k, "");
     }

@@ -4,6 +4,7 @@
 #pragma once
 
 #pragma OPENCL EXTENSION __cl_clang_function_pointers : enable
+#pragma OPENCL EXTENSION __cl_clang_bitfields : enable
 
 #define object_data __local
 #define ray_data __private
