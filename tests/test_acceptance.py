@@ -130,6 +130,7 @@ MISTAKES = {
         "SLOT_TWICE": TWICE.format("buffer"),
         "THREADGROUP_SLOT_TWICE": TWICE.format("threadgroup"),
         "SLOT_MISSING": "takes one argument",
+        "SCALAR_AS_SAMPLER": "'int' is not valid for attribute 'sampler'",
         "SCALAR_IN_BUFFER": "'uint' is not valid for attribute 'buffer'",
         "SCALAR_IN_THREADGROUP": "'int' is not valid for attribute 'threadgroup'",
         "SCALAR_ALONE": VALUE.format("int"),

@@ -43,6 +43,9 @@ kernel RESULT refused(
     threadgroup float* y [[threadgroup(1)]],
     threadgroup float* z [[threadgroup(1)]],
 #endif
+#ifdef SCALAR_AS_SAMPLER
+    int n [[sampler(0)]],
+#endif
 #ifdef SCALAR_IN_BUFFER
     uint n [[buffer(1)]],
 #endif

@@ -5,51 +5,12 @@
 #include <set>
 
 #include "device/sim/check/check.h"
+#include "device/sim/check/inputs.h"
 #include "device/sim/check/number.h"
 
 namespace orchard::sim::check {
 namespace {
 
-// One rule ties the kinds of input together: a vector has as many components
-// in all of them.
-constexpr std::array<std::string_view, 9> kPositions = {
-    "thread_position_in_grid",
-    "threads_per_grid",
-    "thread_position_in_threadgroup",
-    "threads_per_threadgroup",
-    "dispatch_threads_per_threadgroup",
-    "threadgroup_position_in_grid",
-    "threadgroups_per_grid",
-    "grid_origin",
-    "grid_size"};
-constexpr std::array<std::string_view, 12> kIndices = {
-    "thread_index_in_threadgroup",
-    "thread_index_in_simdgroup",
-    "threads_per_simdgroup",
-    "thread_execution_width",
-    "simdgroup_index_in_threadgroup",
-    "simdgroups_per_threadgroup",
-    "dispatch_simdgroups_per_threadgroup",
-    "thread_index_in_quadgroup",
-    "quadgroup_index_in_threadgroup",
-    "quadgroups_per_threadgroup",
-    "dispatch_quadgroups_per_threadgroup",
-    "tile_index"};
-// The specification wants one type within each of these.
-constexpr std::array<std::string_view, 2> kGridTypes = {
-    "thread_position_in_grid", "threads_per_grid"};
-constexpr std::array<std::string_view, 3> kGroupTypes = {
-    "thread_position_in_threadgroup", "threads_per_threadgroup",
-    "dispatch_threads_per_threadgroup"};
-constexpr std::array<std::string_view, 8> kSimdTypes = {
-    "thread_index_in_simdgroup",
-    "threads_per_simdgroup",
-    "simdgroup_index_in_threadgroup",
-    "simdgroups_per_threadgroup",
-    "dispatch_simdgroups_per_threadgroup",
-    "quadgroup_index_in_threadgroup",
-    "quadgroups_per_threadgroup",
-    "dispatch_quadgroups_per_threadgroup"};
 constexpr std::string_view kOtherStages[] = {"vertex_id",
                                              "instance_id",
                                              "base_vertex",
@@ -96,6 +57,16 @@ constexpr std::string_view kResources[] = {"texture",
                                            "visible_function_table",
                                            "intersection_function_table"};
 
+// Attributes that say where an argument comes from, besides inputs.
+constexpr std::string_view kBindings[] = {"buffer",
+                                          "threadgroup",
+                                          "texture",
+                                          "sampler",
+                                          "stage_in",
+                                          "imageblock_data",
+                                          "pixels_per_tile",
+                                          "pixel_position_in_tile",
+                                          "render_target_array_index"};
 // Words of a parameter that are no part of its type's name.
 constexpr std::array<std::string_view, 5> kIgnored = {
     "const", "volatile", "typename", "struct", "restrict"};
@@ -121,12 +92,19 @@ class Signature {
             const Function& f,
             const std::set<std::string>& constants,
             const Names& aliases)
-      : unit_(unit), f_(f), constants_(constants), aliases_(aliases) {}
+      : unit_(unit),
+        f_(f),
+        constants_(constants),
+        aliases_(aliases),
+        inputs_(unit) {}
 
   void run() {
     check_function();
     for (const auto& [begin, end] : f_.parameters) parameter(begin, end);
-    for (const char* kind : {"buffer", "threadgroup"}) check_slots(kind);
+    check_slots("buffer", 30);
+    check_slots("threadgroup", 30);
+    check_slots("texture", 127);
+    check_slots("sampler", 15);
     if (!asserts_.empty() && f_.body != kNowhere) {
       unit_.rewrite(f_.body, "{" + asserts_);
     }
@@ -218,12 +196,7 @@ class Signature {
         unit_.refuse(begin, "attribute '" + a.name +
                                 "' is not an input of a kernel: leave it out");
       }
-      if (a.name == "buffer" || a.name == "threadgroup" ||
-          a.name == "texture" || a.name == "sampler" || a.name == "stage_in" ||
-          a.name == "imageblock_data" || contains(kPositions, a.name) ||
-          contains(kIndices, a.name) || a.name == "pixel_position_in_tile" ||
-          a.name == "pixels_per_tile" ||
-          a.name == "render_target_array_index") {
+      if (contains(kBindings, a.name) || Inputs::is_input(a.name)) {
         if (input != nullptr) {
           unit_.refuse(begin, "attributes '" + input->name + "' and '" +
                                   a.name + "' do not go together: keep one");
@@ -232,13 +205,26 @@ class Signature {
       }
     }
     if (input == nullptr) return unbound(begin, type, form, depends);
-    if (input->name == "buffer" || input->name == "threadgroup") {
+    const std::string& name = input->name;
+    if (name == "buffer" || name == "threadgroup") {
       return bound(begin, *input, type, form, depends);
     }
-    const bool is_position = contains(kPositions, input->name);
-    if (is_position || contains(kIndices, input->name)) {
-      check_input(begin, input->name, type, form, is_position);
+    if (name == "texture" || name == "sampler") {
+      if (is_plain_type(type)) {
+        unit_.refuse(begin, "type '" + type + "' is not valid for attribute '" +
+                                name + "': take a " + name);
+      }
+      take_slot(begin, *input, depends);
     }
+    if (!Inputs::is_input(name)) return;
+    if (form.points || form.has_space) {
+      unit_.refuse(begin, "attribute '" + name +
+                              "' is passed by value: leave out address space "
+                              "and reference");
+    }
+    // A template's own parameter is known when it is made.
+    if (is_plain_type(type) || !f_.is_template)
+      inputs_.check(begin, name, type);
   }
 
   void bound(size_t begin,
@@ -247,6 +233,9 @@ class Signature {
              Form form,
              bool depends) {
     const bool is_buffer = a.name == "buffer";
+    if (is_buffer && !form.points && is_library_resource(type)) {
+      return take_slot(begin, a, depends);
+    }
     if (!form.points) {
       unit_.refuse(begin,
                    "type '" + type + "' is not valid for attribute '" + a.name +
@@ -262,6 +251,10 @@ class Signature {
                                 "threadgroup memory: write threadgroup before "
                                 "the type");
     }
+    take_slot(begin, a, depends);
+  }
+
+  void take_slot(size_t begin, const Attribute& a, bool depends) {
     if (a.argument.empty()) {
       unit_.refuse(begin, "attribute '" + a.name + "' takes one argument: " +
                               "its slot, as in [[" + a.name + "(0)]]");
@@ -295,10 +288,14 @@ class Signature {
   bool is_resource(const std::string& type) {
     if (is_plain_type(type)) return false;
     if (f_.is_template && !unit_.declares(type)) return true;  // a parameter
+    return is_library_resource(type) || holds_resources(type);
+  }
+
+  static bool is_library_resource(const std::string& type) {
     for (const std::string_view resource : kResources) {
       if (type.starts_with(resource)) return true;
     }
-    return holds_resources(type);
+    return false;
   }
 
   // Whether each member of an own struct points, or is a resource.
@@ -327,77 +324,6 @@ class Signature {
     return false;
   }
 
-  void check_input(size_t begin,
-                   const std::string& name,
-                   const std::string& type,
-                   Form form,
-                   bool is_position) {
-    if (form.points || form.has_space) {
-      unit_.refuse(begin, "attribute '" + name +
-                              "' is passed by value: leave out address space "
-                              "and reference");
-    }
-    if (f_.is_template && !is_plain_type(type))
-      return;  // known when it is made
-    const std::string scalar = type.substr(0, type.find_first_of("234"));
-    if (scalar != "uint" && scalar != "ushort") {
-      unit_.refuse(begin,
-                   "attribute " + name + " must be uint or ushort" +
-                       (is_position ? ", or a vector of 2 or 3 of them" : "") +
-                       ", not " + type);
-    }
-    if (!is_position && type != scalar) {
-      unit_.refuse(begin, "attribute " + name + " must be a scalar, not " +
-                              type + ": write " + scalar);
-    }
-    if (is_position && type.ends_with("4")) {
-      unit_.refuse(begin, "attribute " + name +
-                              " has at most 3 components, not " + type +
-                              ": write " + scalar + "3");
-    }
-    if (is_position) check_components(begin, name, type.substr(scalar.size()));
-    match(kGridTypes, "grid", begin, name, type);
-    match(kGroupTypes, "group", begin, name, type);
-    match(kSimdTypes, "simd", begin, name, type);
-    if (contains(kGroupTypes, name)) group_scalar_ = scalar;
-    if (name == "thread_index_in_threadgroup") index_ = {begin, type};
-    if (index_.second == "ushort" && group_scalar_ == "uint") {
-      unit_.refuse(index_.first,
-                   "attribute thread_index_in_threadgroup must be uint where "
-                   "thread_position_in_threadgroup is: write uint");
-    }
-  }
-
-  void check_components(size_t begin,
-                        const std::string& name,
-                        const std::string& count) {
-    if (!components_) components_ = {name, count};
-    if (components_->second == count) return;
-    const auto told = [](const std::string& n) {
-      return n.empty() ? std::string("is a scalar")
-                       : "has " + n + " components";
-    };
-    unit_.refuse(begin, "attribute " + name + " " + told(count) + ", " +
-                            components_->first + " " +
-                            told(components_->second) +
-                            ": positions and sizes are all scalars or all "
-                            "vectors of one length");
-  }
-
-  template <class Names>
-  void match(const Names& names,
-             const char* group,
-             size_t begin,
-             const std::string& name,
-             const std::string& type) {
-    if (!contains(names, name)) return;
-    const auto [first, is_new] = types_.emplace(group, std::pair(name, type));
-    if (is_new || first->second.second == type) return;
-    unit_.refuse(begin, "attribute " + name + " is " + type + ", " +
-                            first->second.first + " is " +
-                            first->second.second + ": both must have one type");
-  }
-
   bool names_constant(const std::string& text) {
     for (const Token& token : tokenize(text)) {
       if (token.kind == TokenKind::word && constants_.contains(token.text)) {
@@ -407,26 +333,30 @@ class Signature {
     return false;
   }
 
-  void check_slots(const char* kind) {
+  void check_slots(const char* kind, long last) {
     const std::vector<Slot>& slots = slots_[kind];
     const std::string limit =
         "'" + std::string(kind) +
-        "' attribute parameter is out of bounds: must be between 0 and 30";
-    if (slots.size() > 31) {
-      unit_.refuse(slots[31].at, "a kernel has at most 31 " +
-                                     std::string(kind) +
-                                     " arguments: put some into one struct");
+        "' attribute parameter is out of bounds: must be between 0 and " +
+        std::to_string(last);
+    const auto room = static_cast<size_t>(last) + 1;
+    if (slots.size() > room) {
+      unit_.refuse(slots[room].at, "a kernel has at most " +
+                                       std::to_string(room) + " " +
+                                       std::string(kind) +
+                                       " arguments: put some into one struct");
     }
     for (size_t s = 0; s < slots.size(); ++s) {
       const Slot& slot = slots[s];
       if (slot.index.empty()) continue;
-      if (slot.number && (*slot.number < 0 || *slot.number > 30)) {
+      if (slot.number && (*slot.number < 0 || *slot.number > last)) {
         unit_.refuse(slot.at, limit);
       }
       if (slot.depends || names_constant(slot.index)) continue;
       if (!slot.number) {
         asserts_ += " static_assert((" + slot.index + ") >= 0 && (" +
-                    slot.index + ") <= 30, \"" + limit + "\");";
+                    slot.index + ") <= " + std::to_string(last) + ", \"" +
+                    limit + "\");";
       }
       for (size_t other = 0; other < s; ++other) {
         const Slot& before = slots[other];
@@ -448,45 +378,9 @@ class Signature {
   const std::set<std::string>& constants_;
   const Names& aliases_;
   std::map<std::string, std::vector<Slot>> slots_;
-  std::map<std::string, std::pair<std::string, std::string>> types_;
-  std::optional<std::pair<std::string, std::string>> components_;
-  std::string group_scalar_;
-  std::pair<size_t, std::string> index_;
+  Inputs inputs_;
   std::string asserts_;
 };
-
-}  // namespace
-
-std::set<std::string> function_constants(Unit& unit) {
-  std::set<std::string> names;
-  for (size_t i = 0; i < unit.size(); ++i) {
-    if (unit.scope(i) != Scope::space || !unit.is(i, "constant")) continue;
-    size_t end = i;
-    std::string name;
-    bool is_one = false;
-    for (; end < unit.size() && !unit.is(end, ";") && !unit.is(end, "{");
-         ++end) {
-      if (unit.is_attribute(end)) {
-        for (const Attribute& a : unit.read_attributes(end)) {
-          is_one = is_one || a.name == "function_constant";
-        }
-        end = unit.closing(end);
-      } else if (unit.is(end, "=")) {
-        for (; !unit.is(end + 1, ";") && end + 1 < unit.size(); ++end) {
-          is_one = is_one || names.contains(unit.at(end).text);
-        }
-        is_one = is_one || names.contains(unit.at(end).text);
-      } else if (unit.is_word(end)) {
-        name = unit.at(end).text;
-      }
-    }
-    if (is_one) names.insert(name);
-    i = end;
-  }
-  return names;
-}
-
-namespace {
 
 // Kernels are no functions for each other, and have one signature.
 void check_calls(Unit& unit) {

@@ -284,6 +284,35 @@ class Variables {
 
 }  // namespace
 
+std::set<std::string> function_constants(Unit& unit) {
+  std::set<std::string> names;
+  for (size_t i = 0; i < unit.size(); ++i) {
+    if (unit.scope(i) != Scope::space || !unit.is(i, "constant")) continue;
+    size_t end = i;
+    std::string name;
+    bool is_one = false;
+    for (; end < unit.size() && !unit.is(end, ";") && !unit.is(end, "{");
+         ++end) {
+      if (unit.is_attribute(end)) {
+        for (const Attribute& a : unit.read_attributes(end)) {
+          is_one = is_one || a.name == "function_constant";
+        }
+        end = unit.closing(end);
+      } else if (unit.is(end, "=")) {
+        for (; !unit.is(end + 1, ";") && end + 1 < unit.size(); ++end) {
+          is_one = is_one || names.contains(unit.at(end).text);
+        }
+        is_one = is_one || names.contains(unit.at(end).text);
+      } else if (unit.is_word(end)) {
+        name = unit.at(end).text;
+      }
+    }
+    if (is_one) names.insert(name);
+    i = end;
+  }
+  return names;
+}
+
 void check_variables(Unit& unit) { Variables(unit).run(); }
 
 }  // namespace orchard::sim::check
