@@ -139,6 +139,9 @@ kernel void attributed(device void* x [[buffer(30)]],
     more[0] = mask[0];
   }
   threadgroup float2* pair = &pairs[0];
+  threadgroup float(*lines)[9] = tile;
+  threadgroup float(&line)[9] = lines[1];
+  line[0] = 1'000.0f;
   tile[0][0] = pair->x + one.x + zeroed[0] + float(count) + table[0];
 }
 

@@ -119,6 +119,8 @@ class Variables {
     if (k >= unit_.size() || contains(kNoVariables, unit_.at(k).text)) return;
     const Declaration d = read(k);
     if (d.words < 2 || d.name == kNowhere) return;
+    // Samplers alone are constants without the word.
+    if (unit_.is(d.name - 1, "sampler")) return;
     const bool is_constant = constants_.contains(unit_.at(d.name).text);
     if (!d.has_constant) {
       unit_.refuse(k,
@@ -189,7 +191,9 @@ class Variables {
                    "variables in function scope cannot be declared static: "
                    "leave static out");
     }
-    if (d.points) return;
+    const bool is_nested =
+        unit_.is_pair(d.end, "(", "*") || unit_.is_pair(d.end, "(", "&");
+    if (d.points || is_nested) return;
     if (d.has_other_space) {
       unit_.refuse(i,
                    "automatic variable qualified with an address space: "
