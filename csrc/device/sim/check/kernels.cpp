@@ -333,17 +333,16 @@ class Signature {
     return false;
   }
 
-  void check_slots(const char* kind, long last) {
+  void check_slots(const std::string& kind, long last) {
     const std::vector<Slot>& slots = slots_[kind];
     const std::string limit =
-        "'" + std::string(kind) +
+        "'" + kind +
         "' attribute parameter is out of bounds: must be between 0 and " +
         std::to_string(last);
     const auto room = static_cast<size_t>(last) + 1;
     if (slots.size() > room) {
       unit_.refuse(slots[room].at, "a kernel has at most " +
-                                       std::to_string(room) + " " +
-                                       std::string(kind) +
+                                       std::to_string(room) + " " + kind +
                                        " arguments: put some into one struct");
     }
     for (size_t s = 0; s < slots.size(); ++s) {
@@ -364,7 +363,7 @@ class Signature {
         const bool is_same = before.index == slot.index ||
                              (slot.number && before.number == slot.number);
         if (is_same) {
-          unit_.refuse(slot.at, "cannot reserve '" + std::string(kind) +
+          unit_.refuse(slot.at, "cannot reserve '" + kind +
                                     "' resource location at index " +
                                     slot.index +
                                     ": it is taken, choose another");
