@@ -10,15 +10,15 @@
 #include "tile/spill.h"
 
 // Adds the fragment at row, column of one query head, if there is one.
-inline void add_fragment(thread Accumulator& sum,
-                         device const ELEM* spill,
-                         constant SpillChunk& chunk,
-                         constant AttentionParams& p,
-                         thread const Domain& d,
-                         int head,
-                         int row,
-                         int column,
-                         uint lane) {
+METAL_FUNC void add_fragment(thread Accumulator& sum,
+                             device const ELEM* spill,
+                             constant SpillChunk& chunk,
+                             constant AttentionParams& p,
+                             thread const Domain& d,
+                             int head,
+                             int row,
+                             int column,
+                             uint lane) {
   Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
   if (column >= seen.end || column + 8 <= seen.begin) return;
   Operand ds;

@@ -17,7 +17,7 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
 
-inline void load_sums(device const float* sums, thread Accumulator* to) {
+METAL_FUNC void load_sums(device const float* sums, thread Accumulator* to) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < FRAGMENTS; ++f) {
     float2 x = *(device const float2*)(sums + f * 64);
@@ -26,7 +26,7 @@ inline void load_sums(device const float* sums, thread Accumulator* to) {
   }
 }
 
-inline void store_sums(device float* sums, thread Accumulator* from) {
+METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < FRAGMENTS; ++f) {
     *(device float2*)(sums + f * 64) =

@@ -13,7 +13,7 @@
 #if HAS_SINKS
 #define SINKS_ARGUMENT device const float *sinks [[buffer(SLOT_SINKS)]],
 // A sink is a column without a value: it joins the row's maximum and total.
-inline void add_sink(thread ForwardState& state, int t, float sink) {
+METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
   if (is_minus_infinity(sink)) return;  // no sink
   float largest = max(state.row_maximum[t], sink);
   float correction = weight_of(state.row_maximum[t] - largest);

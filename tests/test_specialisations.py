@@ -63,6 +63,15 @@ def test_it_keeps_metals_rules(shipped: Specialisation) -> None:
     assert found.threadgroup_bytes == budget.threadgroup_bytes(shipped)
 
 
+def test_helpers_are_always_inlined() -> None:
+    """A call that is not inlined takes the tiles that it is passed into memory."""
+    folder = ROOT / "kernels"
+    texts = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.*")}
+    assert sum("METAL_FUNC" in text for text in texts.values()) > 10
+    named = [path.name for path, text in texts.items() if "inline" in text.split()]
+    assert not named, f"{named}: METAL_FUNC instead of inline"
+
+
 def test_the_lane_probe_keeps_metals_rules() -> None:
     """So does the probe that runs before any of them."""
     text = (ROOT / "kernels" / "layout_probe.metal").read_text(encoding="utf-8")

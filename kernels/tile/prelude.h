@@ -40,7 +40,7 @@ using namespace metal;
 #define LN2 0.69314718055994530942f
 
 // By its bits, because fast math may assume that there is no infinity.
-inline bool is_minus_infinity(float x) {
+METAL_FUNC bool is_minus_infinity(float x) {
   return as_type<uint>(x) == 0xff800000u;
 }
 

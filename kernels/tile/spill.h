@@ -8,29 +8,29 @@
 #pragma once
 
 // Index of a fragment; `head` counts the chunk's query heads.
-inline long spill_fragment(constant SpillChunk& chunk,
-                           int head,
-                           int row0,
-                           int column0) {
+METAL_FUNC long spill_fragment(constant SpillChunk& chunk,
+                               int head,
+                               int row0,
+                               int column0) {
   return (long(head) * chunk.row_fragments + row0 / 8) *
              chunk.column_fragments +
          (column0 - chunk.column0) / 8;
 }
 
-inline void spill_store(device ELEM* spill,
-                        long index,
-                        uint lane,
-                        thread Operand& from) {
+METAL_FUNC void spill_store(device ELEM* spill,
+                            long index,
+                            uint lane,
+                            thread Operand& from) {
   ELEM x[2];
   x[0] = from.thread_elements()[0];
   x[1] = from.thread_elements()[1];
   Wide<2>::store(spill + index * 64 + 2 * lane, x);
 }
 
-inline void spill_load(device const ELEM* spill,
-                       long index,
-                       uint lane,
-                       thread Operand& to) {
+METAL_FUNC void spill_load(device const ELEM* spill,
+                           long index,
+                           uint lane,
+                           thread Operand& to) {
   ELEM x[2];
   load_wide<2>(spill + index * 64 + 2 * lane, x);
   set_pair(to, x[0], x[1]);
@@ -54,11 +54,11 @@ struct Spill {
 #define SPILL_TILE(ds) spill_tile(spill, simdgroup, lane, ds);
 #define SPILL_ZEROS spill_zeros(spill, simdgroup, lane);
 
-inline Spill spill_of(device ELEM* spill,
-                      constant SpillChunk& chunk,
-                      int head,
-                      int row0,
-                      int column0) {
+METAL_FUNC Spill spill_of(device ELEM* spill,
+                          constant SpillChunk& chunk,
+                          int head,
+                          int row0,
+                          int column0) {
   Spill found;
   found.first = spill + 64 * spill_fragment(chunk, head, row0, column0);
   found.row_step = 64 * long(chunk.column_fragments);
@@ -67,10 +67,10 @@ inline Spill spill_of(device ELEM* spill,
 }
 
 // Simdgroups that share a tile hold the same scores: each writes its part.
-inline void spill_tile(thread const Spill& spill,
-                       uint simdgroup,
-                       uint lane,
-                       thread Accumulator* ds) {
+METAL_FUNC void spill_tile(thread const Spill& spill,
+                           uint simdgroup,
+                           uint lane,
+                           thread Accumulator* ds) {
   if (!spill.is_there) return;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
@@ -84,7 +84,9 @@ inline void spill_tile(thread const Spill& spill,
   }
 }
 
-inline void spill_zeros(thread const Spill& spill, uint simdgroup, uint lane) {
+METAL_FUNC void spill_zeros(thread const Spill& spill,
+                            uint simdgroup,
+                            uint lane) {
   Accumulator zeros[TILE_ROWS * TILE_COLS];
 #pragma clang loop unroll(full)
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) zeros[f] = zero_accumulator();
