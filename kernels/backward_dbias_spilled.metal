@@ -27,7 +27,7 @@ METAL_FUNC void add_fragment(thread Accumulator& sum,
   sum.thread_elements()[1] += float(ds.thread_elements()[1]);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        device const ELEM* spill [[buffer(SLOT_SPILL)]],
                        constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],

@@ -113,7 +113,7 @@ METAL_FUNC void add_rows(thread Columns& columns,
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* k [[buffer(SLOT_K)]],
               device const ELEM* v [[buffer(SLOT_V)]],

@@ -37,7 +37,7 @@ METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
 #define SUMS_ARGUMENT
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                     device ELEM* dq [[buffer(SLOT_DQ)]],
                     device const ELEM* spill [[buffer(SLOT_SPILL)]],

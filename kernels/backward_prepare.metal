@@ -4,7 +4,7 @@
 // Grid: (ceil(len_q / SIMDGROUPS), heads_q, batch); one simdgroup a row.
 #include "tile/prelude.h"
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
                  device const ELEM* grad_out [[buffer(SLOT_GRAD_OUT)]],
                  device float* delta [[buffer(SLOT_DELTA)]],

@@ -5,7 +5,7 @@
 // row.
 #include "tile/prelude.h"
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void combine(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void combine(
     device const float* parts [[buffer(SLOT_PARTS)]],
     device const float2* part_stats [[buffer(SLOT_PART_STATS)]],
     device ELEM* out [[buffer(SLOT_OUT)]],

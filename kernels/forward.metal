@@ -26,7 +26,7 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
 #define SINKS_ARGUMENT
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void forward(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void forward(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],

@@ -31,6 +31,15 @@ using namespace metal;
 #define ROWS (8 * TILE_ROWS)  // of a simdgroup's tile of scores
 #define COLS (8 * TILE_COLS)
 
+// What a kernel declares as its most threads, so that the compiler may give
+// each as many registers as they leave.  Never below 64: with a bound of 32,
+// Apple's compiler is reported to get 8x8 matrices and barriers silently wrong.
+#if SIMDGROUPS > 1
+#define THREADS_AT_MOST (32 * SIMDGROUPS)
+#else
+#define THREADS_AT_MOST 64
+#endif
+
 // The least finite number: where a row's maximum starts.  Infinity is never
 // used, because fast math may assume that there is none.
 #define LOWEST -3.402823466e38f
