@@ -22,7 +22,8 @@ METAL_FUNC void add_fragment(thread Accumulator& sum,
   Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
   if (column >= seen.end || column + 8 <= seen.begin) return;
   Operand ds;
-  spill_load(spill, spill_fragment(chunk, head, row, column), lane, ds);
+  spill_load(spill + spill_head(chunk, head),
+             spill_fragment(chunk, row, column), lane, ds);
   sum.thread_elements()[0] += float(ds.thread_elements()[0]);
   sum.thread_elements()[1] += float(ds.thread_elements()[1]);
 }

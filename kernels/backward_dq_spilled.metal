@@ -61,6 +61,7 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   SET_EXTENT(d);
   if (row0 >= d.len_q) return;  // a whole simdgroup leaves
   k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
+  spill += spill_head(chunk, head);
 
   Accumulator gradient[FRAGMENTS];
 #pragma clang loop unroll(full)
@@ -83,8 +84,8 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
       Operand ds[TILE_ROWS];
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
-        spill_load(spill, spill_fragment(chunk, head, row0 + 8 * t, column0),
-                   lane, ds[t]);
+        spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), lane,
+                   ds[t]);
       }
       int column = column0 + at.row;
       Gradients::multiply_rows(row_of(k, p.k.row, column, d.len_kv), base, at,

@@ -70,6 +70,7 @@ std::string Features::name() const {
   if (has_cache_rows) text += "_cacherows";
   if (is_spilling) text += "_spilling";
   if (is_summed) text += "_summed";
+  if (is_wide) text += "_wide";
   return text;
 }
 
@@ -147,7 +148,8 @@ device::PipelineRequest request_for(const Specialisation& s,
                      {"HAS_LEFT_PADS", flag(f.has_left_pads)},
                      {"HAS_CACHE_ROWS", flag(f.has_cache_rows)},
                      {"SPILLS", flag(f.is_spilling)},
-                     {"IS_SUMMED", flag(f.is_summed)}};
+                     {"IS_SUMMED", flag(f.is_summed)},
+                     {"WIDE_INDEX", flag(f.is_wide)}};
   return request;
 }
 
@@ -167,7 +169,7 @@ struct KeyHash {
     for (const bool is_set :
          {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
           f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows, f.is_spilling, f.is_summed}) {
+          f.has_cache_rows, f.is_spilling, f.is_summed, f.is_wide}) {
       bits = bits << 1 | (is_set ? 1 : 0);
     }
     auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;

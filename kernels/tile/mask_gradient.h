@@ -76,7 +76,7 @@ METAL_FUNC void store_sums(device MASK_ELEM* to,
         int row = row0 + 8 * t + at.row;
         int column = column0 + 8 * c + 2 * at.pair + e;
         if (row < p.mask_rows && column < p.mask_columns) {
-          to[long(row) * p.mask_columns + column] =
+          to[Index(row) * p.mask_columns + column] =
               MASK_ELEM(sums[t * TILE_COLS + c].thread_elements()[e]);
         }
       }

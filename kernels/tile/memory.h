@@ -107,7 +107,7 @@ METAL_FUNC device const ELEM* row_of(device const ELEM* x,
                                      long stride,
                                      int row,
                                      int rows) {
-  return x + min(row, rows - 1) * stride;
+  return x + Index(min(row, rows - 1)) * Index(stride);
 }
 
 // Reads elements d .. d + W - 1 of a row; what lies past the row's DIM

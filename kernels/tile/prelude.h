@@ -6,6 +6,7 @@
 //   VEC                   elements per load or store
 //   TILE_ROWS, TILE_COLS  8x8 fragments of scores per simdgroup
 //   SIMDGROUPS, SPLIT     per threadgroup; of those, slices of head_dim
+//   WIDE_INDEX            whether a head of a tensor reaches beyond 31 bits
 //   HAS_WINDOW            whether rows see a part of the columns only
 //   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS
 //   MASK_ELEM             element type of the mask: uchar, float, half, bfloat
@@ -52,6 +53,14 @@ using namespace metal;
 METAL_FUNC bool is_minus_infinity(float x) {
   return as_type<uint>(x) == 0xff800000u;
 }
+
+// Counts elements from where a head begins in its tensor.  The beginning itself
+// and what is stored once for each tile are counted in 64 bits always.
+#if WIDE_INDEX
+typedef long Index;
+#else
+typedef int Index;
+#endif
 
 #include "tile/lane.h"
 #include "tile/memory.h"

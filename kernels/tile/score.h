@@ -43,7 +43,7 @@ METAL_FUNC float score_of(constant AttentionParams& p,
 #endif
 #if MASK == MASK_BIAS
   if (row < d.len_q && column < d.len_kv) {
-    x += float(d.mask[row * p.mask.row + column * p.mask_column]);
+    x += float(mask_at(p, d, row, column));
   }
 #endif
   return x;

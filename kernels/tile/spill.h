@@ -7,18 +7,21 @@
 // a score does not exist; what reads must not look at any other.
 #pragma once
 
-// Index of a fragment; `head` counts the chunk's query heads.
-METAL_FUNC long spill_fragment(constant SpillChunk& chunk,
-                               int head,
-                               int row0,
-                               int column0) {
-  return (long(head) * chunk.row_fragments + row0 / 8) *
-             chunk.column_fragments +
+// Elements before the first of a head, of which `head` counts the chunk's.
+METAL_FUNC long spill_head(constant SpillChunk& chunk, int head) {
+  return 64 * long(head) * chunk.row_fragments * chunk.column_fragments;
+}
+
+// Index of a fragment in its head.
+METAL_FUNC Index spill_fragment(constant SpillChunk& chunk,
+                                int row0,
+                                int column0) {
+  return Index(row0 / 8) * chunk.column_fragments +
          (column0 - chunk.column0) / 8;
 }
 
 METAL_FUNC void spill_store(device ELEM* spill,
-                            long index,
+                            Index index,
                             uint lane,
                             thread Operand& from) {
   ELEM x[2];
@@ -28,7 +31,7 @@ METAL_FUNC void spill_store(device ELEM* spill,
 }
 
 METAL_FUNC void spill_load(device const ELEM* spill,
-                           long index,
+                           Index index,
                            uint lane,
                            thread Operand& to) {
   ELEM x[2];
@@ -40,8 +43,8 @@ METAL_FUNC void spill_load(device const ELEM* spill,
 // Where the fragments of a tile go.
 struct Spill {
   device ELEM* first;
-  long row_step;  // elements from one row of fragments to the next
-  bool is_there;  // or the tile is past the last column
+  Index row_step;  // elements from one row of fragments to the next
+  bool is_there;   // or the tile is past the last column
 };
 
 #define SPILL_ARGUMENTS                          \
@@ -60,8 +63,9 @@ METAL_FUNC Spill spill_of(device ELEM* spill,
                           int row0,
                           int column0) {
   Spill found;
-  found.first = spill + 64 * spill_fragment(chunk, head, row0, column0);
-  found.row_step = 64 * long(chunk.column_fragments);
+  found.first = spill + spill_head(chunk, head) +
+                64 * spill_fragment(chunk, row0, column0);
+  found.row_step = 64 * Index(chunk.column_fragments);
   found.is_there = column0 < chunk.column_end;
   return found;
 }

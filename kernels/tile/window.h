@@ -60,6 +60,16 @@ METAL_FUNC bool is_interior(constant AttentionParams& p,
   return is_whole;
 }
 
+#if MASK
+METAL_FUNC MASK_ELEM mask_at(constant AttentionParams& p,
+                             thread const Domain& d,
+                             int row,
+                             int column) {
+  return d.mask[Index(row) * Index(p.mask.row) +
+                Index(column) * Index(p.mask_column)];
+}
+#endif
+
 METAL_FUNC bool is_visible(constant AttentionParams& p,
                            thread const Domain& d,
                            int row,
@@ -73,7 +83,7 @@ METAL_FUNC bool is_visible(constant AttentionParams& p,
 #endif
 #if MASK
   if (is_kept) {
-    MASK_ELEM x = d.mask[row * p.mask.row + column * p.mask_column];
+    MASK_ELEM x = mask_at(p, d, row, column);
 #if MASK == MASK_BOOL
     is_kept = x != 0;
 #else

@@ -47,11 +47,11 @@ PRODUCTS = {
     "backward_dq_spilled": 1,
 }
 # Read off our kernels' text, in cycles of a lane.  Arithmetic for each score; for each
-# row that is read the index of one that is there, times a stride that is a number of
-# the run, in 64 bits (the peer's strides are constants of its text); and for the pair
-# of a fragment that is put together from two loads.
+# row that is read the number of one that is there, times a stride of the run in 32
+# bits, added to an address in 64 (the peer's strides are constants of its text); and
+# for the pair of a fragment that is put together from two loads.
 ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
-ALU_PER_ROW = 6.0
+ALU_PER_ROW = 4.0
 ALU_PER_PAIR = 1.5
 # How often a kernel reads a fragment row of a tensor for 8 columns of scores (of dk and
 # dv: 8 rows): two of its rows side by side, whose elements make the pairs, and one.
