@@ -25,8 +25,8 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
       batch * p.grad_out.batch + head * p.grad_out.head + row * p.grad_out.row;
   float sum = 0.0f;
   for (int i = int(lane) * VEC; i < HEAD_DIM_V; i += 32 * VEC) {
-    ELEM x[VEC];
-    ELEM g[VEC];
+    OPERAND x[VEC];
+    OPERAND g[VEC];
     load_wide<VEC>(out + i, x);
     load_wide<VEC>(grad_out + i, g);
 #pragma clang loop unroll(full)

@@ -43,7 +43,8 @@
       sum += parts[index * HEAD_DIM_V + d] *
              weight_of(part_stats[index].x - largest);
     }
-    out[d] = ELEM(sum * inverse);
+    OPERAND x = OPERAND(sum * inverse);
+    Wide<1>::store(out + d, &x);
   }
   if (lane == 0) {
     lse[batch * p.rows.batch + head * p.rows.head + position] =

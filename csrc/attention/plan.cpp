@@ -249,6 +249,7 @@ void add_launch(Device& device,
   Specialisation s{
       kernel,
       problem.dtype,
+      operand_type(device.limits().family, problem.dtype),
       problem.head_dim,
       problem.head_dim_v,
       vector_elements(problem, tensors),

@@ -44,6 +44,7 @@ Features features_of(const Problem& problem,
 struct Specialisation {
   Kernel kernel;
   DType dtype;
+  DType operand;  // in registers (attention/tiles.h)
   int64_t head_dim;
   int64_t head_dim_v;
   int64_t vec;

@@ -144,10 +144,13 @@ constexpr Tables kTables[2][2] = {
 
 int row_of(Family family) { return family == Family::a ? 0 : 1; }
 
-int row_of(DType dtype) { return element_bytes(dtype) == 2 ? 0 : 1; }
+// Tiles are limited by registers: by what is in them.
+int row_of(Family family, DType dtype) {
+  return element_bytes(operand_type(family, dtype)) == 2 ? 0 : 1;
+}
 
 std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
-  const Tables& tables = kTables[row_of(family)][row_of(dtype)];
+  const Tables& tables = kTables[row_of(family)][row_of(family, dtype)];
   switch (kernel) {
     case Kernel::forward:
     case Kernel::decode:
@@ -180,8 +183,13 @@ const Tile& choose_tile(Family family,
   return rows.back();
 }
 
+DType operand_type(Family family, DType dtype) {
+  const bool is_promoted = family == Family::a && dtype == DType::bfloat16;
+  return is_promoted ? DType::float32 : dtype;
+}
+
 bool spill_is_faster(Family family, DType dtype, int64_t largest_head_dim) {
-  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(dtype)];
+  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(family, dtype)];
 }
 
 Tile decode_tile(Family family,

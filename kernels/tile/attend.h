@@ -127,8 +127,8 @@ METAL_FUNC void gather(thread ForwardState& state,
     Operand weights[TILE_ROWS];
 #pragma clang loop unroll(full)
     for (int t = 0; t < TILE_ROWS; ++t) {
-      set_pair(weights[t], ELEM(s[t * TILE_COLS + c].thread_elements()[0]),
-               ELEM(s[t * TILE_COLS + c].thread_elements()[1]));
+      set_pair(weights[t], OPERAND(s[t * TILE_COLS + c].thread_elements()[0]),
+               OPERAND(s[t * TILE_COLS + c].thread_elements()[1]));
     }
     int column = column0 + 8 * c + at.row;
     Values::multiply_rows(row_of(v, p.v.row, column, d.len_kv), base, at,

@@ -9,7 +9,7 @@
 //   and so may slots 2p, 2p+1 of a contraction.
 #pragma once
 
-typedef simdgroup_matrix<ELEM, 8, 8> Operand;
+typedef simdgroup_matrix<OPERAND, 8, 8> Operand;
 typedef simdgroup_matrix<float, 8, 8> Accumulator;
 
 #define MAX_W (16 / ELEM_BYTES)
@@ -22,7 +22,7 @@ constexpr int chunk_w(int left, int unit) {
                                                       : 1;
 }
 
-METAL_FUNC void set_pair(thread Operand& to, ELEM first, ELEM second) {
+METAL_FUNC void set_pair(thread Operand& to, OPERAND first, OPERAND second) {
   to.thread_elements()[0] = first;
   to.thread_elements()[1] = second;
 }
@@ -50,7 +50,7 @@ struct Contract {
                                    int base,
                                    Lane at,
                                    thread Operand* to) {
-    ELEM x[2 * w];
+    OPERAND x[2 * w];
     load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair, x);
     load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair + w, x + w);
 #pragma clang loop unroll(full)
@@ -65,7 +65,7 @@ struct Contract {
                                       int base,
                                       Lane at,
                                       thread Operand* to) {
-    ELEM x[2 * w];
+    OPERAND x[2 * w];
     load_row<w, DIM, ragged>(first, base + D0 + w * at.row, x);
     load_row<w, DIM, ragged>(second, base + D0 + w * at.row, x + w);
 #pragma clang loop unroll(full)
@@ -81,11 +81,11 @@ struct Contract {
                                        Lane at,
                                        float factor,
                                        thread Accumulator* from) {
-    ELEM x[2 * w];
+    OPERAND x[2 * w];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) {
-      x[j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
-      x[w + j] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
+      x[j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[w + j] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
     if (rows_left > 0) {
       store_row<w, DIM, ragged>(row, base + D0 + w * at.row, x);
@@ -127,7 +127,7 @@ struct Spread {
                                    int base,
                                    Lane at,
                                    thread Operand* to) {
-    ELEM x[w];
+    OPERAND x[w];
     load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
@@ -143,7 +143,7 @@ struct Spread {
                                       int base,
                                       Lane at,
                                       thread Operand* to) {
-    ELEM x[2 * w];
+    OPERAND x[2 * w];
     int d = base + D0 + w * (at.row / 2);
     load_row<w, DIM, ragged>(first, d, x);
     load_row<w, DIM, ragged>(second, d, x + w);
@@ -162,7 +162,7 @@ struct Spread {
                                        Lane at,
                                        thread const Operand* a,
                                        thread Accumulator* acc) {
-    ELEM x[w];
+    OPERAND x[w];
     load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
     Operand b[w / 2];
 #pragma clang loop unroll(full)
@@ -182,11 +182,11 @@ struct Spread {
                                     Lane at,
                                     float factor,
                                     thread Accumulator* from) {
-    ELEM x[w];
+    OPERAND x[w];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
-      x[2 * j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
-      x[2 * j + 1] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
+      x[2 * j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[2 * j + 1] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
     store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
     Next::store_rows(row, base, at, factor, from);

@@ -83,6 +83,6 @@ METAL_FUNC void differentiate(constant AttentionParams& p,
 
 // An accumulator rounded to the element type, to be an operand.
 METAL_FUNC void round_to_operand(thread Operand& to, thread Accumulator& from) {
-  set_pair(to, ELEM(from.thread_elements()[0]),
-           ELEM(from.thread_elements()[1]));
+  set_pair(to, OPERAND(from.thread_elements()[0]),
+           OPERAND(from.thread_elements()[1]));
 }

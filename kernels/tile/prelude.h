@@ -2,6 +2,7 @@
 //
 // The host defines, as text before this file:
 //   ELEM, ELEM_BYTES      element type of q, k, v: float, half or bfloat
+//   OPERAND, OPERAND_BYTES   of their fragments in registers: ELEM, or float
 //   HEAD_DIM, HEAD_DIM_V  of q and k; of v
 //   VEC                   elements per load or store
 //   TILE_ROWS, TILE_COLS  8x8 fragments of scores per simdgroup

@@ -24,7 +24,7 @@ METAL_FUNC void spill_store(device ELEM* spill,
                             Index index,
                             uint lane,
                             thread Operand& from) {
-  ELEM x[2];
+  OPERAND x[2];
   x[0] = from.thread_elements()[0];
   x[1] = from.thread_elements()[1];
   Wide<2>::store(spill + index * 64 + 2 * lane, x);
@@ -34,7 +34,7 @@ METAL_FUNC void spill_load(device const ELEM* spill,
                            Index index,
                            uint lane,
                            thread Operand& to) {
-  ELEM x[2];
+  OPERAND x[2];
   load_wide<2>(spill + index * 64 + 2 * lane, x);
   set_pair(to, x[0], x[1]);
 }

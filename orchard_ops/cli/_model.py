@@ -11,7 +11,7 @@ prediction, and what this module returns must be printed as such.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from ._chips import Chip
 
@@ -19,6 +19,7 @@ __all__ = [
     "Prediction",
     "Work",
     "alu",
+    "as_floats",
     "beside",
     "issue_cycles",
     "loads_of_reads",
@@ -144,6 +145,16 @@ def alu(kernel: str, scores: float, reads: float, length: int) -> float:
     double, single = READS.get(kernel, (0, 0))
     each = ALU_PER_ROW * (2 * double + single) + ALU_PER_PAIR * double * length / 8
     return ALU_PER_SCORE.get(kernel, 0.0) * scores + each * reads
+
+
+def as_floats(work: Work) -> Work:
+    """Return the work of bfloat16 elements that are float32 in registers.
+
+    So they are on class A (kernels/tile/promoted.h): each is shifted or masked once it
+    was loaded.
+    """
+    per_lane = work.device_bytes / 2 / 32
+    return replace(work, promoted=work.multiplies, alu=work.alu + per_lane)
 
 
 def multiply_cycles(element_bytes: int) -> float:
