@@ -10,24 +10,25 @@
 #include "tile/spill.h"
 
 // Adds the fragment at row, column of one query head, if there is one.
-inline void add_fragment(thread Accumulator& sum,
-                         device const ELEM* spill,
-                         constant SpillChunk& chunk,
-                         constant AttentionParams& p,
-                         thread const Domain& d,
-                         int head,
-                         int row,
-                         int column,
-                         uint lane) {
+METAL_FUNC void add_fragment(thread Accumulator& sum,
+                             device const ELEM* spill,
+                             constant SpillChunk& chunk,
+                             constant AttentionParams& p,
+                             thread const Domain& d,
+                             int head,
+                             int row,
+                             int column,
+                             uint lane) {
   Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
   if (column >= seen.end || column + 8 <= seen.begin) return;
   Operand ds;
-  spill_load(spill, spill_fragment(chunk, head, row, column), lane, ds);
+  spill_load(spill + spill_head(chunk, head),
+             spill_fragment(chunk, row, column), lane, ds);
   sum.thread_elements()[0] += float(ds.thread_elements()[0]);
   sum.thread_elements()[1] += float(ds.thread_elements()[1]);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        device const ELEM* spill [[buffer(SLOT_SPILL)]],
                        constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],

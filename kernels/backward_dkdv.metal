@@ -29,9 +29,9 @@ struct Columns {
 
 // s[c] = sum over dimensions of rows * columns[c], one row fragment.
 template <int FRAGMENTS>
-inline void contract(thread const Operand* rows,
-                     thread const Operand* columns,
-                     thread Accumulator* s) {
+METAL_FUNC void contract(thread const Operand* rows,
+                         thread const Operand* columns,
+                         thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) s[c] = zero_accumulator();
 #pragma clang loop unroll(full)
@@ -45,9 +45,9 @@ inline void contract(thread const Operand* rows,
 
 // acc[c] += rows^T * weights[c], one row fragment.
 template <int FRAGMENTS>
-inline void accumulate(thread const Operand* rows,
-                       thread Accumulator* weights,
-                       thread Accumulator* acc) {
+METAL_FUNC void accumulate(thread const Operand* rows,
+                           thread Accumulator* weights,
+                           thread Accumulator* acc) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     Operand rounded;
@@ -60,21 +60,21 @@ inline void accumulate(thread const Operand* rows,
 }
 
 // Adds what rows row0 .. row0 + ROWS - 1 of one query head give.
-inline void add_rows(thread Columns& columns,
-                     device const ELEM* q,
-                     device const ELEM* grad_out,
-                     device const float2* stats,
-                     device const float* delta,
-                     constant AttentionParams& p,
-                     thread const Domain& d,
-                     thread const Sight& sight,
-                     int row0,
-                     int column0,
-                     int base,
-                     int base_v,
-                     Lane at,
-                     EXCHANGE_PARAMETER SPILL_PARAMETER uint simdgroup,
-                     uint lane) {
+METAL_FUNC void add_rows(thread Columns& columns,
+                         device const ELEM* q,
+                         device const ELEM* grad_out,
+                         device const float2* stats,
+                         device const float* delta,
+                         constant AttentionParams& p,
+                         thread const Domain& d,
+                         thread const Sight& sight,
+                         int row0,
+                         int column0,
+                         int base,
+                         int base_v,
+                         Lane at,
+                         EXCHANGE_PARAMETER SPILL_PARAMETER uint simdgroup,
+                         uint lane) {
   Accumulator s[SCORE_FRAGMENTS];
   thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
   RowStat row_stat[TILE_ROWS];
@@ -113,7 +113,7 @@ inline void add_rows(thread Columns& columns,
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* k [[buffer(SLOT_K)]],
               device const ELEM* v [[buffer(SLOT_V)]],

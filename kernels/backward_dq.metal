@@ -11,7 +11,7 @@
 
 typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void backward_dq(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void backward_dq(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],

@@ -17,7 +17,7 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
 
-inline void load_sums(device const float* sums, thread Accumulator* to) {
+METAL_FUNC void load_sums(device const float* sums, thread Accumulator* to) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < FRAGMENTS; ++f) {
     float2 x = *(device const float2*)(sums + f * 64);
@@ -26,7 +26,7 @@ inline void load_sums(device const float* sums, thread Accumulator* to) {
   }
 }
 
-inline void store_sums(device float* sums, thread Accumulator* from) {
+METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < FRAGMENTS; ++f) {
     *(device float2*)(sums + f * 64) =
@@ -37,7 +37,7 @@ inline void store_sums(device float* sums, thread Accumulator* from) {
 #define SUMS_ARGUMENT
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                     device ELEM* dq [[buffer(SLOT_DQ)]],
                     device const ELEM* spill [[buffer(SLOT_SPILL)]],
@@ -61,6 +61,7 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   SET_EXTENT(d);
   if (row0 >= d.len_q) return;  // a whole simdgroup leaves
   k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
+  spill += spill_head(chunk, head);
 
   Accumulator gradient[FRAGMENTS];
 #pragma clang loop unroll(full)
@@ -83,8 +84,8 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
       Operand ds[TILE_ROWS];
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
-        spill_load(spill, spill_fragment(chunk, head, row0 + 8 * t, column0),
-                   lane, ds[t]);
+        spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), lane,
+                   ds[t]);
       }
       int column = column0 + at.row;
       Gradients::multiply_rows(row_of(k, p.k.row, column, d.len_kv), base, at,

@@ -13,7 +13,7 @@
 #if HAS_SINKS
 #define SINKS_ARGUMENT device const float *sinks [[buffer(SLOT_SINKS)]],
 // A sink is a column without a value: it joins the row's maximum and total.
-inline void add_sink(thread ForwardState& state, int t, float sink) {
+METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
   if (is_minus_infinity(sink)) return;  // no sink
   float largest = max(state.row_maximum[t], sink);
   float correction = weight_of(state.row_maximum[t] - largest);
@@ -26,7 +26,7 @@ inline void add_sink(thread ForwardState& state, int t, float sink) {
 #define SINKS_ARGUMENT
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void forward(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void forward(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],

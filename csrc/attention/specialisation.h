@@ -25,6 +25,7 @@ struct Features {
   bool has_cache_rows = false;
   bool is_spilling = false;
   bool is_summed = false;
+  bool is_wide = false;  // a head of a tensor reaches beyond 31 bits
 
   bool operator==(const Features&) const = default;
 
@@ -43,6 +44,7 @@ Features features_of(const Problem& problem,
 struct Specialisation {
   Kernel kernel;
   DType dtype;
+  DType operand;  // in registers (attention/tiles.h)
   int64_t head_dim;
   int64_t head_dim_v;
   int64_t vec;

@@ -14,10 +14,10 @@ struct MaskExtent {
   int column_end;
 };
 
-inline MaskExtent mask_extent(constant AttentionParams& p,
-                              int plane,
-                              int row0,
-                              int column0) {
+METAL_FUNC MaskExtent mask_extent(constant AttentionParams& p,
+                                  int plane,
+                                  int row0,
+                                  int column0) {
   MaskExtent all;
   all.batch = plane / p.mask_heads;
   all.head = plane % p.mask_heads;
@@ -30,7 +30,7 @@ inline MaskExtent mask_extent(constant AttentionParams& p,
 }
 
 // Sums over the columns of each row into fragment 0's first element.
-inline void sum_columns(thread Accumulator* sums) {
+METAL_FUNC void sum_columns(thread Accumulator* sums) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     float total = 0.0f;
@@ -44,7 +44,7 @@ inline void sum_columns(thread Accumulator* sums) {
 }
 
 // Sums over the rows of each column into the first row of fragments.
-inline void sum_rows(thread Accumulator* sums) {
+METAL_FUNC void sum_rows(thread Accumulator* sums) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
 #pragma clang loop unroll(full)
@@ -59,12 +59,12 @@ inline void sum_rows(thread Accumulator* sums) {
   }
 }
 
-inline void store_sums(device MASK_ELEM* to,
-                       constant AttentionParams& p,
-                       int row0,
-                       int column0,
-                       Lane at,
-                       thread Accumulator* sums) {
+METAL_FUNC void store_sums(device MASK_ELEM* to,
+                           constant AttentionParams& p,
+                           int row0,
+                           int column0,
+                           Lane at,
+                           thread Accumulator* sums) {
   if (p.mask_columns == 1) sum_columns(sums);
   if (p.mask_rows == 1) sum_rows(sums);
 #pragma clang loop unroll(full)
@@ -76,7 +76,7 @@ inline void store_sums(device MASK_ELEM* to,
         int row = row0 + 8 * t + at.row;
         int column = column0 + 8 * c + 2 * at.pair + e;
         if (row < p.mask_rows && column < p.mask_columns) {
-          to[long(row) * p.mask_columns + column] =
+          to[Index(row) * p.mask_columns + column] =
               MASK_ELEM(sums[t * TILE_COLS + c].thread_elements()[e]);
         }
       }

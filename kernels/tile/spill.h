@@ -7,31 +7,34 @@
 // a score does not exist; what reads must not look at any other.
 #pragma once
 
-// Index of a fragment; `head` counts the chunk's query heads.
-inline long spill_fragment(constant SpillChunk& chunk,
-                           int head,
-                           int row0,
-                           int column0) {
-  return (long(head) * chunk.row_fragments + row0 / 8) *
-             chunk.column_fragments +
+// Elements before the first of a head, of which `head` counts the chunk's.
+METAL_FUNC long spill_head(constant SpillChunk& chunk, int head) {
+  return 64 * long(head) * chunk.row_fragments * chunk.column_fragments;
+}
+
+// Index of a fragment in its head.
+METAL_FUNC Index spill_fragment(constant SpillChunk& chunk,
+                                int row0,
+                                int column0) {
+  return Index(row0 / 8) * chunk.column_fragments +
          (column0 - chunk.column0) / 8;
 }
 
-inline void spill_store(device ELEM* spill,
-                        long index,
-                        uint lane,
-                        thread Operand& from) {
-  ELEM x[2];
+METAL_FUNC void spill_store(device ELEM* spill,
+                            Index index,
+                            uint lane,
+                            thread Operand& from) {
+  OPERAND x[2];
   x[0] = from.thread_elements()[0];
   x[1] = from.thread_elements()[1];
   Wide<2>::store(spill + index * 64 + 2 * lane, x);
 }
 
-inline void spill_load(device const ELEM* spill,
-                       long index,
-                       uint lane,
-                       thread Operand& to) {
-  ELEM x[2];
+METAL_FUNC void spill_load(device const ELEM* spill,
+                           Index index,
+                           uint lane,
+                           thread Operand& to) {
+  OPERAND x[2];
   load_wide<2>(spill + index * 64 + 2 * lane, x);
   set_pair(to, x[0], x[1]);
 }
@@ -40,8 +43,8 @@ inline void spill_load(device const ELEM* spill,
 // Where the fragments of a tile go.
 struct Spill {
   device ELEM* first;
-  long row_step;  // elements from one row of fragments to the next
-  bool is_there;  // or the tile is past the last column
+  Index row_step;  // elements from one row of fragments to the next
+  bool is_there;   // or the tile is past the last column
 };
 
 #define SPILL_ARGUMENTS                          \
@@ -54,23 +57,24 @@ struct Spill {
 #define SPILL_TILE(ds) spill_tile(spill, simdgroup, lane, ds);
 #define SPILL_ZEROS spill_zeros(spill, simdgroup, lane);
 
-inline Spill spill_of(device ELEM* spill,
-                      constant SpillChunk& chunk,
-                      int head,
-                      int row0,
-                      int column0) {
+METAL_FUNC Spill spill_of(device ELEM* spill,
+                          constant SpillChunk& chunk,
+                          int head,
+                          int row0,
+                          int column0) {
   Spill found;
-  found.first = spill + 64 * spill_fragment(chunk, head, row0, column0);
-  found.row_step = 64 * long(chunk.column_fragments);
+  found.first = spill + spill_head(chunk, head) +
+                64 * spill_fragment(chunk, row0, column0);
+  found.row_step = 64 * Index(chunk.column_fragments);
   found.is_there = column0 < chunk.column_end;
   return found;
 }
 
 // Simdgroups that share a tile hold the same scores: each writes its part.
-inline void spill_tile(thread const Spill& spill,
-                       uint simdgroup,
-                       uint lane,
-                       thread Accumulator* ds) {
+METAL_FUNC void spill_tile(thread const Spill& spill,
+                           uint simdgroup,
+                           uint lane,
+                           thread Accumulator* ds) {
   if (!spill.is_there) return;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
@@ -84,7 +88,9 @@ inline void spill_tile(thread const Spill& spill,
   }
 }
 
-inline void spill_zeros(thread const Spill& spill, uint simdgroup, uint lane) {
+METAL_FUNC void spill_zeros(thread const Spill& spill,
+                            uint simdgroup,
+                            uint lane) {
   Accumulator zeros[TILE_ROWS * TILE_COLS];
 #pragma clang loop unroll(full)
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) zeros[f] = zero_accumulator();

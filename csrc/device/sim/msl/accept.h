@@ -9,7 +9,7 @@
 #define constant __constant
 #define threadgroup __local
 #define thread __private
-#define METAL_FUNC inline
+#define METAL_FUNC inline __attribute__((always_inline))
 #define MSL_PURE __attribute__((const))
 
 typedef unsigned char uchar;
@@ -309,6 +309,3 @@ using metal::as_type;
 #if MSL_LANGUAGE >= 310
 using metal::bfloat;
 #endif
-
-// What is called in a loop must be seen in the loop.
-#define inline inline __attribute__((always_inline))
