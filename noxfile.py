@@ -180,6 +180,8 @@ def compile_macos(session: nox.Session) -> None:
     """Compile all of csrc/ for macOS, warnings as errors, on any machine (--torch)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}", "pybind11>=2.12")
     session.run("python", "tools/macos_compile.py", *session.posargs)
+    wheels = VERSIONS["macos"]["compile"]
+    session.run("python", "tools/mps_operators.py", "--check", *wheels)
 
 
 @nox.session(python=interpreter(DEMO_TORCH))
