@@ -40,7 +40,7 @@ size_t TokenList::skip_angles(size_t i) {
 std::vector<Attribute> TokenList::read_attributes(size_t i) {
   const size_t last = closing(i);
   std::vector<Attribute> found;
-  for (size_t k = i + 2; k + 1 < last; ++k) {
+  for (size_t k = i + 2; k + 1 < last;) {
     Attribute a{at(k).text, ""};
     if (is(k + 1, "::")) {
       a.name += "::" + at(k + 2).text;
@@ -53,7 +53,7 @@ std::vector<Attribute> TokenList::read_attributes(size_t i) {
     }
     found.push_back(std::move(a));
     while (k + 1 < last && !is(k + 1, ",")) ++k;
-    ++k;
+    k += 2;  // past the comma
   }
   return found;
 }
