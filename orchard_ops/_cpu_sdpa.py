@@ -6,8 +6,9 @@ It is fast and does not keep the scores, so it serves wherever it is known to me
 - a mask whose last size is 1 lets it read other memory (2.4);
 - causal with a scale of 0 or less gives NaN: -inf is put in before the scale;
 - a row without a key gives NaN (before 2.5);
-- backward gets a row's maximum and the log of its sum as one number, so that where all
-  biases of a row are far from 0 the sum is lost, and each weight comes out as 1;
+- backward gets a row's maximum and the log of its sum as one number, in which a maximum
+  far from 0 rounds the sum away: where all biases of a row are very low or one is very
+  high each weight comes out as 1, and a scale above 1 makes scores of hundreds common;
 - a float mask's gradient, float16 (before 2.3), derivatives of a forward mode, and
   second ones are not there.
 """
@@ -28,8 +29,8 @@ __all__ = ["sdpa_out"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 _MAX_HEAD_DIM = 256
-# The scale is used as a float32: no other number there is above 0 and finite.
-_LEAST, _MOST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+# Of the scale, which is used as a float32: below this it may be 0 there.
+_LEAST, _MOST = torch.finfo(torch.float32).tiny, 1.0
 # How far from 0 a row's largest bias may lie: to round there costs a float32 sum of
 # weights 2**-17 of itself, less than the tolerance of the tests.
 _MOST_BIAS = 128.0

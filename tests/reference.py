@@ -34,7 +34,7 @@ class Results:
     """Everything that attention and its backward produce."""
 
     out: Tensor
-    lse: Tensor
+    lse: Tensor | None  # None where it was not asked for
     dq: Tensor
     dk: Tensor
     dv: Tensor
@@ -318,6 +318,8 @@ def assert_close(case: Case, inputs: Inputs, actual: Results) -> None:
     weight_error = LSE_ROUNDING * largest(_moderate(expected.lse))
     for name, want in expected.items():
         got = getattr(actual, name)
+        if name == "lse" and got is None:
+            continue
         assert got is not None, f"{case.name}: there is no {name}"
         got = got.detach().cpu()
         assert got.shape == want.shape, (name, got.shape, want.shape)
