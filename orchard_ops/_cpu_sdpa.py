@@ -15,7 +15,7 @@ It is fast and does not keep the scores, so it serves wherever it is known to me
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def sdpa_out(
     if scale is not None and not _LEAST <= scale <= _MOST:
         return None
     if mask is not None:
-        sizes = mask.shape
+        sizes = tuple(mask.shape)
         if is_causal or is_traced or len(sizes) not in (2, 4) or mask.requires_grad:
             return None
         sizes = (1, 1, *sizes) if len(sizes) == 2 else sizes
@@ -112,7 +112,9 @@ def _guard(gradients: tuple[Any, ...], _: tuple[Any, ...]) -> tuple[Any, ...] | 
     """Tie first derivatives that second ones may be wanted of to the error."""
     if not torch.is_grad_enabled():
         return None
-    return tuple(None if g is None else _OnlyOnce.apply(g) for g in gradients)
+    # PyTorch's apply has no types.
+    once: Callable[..., Any] = _OnlyOnce.apply
+    return tuple(None if g is None else once(g) for g in gradients)
 
 
 class _OnlyOnce(torch.autograd.Function):
