@@ -10,7 +10,16 @@ from dataclasses import dataclass, fields
 from typing import Callable
 
 import torch
-from cases import CANCELLATION, DRAWS, FLOOR, LSE_ROUNDING, MATH_FACTOR, Case
+from cases import (
+    CANCELLATION,
+    DRAWS,
+    FEWEST_ERRORS,
+    FLOOR,
+    LSE_ROUNDING,
+    MATH_FACTOR,
+    MOST_DRAWS,
+    Case,
+)
 from draws import Inputs, make_inputs
 from philox import keep_scale
 from torch import Tensor
@@ -350,7 +359,7 @@ def _dtype_of(name: str, case: Case, inputs: Inputs) -> torch.dtype:
 def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]:
     """Return the largest error of plain operators over several draws of a case."""
     errors = dict.fromkeys((name for name, _ in exact.items()), 0.0)
-    for index in range(DRAWS):
+    for index in range(_draws(case, exact)):
         if index:
             inputs = make_inputs(case, index)
             exact = solve(case, inputs)
@@ -359,6 +368,17 @@ def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]
                 got = _moderate(getattr(plain, name).double())
                 errors[name] = max(errors[name], largest(got - _moderate(want)))
     return errors
+
+
+def _draws(case: Case, exact: Results) -> int:
+    """Return how many inputs are drawn; more where a result is a few rounded numbers.
+
+    The largest error of ten is no measure of what the next ten may have.
+    """
+    if case.dtype == torch.float32:
+        return DRAWS
+    fewest = min(max(tensor.numel(), 1) for _, tensor in exact.items())
+    return max(DRAWS, min(MOST_DRAWS, FEWEST_ERRORS // fewest))
 
 
 def largest(tensor: Tensor) -> float:
