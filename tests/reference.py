@@ -371,14 +371,14 @@ def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]
 
 
 def _draws(case: Case, exact: Results) -> int:
-    """Return how many inputs are drawn; more where a result is a few rounded numbers.
+    """Return how many inputs are drawn; more where dmask is a few rounded numbers.
 
     The largest error of ten is no measure of what the next ten may have.
     """
-    if case.dtype == torch.float32:
+    if case.dtype == torch.float32 or exact.dmask is None:
         return DRAWS
-    fewest = min(max(tensor.numel(), 1) for _, tensor in exact.items())
-    return max(DRAWS, min(MOST_DRAWS, FEWEST_ERRORS // fewest))
+    errors = max(exact.dmask.numel(), 1)
+    return max(DRAWS, min(MOST_DRAWS, FEWEST_ERRORS // errors))
 
 
 def largest(tensor: Tensor) -> float:
