@@ -9,6 +9,8 @@ It is fast and does not keep the scores, so it serves wherever it is known to me
 - backward gets a row's maximum and the log of its sum as one number, in which a maximum
   far from 0 rounds the sum away: where all biases of a row are very low or one is very
   high each weight comes out as 1, and a scale above 1 makes scores of hundreds common;
+- in bfloat16 (before 2.3) backward rounds on the way, and what should cancel does not:
+  with a single key q has a gradient;
 - a float mask's gradient, float16 (before 2.3), derivatives of a forward mode, and
   second ones are not there.
 """
@@ -27,7 +29,10 @@ from ._errors import UnsupportedError
 
 __all__ = ["sdpa_out"]
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+_DTYPES: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+if _TORCH >= (2, 3):
+    _DTYPES += (torch.bfloat16,)
 _MAX_HEAD_DIM = 256
 # Of the scale, which is used as a float32: below this it may be 0 there.
 _LEAST, _MOST = torch.finfo(torch.float32).tiny, 1.0

@@ -216,3 +216,14 @@ def test_second_derivatives_say_what_to_do(ndim: int) -> None:
     assert torch.equal(first, want)  # the first one is there, whatever is asked later
     with pytest.raises(UnsupportedError, match=r"double backward.*create_graph"):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_single_key_has_no_gradient_in_its_score(dtype: torch.dtype) -> None:
+    """Its weight is 1 whatever the score: what makes dq and dk cancels."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, n, 64).to(dtype).requires_grad_() for n in (9, 1, 1))
+    out = orchard_ops.flash_attention(q, k, v)
+    dq, dk = torch.autograd.grad(out, (q, k), torch.randn(2, 2, 9, 64).to(dtype))
+    assert dq.abs().max() <= 1e-5
+    assert dk.abs().max() <= 1e-5
