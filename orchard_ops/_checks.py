@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._errors import InvalidProblemError, UnsupportedError
+from ._tracing import promise_range
 
 __all__ = [
     "check_dropout",
@@ -36,6 +37,7 @@ DEVICES = ("mps", "metalsim", "cpu", "meta")
 _DENSE = "3 dimensions [batch, len, head_dim] or 4 [batch, heads, len, head_dim]"
 _SCORES_3D = "[batch, len_q, len_kv]"
 _FARTHEST = 2**62  # keys; no tensor has as many
+LONGEST = 2**29  # tokens of a sequence, as csrc/attention has it
 _PACKED = "3 dimensions [tokens, heads, head_dim]"
 
 
@@ -113,7 +115,7 @@ def check_packing(
     cu_seqlens: tuple[Tensor, Tensor],
     max_seqlens: tuple[int, int],
 ) -> tuple[int, int]:
-    """Check how sequences are packed; return the longest lengths, at least 1.
+    """Check how sequences are packed; return the longest lengths.
 
     The numbers in cu_seqlens are not read: that would wait for the device.
     """
@@ -125,6 +127,7 @@ def check_packing(
                 f"+ 1], got {ends.dtype} of shape {list(ends.shape)}; make it with "
                 "lengths.cumsum(0, dtype=torch.int32) and a 0 in front"
             )
+        promise_range(longest, 0, LONGEST)
         if longest < 0:
             raise InvalidProblemError(
                 f"[{name}] expected max_seqlen_{side} to be a length, got {longest}; "
@@ -136,7 +139,7 @@ def check_packing(
             f"{cu_seqlens[0].size(0)} and {cu_seqlens[1].size(0)}; a sequence without "
             "keys repeats a number"
         )
-    return max(max_seqlens[0], 1), max(max_seqlens[1], 1)
+    return max_seqlens
 
 
 def check_number(name: str, label: str, value: object) -> float:
