@@ -126,9 +126,9 @@ for entry in MATRIX:
 
 
 @nox.session(name="test-transformers", python=interpreter(NEWEST_TORCH))
-@nox.parametrize("release", ["newest", "oldest"])
+@nox.parametrize("release", ["newest", "last4", "oldest"])
 def test_transformers(session: nox.Session, release: str) -> None:
-    """Train and generate with models of the newest and oldest transformers."""
+    """Train and generate with models of three releases of transformers."""
     entry = VERSIONS["transformers"][release]
     install_package(session, entry["torch"], "test")
     numpy = MATRIX[entry["torch"]]["numpy"]

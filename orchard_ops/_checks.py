@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ._errors import InvalidProblemError, UnsupportedError
+from ._tracing import promise_range
 
 __all__ = [
     "check_dropout",
@@ -40,6 +41,7 @@ DEVICES = ("mps", "metalsim", "cpu", "meta")
 _DENSE = "3 dimensions [batch, len, head_dim] or 4 [batch, heads, len, head_dim]"
 _SCORES_3D = "[batch, len_q, len_kv]"
 _FARTHEST = 2**62  # keys; no tensor has as many
+LONGEST = 2**29  # tokens of a sequence, as csrc/attention has it
 _PACKED = "3 dimensions [tokens, heads, head_dim]"
 
 
@@ -117,7 +119,7 @@ def check_packing(
     cu_seqlens: tuple[Tensor, Tensor],
     max_seqlens: tuple[int, int],
 ) -> tuple[int, int]:
-    """Check how sequences are packed; return the longest lengths, at least 1.
+    """Check how sequences are packed; return the longest lengths.
 
     The numbers in cu_seqlens are not read: that would wait for the device.
     """
@@ -132,6 +134,7 @@ def check_packing(
             )
         advice = "pass the longest sequence's length"
         length = whole_number(name, f"max_seqlen_{side}", given, advice)
+        promise_range(length, 0, LONGEST)
         if length < 0:
             raise InvalidProblemError(
                 f"[{name}] expected max_seqlen_{side} to be a length, got {length}; "
@@ -144,7 +147,7 @@ def check_packing(
             f"{cu_seqlens[0].size(0)} and {cu_seqlens[1].size(0)}; a sequence without "
             "keys repeats a number"
         )
-    return max(longest[0], 1), max(longest[1], 1)
+    return longest[0], longest[1]
 
 
 def check_number(name: str, label: str, value: object) -> float:

@@ -17,6 +17,7 @@ from ._checks import (
     window_sides,
 )
 from ._errors import InvalidProblemError, UnsupportedError
+from ._tracing import promise_range
 
 __all__ = [
     "NAME",
@@ -243,6 +244,8 @@ def _check_range(
     label: str, numbers: list[int] | None, last: int, why: str, advice: str
 ) -> None:
     """Check numbers that the host knows; if it doesn't, that any could be right."""
+    for number in numbers or []:
+        promise_range(number, 0, last)
     wrong = [n for n in numbers or [] if not 0 <= n <= last]
     if wrong or (last < 0 and numbers is None):
         raise InvalidProblemError(

@@ -34,7 +34,7 @@ def attend(
     can see.  Compilers and subclasses of
     Tensor meet one operator only, ``forward``.
     """
-    if not type(q) is type(k) is type(v) is Tensor or is_compiling() or is_any_region():
+    if is_compiling() or not type(q) is type(k) is type(v) is Tensor or is_any_region():
         return None
     if type(attn_mask) not in _MASKS or type(scale) not in _SCALES:
         return None

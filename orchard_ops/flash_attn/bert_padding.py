@@ -73,8 +73,9 @@ def unpad_input(
     used = attention_mask.sum(-1, dtype=torch.int32)
     indices = torch.nonzero(kept.flatten()).flatten()
     cu_seqlens = functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    longest = int(lengths.max().item())  # item, for old compilers
     tokens = index_first_axis(hidden_states.flatten(0, 1), indices)
-    return tokens, indices, cu_seqlens, int(lengths.max()), used
+    return tokens, indices, cu_seqlens, longest, used
 
 
 def pad_input(
