@@ -140,6 +140,18 @@ def test_transformers(session: nox.Session, release: str) -> None:
     )
 
 
+@nox.session(name="test-opinfo", python=interpreter(NEWEST_TORCH))
+@nox.parametrize("torch", list(MATRIX), ids=list(MATRIX))
+def test_opinfo(session: nox.Session, torch: str) -> None:
+    """Compare every operator of PyTorch's tables on metalsim with the CPU."""
+    install_package(session, torch, "test")
+    session.run(
+        *("pytest", "-n", "2", "--timeout", "600", "tests/test_opinfo.py"),
+        *session.posargs,
+        env={"ORCHARD_ALL_OPERATORS": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
 @nox.session(python=interpreter(DEMO_TORCH))
 def demo(session: nox.Session) -> None:
     """Train a small GPT through the Metal kernels, beside PyTorch on the CPU."""

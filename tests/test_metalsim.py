@@ -318,6 +318,28 @@ class TestOperators:
             "tensor([1., 1.], device='metalsim:0')"
         )
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_means_are_written(self, dtype: torch.dtype) -> None:
+        """The mean of half numbers, and all that is made of it, is a number."""
+        x = sample(4, 8, dtype=dtype)
+        for run in (
+            lambda x: x.mean(),
+            lambda x: x.mean(-1, keepdim=True),
+            lambda x: x.var(-1),
+            lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
+            lambda x: x.square().mean(),
+        ):
+            assert_same(run(x), run(x.to(DEVICE)))
+
+    def test_a_gradient_without_slope_is_zeros(self) -> None:
+        """PyTorch's zeros without memory are numbers like any others here."""
+        x = sample(5).to(DEVICE).requires_grad_()
+        torch.sgn(x).sum().backward()
+        assert_same(torch.zeros(5), x.grad)
+        assert_same(
+            torch.zeros(3, 2), torch._efficientzerotensor((3, 2), device=DEVICE)
+        )
+
 
 class TestRandom:
     """Random numbers of the device."""
