@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import subprocess
-import sys
-from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchard_ops import sim
+from orchard_ops.cli._child import python
 
 sim.enable()
 DEVICE = torch.device("metalsim")
@@ -117,11 +116,7 @@ handle = torch.zeros(4, device="metalsim").untyped_storage().data_ptr()
 
 def run_python(text: str) -> subprocess.CompletedProcess[str]:
     """Run a text in a Python of its own."""
-    command = [sys.executable, "-c", text]
-    # Not from the source folder, which would hide the installed package.
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
+    return subprocess.run(python(text), capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("storage_mode", ["private"], indirect=True)
@@ -545,8 +540,7 @@ x = torch.ones(8).to("metalsim").requires_grad_()
 """
 
 
-def test_a_program_may_end_after_a_backward(tmp_path: Path) -> None:
+def test_a_program_may_end_after_a_backward() -> None:
     """PyTorch's own thread for the device does not abort a process that is ending."""
     for _ in range(4):  # Without care it aborts three times in four, on 2.13.
-        # Not in the source folder, which would be imported instead of the package.
-        subprocess.run([sys.executable, "-c", PROGRAM], check=True, cwd=tmp_path)
+        subprocess.run(python(PROGRAM), check=True)
