@@ -282,7 +282,7 @@ def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
     import macos_torch
     import macos_wheels
 
-    def torch_tree(version: str, python: str) -> Path:
+    def torch_tree(version: str, _: str) -> Path:
         if version in lost:
             raise macos_torch.NotFetchedError(
                 f"pip gave no torch=={version}: Not Found"
