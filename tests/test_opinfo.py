@@ -103,6 +103,8 @@ def compare(name: str, expected: Any, actual: Any, where: str) -> None:
             assert right == found or right != right, where  # or NaN
             continue
         assert found.dtype == right.dtype, where
+        if right.dtype in ROUNDINGS and name in exceptions.NOT_IN_16_BITS:
+            continue
         tolerance = ROUNDINGS.get(right.dtype, 0.0)
         if right.dtype in (torch.float32, torch.complex64):
             tolerance = exceptions.ROUNDED.get(name, 0.0)
