@@ -81,7 +81,14 @@ def install_torch(session: nox.Session, name: str) -> None:
 
 def content() -> str:
     """Return a digest of all that a wheel is made from."""
-    files = [ROOT / name for name in ("CMakeLists.txt", "pyproject.toml", "README.md")]
+    names = (
+        "CMakeLists.txt",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "versions.toml",
+    )
+    files = [ROOT / name for name in names]
     for folder in ("cmake", "csrc", "kernels", "orchard_ops"):
         files += (path for path in (ROOT / folder).rglob("*") if path.is_file())
     digest = hashlib.sha256()
