@@ -82,6 +82,9 @@ struct Problem {
   bool has_sinks = false;
   bool is_packed = false;
   Cache cache;
+
+  // Rows of all query heads that share a key head.
+  int64_t rows_of_group() const { return len_q * (heads_q / heads_kv); }
 };
 
 template <class Int>
