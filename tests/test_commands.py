@@ -46,6 +46,7 @@ RUN_BY = {
     'nox -s "test-opinfo': ("tests/test_opinfo.py", "def test_operator_agrees"),
     "nox -s test-transformers": (CI, "test-transformers(release='newest')"),
     "nox -s bench": (CI, "session bench -- --suite memory"),
+    "nox -s compile-macos": (CI, "session compile-macos"),
     "nox -s conda": (CI, "session conda -- --sample"),
     "nox -s cuda": ("tests/test_cuda_check.py", "def test_says_why_it_cannot_run"),
     "nox -s demo": (CI, "session demo -- --steps 2"),

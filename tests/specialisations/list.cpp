@@ -172,7 +172,7 @@ void spill(Recorder& recorder, Problem problem, bool is_summed) {
     scratch = kRows * problem.len_kv / 2 * element_bytes(problem.dtype);
   }
   const attention::Spill spill = attention::choose_spill(
-      recorder, problem, tensors_of(problem), wanted, scratch);
+      recorder, problem, tensors_of(problem, recorder.row), wanted, scratch);
   if (spill.is_summed() != is_summed) {
     throw std::logic_error("expected the other kind of spill");
   }
