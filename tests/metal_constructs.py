@@ -19,6 +19,7 @@ from metal_text import (
     SPACES,
     SWIZZLE,
     TOKEN,
+    VECTOR,
     Declared,
     close,
 )
@@ -71,6 +72,8 @@ class Reader:
             if before == "." and SWIZZLE.fullmatch(token) and after != "(":
                 if token not in self.own.members:
                     self.add("Types", f".{token}")
+            elif "#" in (before, after):
+                continue  # a part of a name
             elif token in SPACES:
                 self.space(at)
             elif self.is_matrix(token) and NAME.fullmatch(after):
@@ -181,7 +184,9 @@ class Reader:
         if "simdgroup" in name:
             kind = "Matrices"
         elif (
-            name in NUMBERS or name in ("T", "M") or re.match(r"vec\b|\w+[234]$", name)
+            name in NUMBERS
+            or name in HOST_TYPES.values()
+            or (name.startswith("vec<") or VECTOR.fullmatch(name))
         ):
             kind = "Conversions"
         self.add(kind, f"{name}({', '.join(types)})")

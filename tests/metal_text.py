@@ -26,9 +26,11 @@ LANGUAGE = words(
     "auto class constexpr decltype enum inline namespace static static_cast "
     "reinterpret_cast template typedef typename union using"
 )
-NUMBERS = ["bool", "uchar", "int", "uint", "long", "ulong", "half", "bfloat", "float"]
+NUMBERS = ["bool", "uchar", "ushort", "int", "uint", "long", "ulong"]
+NUMBERS += ["half", "bfloat", "float"]
+VECTOR = re.compile(f"({'|'.join(NUMBERS)})[234]")
 # What the host puts in for these, and how the page writes them.
-HOST_TYPES = {"ELEM": "T", "MASK_ELEM": "M"}
+HOST_TYPES = {"ELEM": "T", "OPERAND": "O", "MASK_ELEM": "M"}
 SWIZZLE = re.compile(r"[xyzw]{1,4}|[rgba]{1,4}")
 
 
@@ -67,6 +69,7 @@ class Declared:
     results: dict[str, str]  # function → type
     members: dict[str, dict[str, str]]  # member → struct → type
     aliases: dict[str, str]
+    macros: dict[str, str]
 
 
 # As clang-format writes them: `int x`, `vec<T, 2> x`, `T* x`, and `T *x` in a macro.
@@ -79,11 +82,12 @@ _NO_TYPE = {"return", "else", "case", "goto", "namespace", "define", "pragma"}
 
 def declared(texts: dict[Path, str]) -> Declared:
     """Read the declarations of all kernels."""
-    out = Declared(set(), set(), set(), {}, {}, {})
+    out = Declared(set(), set(), set(), {}, {}, {}, {})
     for text in texts.values():
         for macro, arguments in re.findall(r"#define (\w+)(?:\(([^)]*)\))?", text):
             out.names |= {macro, *NAME.findall(arguments)}
             out.globals.add(macro)
+        out.macros.update(re.findall(r"#define (\w+) +(\S.*)", text))
         code = re.sub(r"^\s*#(?!define).*", "", text, flags=re.M)
         code = re.sub(r"\[\[.*?\]\]", "[[]]", code, flags=re.S)
         for found in _DECLARATOR.finditer(code):

@@ -10,6 +10,7 @@ from metal_text import (
     NUMBERS,
     SPACES,
     SWIZZLE,
+    VECTOR,
     Declared,
     close,
 )
@@ -146,16 +147,29 @@ class Types:
         """Read a call's arguments; return its result's type."""
         kinds = self.arguments(self.at)
         self.at += 1
-        if name in NUMBERS or name in HOST_TYPES or re.search(r"^\w+[234]$", name):
+        if name in NUMBERS or name in HOST_TYPES or VECTOR.fullmatch(name):
             return name
         if name in self.own.results:
             return self.own.results[name]
-        if name in ("min", "max", "abs", "fma") or name.startswith("simd_s"):
+        if name in (
+            "min",
+            "max",
+            "abs",
+            "fma",
+            "log2",
+            "exp2",
+            "tanh",
+        ) or name.startswith("simd_s"):
             return self.widest(kinds[: 1 if name.startswith("simd") else None])
         return None
 
     def variable(self, name: str) -> str | None:
         """Return the type in the nearest declaration before this use."""
+        if name in self.own.macros:  # a constant
+            body = self.own.macros[name]
+            if body in self.own.macros:
+                return self.variable(body)
+            return "float" if re.search(r"\d\.\d|\de\d", body) else "int"
         for end in range(self.at - 2, 0, -1):
             if self.tokens[end] != name or self.tokens[end + 1] not in ";,=)[(":
                 continue
@@ -189,8 +203,8 @@ class Types:
     def is_type(self, name: str) -> bool:
         """Whether a name is that of a type."""
         is_own = name in self.own.aliases or name in self.own.structs
-        is_vector = re.fullmatch(r"\w+[234]", name) and name not in self.own.names
-        return is_own or bool(is_vector) or name in [*NUMBERS, *HOST_TYPES, "Packed"]
+        is_vector = VECTOR.fullmatch(name) is not None
+        return is_own or is_vector or name in [*NUMBERS, *HOST_TYPES, "Packed"]
 
     def postfix(self, kind: str | None) -> str | None:
         """Follow members and indices."""
@@ -230,7 +244,7 @@ class Types:
         found = re.search(r"(?:vec|simdgroup_matrix) ?< ?(\w+)", kind)
         if found:
             return found[1]
-        found = re.fullmatch(r"(\w+?)[234]", kind)
+        found = VECTOR.fullmatch(kind)
         return found[1] if found else kind
 
     def postfix_before(self, dot: int) -> str | None:
