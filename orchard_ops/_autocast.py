@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._tracing import is_compiling
+
 __all__ = ["autocast_dtype", "cast_inputs", "is_any_region"]
 
 # From PyTorch 2.4 on one function answers for every device that has such regions;
@@ -36,8 +38,9 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     if device_type == "cpu":
         is_enabled = torch.is_autocast_cpu_enabled()
         return torch.get_autocast_cpu_dtype() if is_enabled else None
-    # A device of another library answers for itself; mps had no autocast yet.
-    if device_type not in _REGIONS:
+    # A device of another library answers for itself; mps had no autocast yet.  A
+    # compiler of those versions knows nothing of its regions and cannot ask.
+    if device_type not in _REGIONS or is_compiling():
         return None
     module = getattr(torch, device_type)
     if not module.is_autocast_enabled():

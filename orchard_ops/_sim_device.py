@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from types import ModuleType
 from typing import Any, Union
 
@@ -24,8 +25,9 @@ from ._errors import UnsupportedError
 __all__ = ["register"]
 
 _Device = Union[int, str, torch.device, None]
-# By the names that PyTorch's C++ side has for them.
-_AUTOCAST_DTYPES = {"Half": torch.float16, "BFloat16": torch.bfloat16}
+_AUTOCAST_DTYPES = [torch.float16, torch.bfloat16]
+# From PyTorch 2.4 on it keeps autocast's state for every device itself.
+_HAS_DEVICES = hasattr(torch.amp, "is_autocast_available")
 
 
 def register(name: str) -> None:
@@ -162,27 +164,45 @@ def set_rng_state(new_state: Tensor, device: _Device = None) -> None:
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
     """Return the types that an autocast region may have."""
-    return list(_AUTOCAST_DTYPES.values())
+    return list(_AUTOCAST_DTYPES)
+
+
+class _Autocast(threading.local):
+    """What torch.autocast has set in a thread, up to PyTorch 2.3.
+
+    The dispatcher has it too, but an operator that asks there would be seen by
+    tracers and dispatch modes in every call of ours.
+    """
+
+    is_enabled = False
+    dtype = torch.float16
+
+
+_autocast = _Autocast()
 
 
 def is_autocast_enabled() -> bool:
     """Say whether an autocast region is open."""
-    return bool(torch.ops.orchard_metalsim.is_autocast_enabled())
+    if _HAS_DEVICES:
+        return torch.is_autocast_enabled("metalsim")
+    return _autocast.is_enabled
 
 
 def set_autocast_enabled(enabled: bool) -> None:
     """Switch autocast on or off, for torch.autocast up to PyTorch 2.3."""
     torch.ops.orchard_metalsim.set_autocast_enabled(enabled)
+    _autocast.is_enabled = enabled
 
 
 def get_autocast_dtype() -> torch.dtype:
     """Return the type of autocast regions."""
-    return _AUTOCAST_DTYPES[torch.ops.orchard_metalsim.autocast_dtype()]
+    return torch.get_autocast_dtype("metalsim") if _HAS_DEVICES else _autocast.dtype
 
 
 def set_autocast_dtype(dtype: torch.dtype) -> None:
-    """Set the type of autocast regions."""
+    """Set the type of autocast regions, for torch.autocast up to PyTorch 2.3."""
     torch.ops.orchard_metalsim.set_autocast_dtype(dtype)
+    _autocast.dtype = dtype
 
 
 def _as_signed(seed: int) -> int:

@@ -29,14 +29,6 @@ using c10::optional;
 #endif
 
 // The state of torch.autocast for this device, which is each thread's own.
-inline bool is_autocast_enabled() {
-#if ORCHARD_TORCH_AT_LEAST(2, 4)
-  return at::autocast::is_autocast_enabled(c10::DeviceType::PrivateUse1);
-#else
-  return at::autocast::is_privateuseone_enabled();
-#endif
-}
-
 inline void set_autocast_enabled(bool is_enabled) {
 #if ORCHARD_TORCH_AT_LEAST(2, 4)
   at::autocast::set_autocast_enabled(c10::DeviceType::PrivateUse1, is_enabled);
