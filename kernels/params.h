@@ -21,7 +21,7 @@ typedef uint32_t orchard_u32;
 #define SLOT_LSE 4  // float, natural log; rows as AttentionParams::rows says
 #define SLOT_GRAD_OUT 5
 #define SLOT_STATS 6  // float2 a row: maximum, 1 / total
-#define SLOT_DELTA 7  // float a row: sum of grad_out * out
+#define SLOT_DELTA 7  // float a row: sum of grad_out * out, less grad_lse
 #define SLOT_DQ 8
 #define SLOT_DK 9
 #define SLOT_DV 10
@@ -40,9 +40,10 @@ typedef uint32_t orchard_u32;
 #define SLOT_PARTS 22       // float [batch, heads_kv, splits, rows, head_dim_v]
 #define SLOT_PART_STATS 23  // float2 [batch, heads_kv, splits, rows]
 // Of a backward that keeps the gradients of the scores (tile/spill.h):
-#define SLOT_SPILL 24    // ELEM, fragments of SpillChunk
-#define SLOT_CHUNK 25    // SpillChunk
-#define SLOT_DQ_SUMS 26  // float, dq of the chunks of columns so far
+#define SLOT_SPILL 24     // ELEM, fragments of SpillChunk
+#define SLOT_CHUNK 25     // SpillChunk
+#define SLOT_DQ_SUMS 26   // float, dq of the chunks of columns so far
+#define SLOT_GRAD_LSE 27  // float, as SLOT_LSE
 
 // What MASK, a define of every kernel, may be.
 #define MASK_NONE 0

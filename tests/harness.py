@@ -125,8 +125,12 @@ def run_case(
         leaves.append(sinks)
     torch.manual_seed(case.manual_seed)
     out, lse = attend(case, q, k, v, **tensors)
-    gradients = [t.cpu() for t in torch.autograd.grad(out, leaves, grad_out)]
-    results = Results(out.detach().cpu(), lse.cpu(), *gradients[:3])
+    outputs, grads = [out], [grad_out]
+    if inputs.grad_lse is not None:
+        outputs.append(lse)
+        grads.append(put(inputs.grad_lse))
+    gradients = [t.cpu() for t in torch.autograd.grad(outputs, leaves, grads)]
+    results = Results(out.detach().cpu(), lse.detach().cpu(), *gradients[:3])
     if mask is not None and mask.requires_grad:
         results = replace(results, dmask=gradients[3])
     if sinks is not None:

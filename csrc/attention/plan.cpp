@@ -191,6 +191,10 @@ void add_feature_arguments(const Features& f,
   }
   if (f.has_slopes) arguments.push_back(reads(SLOT_SLOPES, tensors.slopes));
   if (f.has_sinks) arguments.push_back(reads(SLOT_SINKS, tensors.sinks));
+  if (f.has_grad_lse) {
+    arguments.push_back(reads(SLOT_GRAD_LSE, tensors.grad_lse));
+    arguments.push_back(reads(SLOT_LSE, tensors.lse));
+  }
   if (f.is_packed) {
     arguments.push_back(reads(SLOT_STARTS_Q, tensors.starts_q));
     arguments.push_back(reads(SLOT_STARTS_KV, tensors.starts_kv));

@@ -83,6 +83,7 @@ struct Problem {
   bool has_batch_slopes = false;
   bool has_sinks = false;
   bool is_packed = false;
+  bool has_grad_lse = false;  // a backward: lse has a gradient too
   Cache cache;
 };
 

@@ -70,6 +70,7 @@ std::string Features::name() const {
   if (has_cache_rows) text += "_cacherows";
   if (is_spilling) text += "_spilling";
   if (is_summed) text += "_summed";
+  if (has_grad_lse) text += "_gradlse";
   return text;
 }
 
@@ -79,6 +80,7 @@ Features features_of(const Problem& problem,
                      bool is_summed) {
   Features f;
   f.is_packed = problem.is_packed;
+  f.has_grad_lse = problem.has_grad_lse && kernel == Kernel::backward_prepare;
   if (kernel == Kernel::backward_prepare || kernel == Kernel::combine) return f;
   f.has_window =
       problem.settings.window_left >= 0 || problem.settings.window_right >= 0;
@@ -141,6 +143,7 @@ device::PipelineRequest request_for(const Specialisation& s,
                      {"HAS_SOFTCAP", flag(f.has_softcap)},
                      {"HAS_SINKS", flag(f.has_sinks)},
                      {"HAS_DROPOUT", flag(f.has_dropout)},
+                     {"HAS_GRAD_LSE", flag(f.has_grad_lse)},
                      {"IS_PACKED", flag(f.is_packed)},
                      {"IS_DECODE", flag(f.is_decode)},
                      {"IS_PAGED", flag(f.is_paged)},
@@ -167,7 +170,7 @@ struct KeyHash {
     for (const bool is_set :
          {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
           f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows, f.is_spilling, f.is_summed}) {
+          f.has_cache_rows, f.is_spilling, f.is_summed, f.has_grad_lse}) {
       bits = bits << 1 | (is_set ? 1 : 0);
     }
     auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;
@@ -213,6 +216,7 @@ const char* element_type(const Specialisation& s, uint32_t slot) {
     case SLOT_PARTS:
     case SLOT_PART_STATS:
     case SLOT_DQ_SUMS:
+    case SLOT_GRAD_LSE:
       return "float32";
     case SLOT_MASK:
     case SLOT_GRAD_MASK:

@@ -25,6 +25,7 @@ struct Features {
   bool has_cache_rows = false;
   bool is_spilling = false;
   bool is_summed = false;
+  bool has_grad_lse = false;
 
   bool operator==(const Features&) const = default;
 

@@ -7,7 +7,7 @@
 struct RowStat {
   float maximum;
   float inverse;  // 1 / total
-  float delta;    // sum of grad_out * out
+  float delta;    // of backward_prepare.metal
 };
 
 // A row that is not there gets weights of zero.

@@ -10,6 +10,7 @@
 //   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS
 //   MASK_ELEM             element type of the mask: uchar, float, half, bfloat
 //   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
+//   HAS_GRAD_LSE          whether the lse has a gradient too
 //   IS_PACKED             sequences lie one after the other in one batch entry
 //   IS_DECODE             keys come from a cache; of that,
 //   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given

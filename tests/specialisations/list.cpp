@@ -45,6 +45,7 @@ constexpr Feature kTogether[] = {
 constexpr Feature kAlone[] = {
     [](Problem& p) { p.mask = MaskKind::boolean; },
     [](Problem& p) { p.mask = MaskKind::bias; },  // in float32
+    [](Problem& p) { p.has_grad_lse = true; },
     [](Problem& p) {
       p.is_packed = true;
       p.settings.window_right = 0;
