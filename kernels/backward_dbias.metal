@@ -65,8 +65,8 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
           multiply_columns(rows, k, v, p, d.len_kv, column, base, base_v, at, s,
                            dp);
           SUM_SLICES(s);
-          differentiate<1, 1>(p, d, sight.kept, row, column, at, rows.stats, s,
-                              dp);
+          differentiate<1, 1>(p, d, sight.kept, row, column, at, 1.0f,
+                              rows.stats, s, dp);
 #pragma clang loop unroll(full)
           for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
             sums[f].thread_elements()[0] += dp[f].thread_elements()[0];

@@ -12,7 +12,7 @@
 // Adds the fragment at row, column of one query head, if there is one.
 inline void add_fragment(thread Accumulator& sum,
                          device const ELEM* spill,
-                         constant SpillChunk& chunk,
+                         UNITS_PARAMETER constant SpillChunk& chunk,
                          constant AttentionParams& p,
                          thread const Domain& d,
                          int head,
@@ -22,15 +22,22 @@ inline void add_fragment(thread Accumulator& sum,
   Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
   if (column >= seen.end || column + 8 <= seen.begin) return;
   Operand ds;
-  spill_load(spill, spill_fragment(chunk, head, row, column), lane, ds);
-  sum.thread_elements()[0] += float(ds.thread_elements()[0]);
-  sum.thread_elements()[1] += float(ds.thread_elements()[1]);
+  long index = spill_fragment(chunk, head, row, column);
+  spill_load(spill, index, lane, ds);
+#if IS_HALF
+  float factor = 1.0f / units[index];
+#else
+  float factor = 1.0f;
+#endif
+  sum.thread_elements()[0] += float(ds.thread_elements()[0]) * factor;
+  sum.thread_elements()[1] += float(ds.thread_elements()[1]) * factor;
 }
 
 [[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
 backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        device const ELEM* spill [[buffer(SLOT_SPILL)]],
-                       constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],
+                       UNITS_ARGUMENT constant SpillChunk& chunk
+                       [[buffer(SLOT_CHUNK)]],
                        constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
                        uint3 group [[threadgroup_position_in_grid]],
                        uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -49,8 +56,8 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
       for (int row = row0; row < all.row_end && row < d.len_q; row += ROWS) {
         for (int column = all.column;
              column < all.column_end && column < d.len_kv; column += COLS) {
-          add_fragment(sum[0], spill, chunk, p, d, batch * p.heads_q + head,
-                       row, column, lane);
+          add_fragment(sum[0], spill, UNITS_PASSED chunk, p, d,
+                       batch * p.heads_q + head, row, column, lane);
         }
       }
     }

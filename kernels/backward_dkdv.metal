@@ -9,6 +9,7 @@
 #include "tile/prelude.h"
 #include "tile/exchange.h"
 #include "tile/gradient.h"
+#include "tile/unit.h"
 #include "tile/spill.h"
 
 // Rows of q and grad_out are read in two orders: as left operands against k
@@ -25,6 +26,7 @@ struct Columns {
   Operand v[TILE_COLS * (SLICE_V / 8)];
   Accumulator dk[TILE_COLS * (SLICE / 8)];
   Accumulator dv[TILE_COLS * (SLICE_V / 8)];
+  float unit;  // of dk
 };
 
 // s[c] = sum over dimensions of rows * columns[c], one row fragment.
@@ -92,11 +94,14 @@ inline void add_rows(thread Columns& columns,
   }
   SUM_SLICES(s);
   if (sight.is_edge) {
-    differentiate<1, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
+    differentiate<1, 0>(p, d, sight.kept, row0, column0, at, columns.unit,
+                        row_stat, s, dp);
   } else {
-    differentiate<0, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
+    differentiate<0, 0>(p, d, sight.kept, row0, column0, at, columns.unit,
+                        row_stat, s, dp);
   }
-  SPILL_TILE(dp)
+  fit_unit<TILE_COLS*(SLICE / 8)>(dp, columns.unit, columns.dk);
+  SPILL_TILE(dp, columns.unit)
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + 2 * at.pair;
@@ -152,6 +157,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   v += batch * p.v.batch + head_kv * p.v.head + d.first_kv * p.v.row;
 
   Columns columns;
+  columns.unit = FIRST_UNIT;
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
@@ -184,7 +190,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
       Sight sight = look(p, d, row0, column0, 0, COLS, tile, at);
       SET_SPILL(int(group.y) * p.group + member)
       if (sight.is_empty) {
-        SPILL_ZEROS
+        SPILL_ZEROS(columns.unit)
         continue;
       }
       add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
@@ -204,7 +210,8 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
     Keys::store_columns(dk + column * p.dk.row, p.dk.row, d.len_kv - column,
-                        base, at, p.scale, columns.dk + c * (SLICE / 8));
+                        base, at, p.scale / columns.unit,
+                        columns.dk + c * (SLICE / 8));
     Values::store_columns(dv + column * p.dv.row, p.dv.row, d.len_kv - column,
                           base_v, at, value_scale,
                           columns.dv + c * (SLICE_V / 8));

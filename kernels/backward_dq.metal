@@ -8,6 +8,7 @@
 #include "tile/exchange.h"
 #include "tile/gradient.h"
 #include "tile/rows.h"
+#include "tile/unit.h"
 
 typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
 
@@ -55,6 +56,7 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
     gradient[f] = zero_accumulator();
   }
 
+  float unit = FIRST_UNIT;
   // With barriers inside, all tiles of a threadgroup walk the same blocks.
   int first = SPLIT > 1 ? group_row0 : row0;
   int last = min(first + (SPLIT > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
@@ -70,12 +72,13 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
     multiply_columns(rows, k, v, p, d.len_kv, column0, base, base_v, at, s, dp);
     SUM_SLICES(s);
     if (sight.is_edge) {
-      differentiate<1, 0>(p, d, sight.kept, row0, column0, at, rows.stats, s,
-                          dp);
+      differentiate<1, 0>(p, d, sight.kept, row0, column0, at, unit, rows.stats,
+                          s, dp);
     } else {
-      differentiate<0, 0>(p, d, sight.kept, row0, column0, at, rows.stats, s,
-                          dp);
+      differentiate<0, 0>(p, d, sight.kept, row0, column0, at, unit, rows.stats,
+                          s, dp);
     }
+    fit_unit<TILE_ROWS*(SLICE / 8)>(dp, unit, gradient);
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
       Operand ds[TILE_ROWS];
@@ -95,7 +98,8 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
     if (row < d.len_q) {
       device ELEM* to = dq + batch * p.dq.batch + head * p.dq.head +
                         (d.first_q + row) * p.dq.row;
-      Gradients::store_rows(to, base, at, p.scale, gradient + t * (SLICE / 8));
+      Gradients::store_rows(to, base, at, p.scale / unit,
+                            gradient + t * (SLICE / 8));
     }
   }
 }

@@ -44,6 +44,7 @@ typedef uint32_t orchard_u32;
 #define SLOT_CHUNK 25     // SpillChunk
 #define SLOT_DQ_SUMS 26   // float, dq of the chunks of columns so far
 #define SLOT_GRAD_LSE 27  // float, as SLOT_LSE
+#define SLOT_UNITS 28     // float a fragment of halves in SLOT_SPILL
 
 // What MASK, a define of every kernel, may be.
 #define MASK_NONE 0

@@ -275,7 +275,7 @@ void plan_forward(Device& device,
 
 namespace {
 
-Arguments with(Arguments arguments, std::initializer_list<Argument> more) {
+Arguments with(Arguments arguments, const Arguments& more) {
   for (const Argument& argument : more) arguments.push_back(argument);
   return arguments;
 }
@@ -288,16 +288,21 @@ void add_spilled(Device& device,
                  const Arguments& inputs,
                  Plan& plan) {
   plan.chunks = spill.chunks;
+  Arguments written = {writes(SLOT_SPILL, tensors.spill)};
+  Arguments read = {reads(SLOT_SPILL, tensors.spill)};
+  if (spill.has_units()) {
+    written.push_back(writes(SLOT_UNITS, tensors.units));
+    read.push_back(reads(SLOT_UNITS, tensors.units));
+  }
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const Part part{&plan.chunks[i], spill.pairs[i], spill.is_summed()};
     add_launch(device, problem, tensors, Kernel::backward_dkdv,
-               with(inputs, {writes(SLOT_DK, tensors.dk.view),
-                             writes(SLOT_DV, tensors.dv.view),
-                             writes(SLOT_SPILL, tensors.spill)}),
+               with(with(inputs, {writes(SLOT_DK, tensors.dk.view),
+                                  writes(SLOT_DV, tensors.dv.view)}),
+                    written),
                plan, part);
-    Arguments of_dq = {reads(SLOT_K, tensors.k.view),
-                       writes(SLOT_DQ, tensors.dq.view),
-                       reads(SLOT_SPILL, tensors.spill)};
+    Arguments of_dq = with(read, {reads(SLOT_K, tensors.k.view),
+                                  writes(SLOT_DQ, tensors.dq.view)});
     if (spill.is_summed()) {
       of_dq.push_back({SLOT_DQ_SUMS, Access::read_write, tensors.dq_sums, {}});
     }
@@ -305,9 +310,8 @@ void add_spilled(Device& device,
                std::move(of_dq), plan, part);
     if (spill.serves_mask) {
       add_launch(device, problem, tensors, Kernel::backward_dbias_spilled,
-                 {writes(SLOT_GRAD_MASK, tensors.grad_mask),
-                  reads(SLOT_SPILL, tensors.spill)},
-                 plan, part);
+                 with(read, {writes(SLOT_GRAD_MASK, tensors.grad_mask)}), plan,
+                 part);
     }
   }
 }

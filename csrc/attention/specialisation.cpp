@@ -217,6 +217,7 @@ const char* element_type(const Specialisation& s, uint32_t slot) {
     case SLOT_PART_STATS:
     case SLOT_DQ_SUMS:
     case SLOT_GRAD_LSE:
+    case SLOT_UNITS:
       return "float32";
     case SLOT_MASK:
     case SLOT_GRAD_MASK:

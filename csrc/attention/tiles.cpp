@@ -42,11 +42,11 @@ constexpr Tile kForwardB4[] = {
     {256, 2, 4, 4, 4},  //  471.0 ps, 80 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
-    { 64, 4, 1, 4, 1},  //   64.6 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  104.6 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  137.8 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  209.3 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  279.5 ps, 64 registers
+    { 64, 4, 1, 4, 1},  //   64.7 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  104.8 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  137.9 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  209.5 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  279.7 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
     { 64, 1, 1, 4, 1},  //   91.8 ps, 68 registers
@@ -58,8 +58,8 @@ constexpr Tile kBackwardDkdvA4[] = {
 constexpr Tile kBackwardDkdvB2[] = {
     { 64, 2, 1, 4, 1},  //  173.2 ps, 56 registers
     {128, 1, 1, 4, 1},  //  344.8 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  529.2 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  727.9 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  529.3 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  728.0 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
     { 96, 1, 1, 4, 1},  //  355.3 ps, 100 registers
@@ -68,11 +68,11 @@ constexpr Tile kBackwardDkdvB4[] = {
     {256, 4, 1, 4, 4},  // 1179.8 ps, 80 registers
 };
 constexpr Tile kBackwardDqA2[] = {
-    { 64, 1, 8, 4, 1},  //   49.2 ps, 64 registers
+    { 64, 1, 8, 4, 1},  //   49.3 ps, 64 registers
     { 96, 1, 4, 4, 1},  //   72.1 ps, 64 registers
-    {128, 1, 1, 4, 1},  //   95.9 ps, 68 registers
-    {192, 2, 2, 4, 4},  //  153.2 ps, 64 registers
-    {256, 1, 1, 4, 2},  //  205.3 ps, 68 registers
+    {128, 1, 1, 4, 1},  //   96.1 ps, 68 registers
+    {192, 2, 2, 4, 4},  //  153.3 ps, 64 registers
+    {256, 1, 1, 4, 2},  //  205.6 ps, 68 registers
 };
 constexpr Tile kBackwardDqA4[] = {
     { 64, 1, 4, 4, 1},  //   68.6 ps, 64 registers
@@ -82,9 +82,9 @@ constexpr Tile kBackwardDqA4[] = {
     {256, 1, 4, 4, 4},  //  336.6 ps, 64 registers
 };
 constexpr Tile kBackwardDqB2[] = {
-    { 64, 2, 1, 4, 1},  //  124.7 ps, 72 registers
+    { 64, 2, 1, 4, 1},  //  124.8 ps, 72 registers
     {128, 1, 2, 4, 1},  //  258.9 ps, 72 registers
-    {192, 1, 1, 4, 1},  //  387.8 ps, 100 registers
+    {192, 1, 1, 4, 1},  //  387.9 ps, 100 registers
     {256, 2, 2, 4, 4},  //  528.7 ps, 80 registers
 };
 constexpr Tile kBackwardDqB4[] = {

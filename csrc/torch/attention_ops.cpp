@@ -254,8 +254,10 @@ Gradients run_backward(const BackwardCall& given) {
       {gradients[0].defined(), gradients[1].defined(), gradients[3].defined()},
       scratch_bytes);
   const Tensor spilled = scratch(call.q, spill.spill_bytes);
+  const Tensor units = scratch(call.q, spill.units_bytes);
   const Tensor sums = scratch(call.q, spill.sums_bytes);
   if (spilled.defined()) views.spill = buffer_view(kBackward, spilled);
+  if (units.defined()) views.units = buffer_view(kBackward, units);
   if (sums.defined()) views.dq_sums = buffer_view(kBackward, sums);
   attention::Plan plan;
   attention::plan_backward(device, problem, views, spill, plan);

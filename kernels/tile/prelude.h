@@ -24,6 +24,14 @@ using namespace metal;
 
 #include "params.h"
 
+// Whether the element type is half, whose range is the narrow one.
+#define IS_HALF_half 1
+#define IS_HALF_float 0
+#define IS_HALF_bfloat 0
+#define IS_HALF_OF(elem) IS_HALF_##elem
+#define IS_HALF_EXPANDED(elem) IS_HALF_OF(elem)
+#define IS_HALF IS_HALF_EXPANDED(ELEM)
+
 #define SLICE_OF(dim) (((dim) + 8 * SPLIT - 1) / (8 * SPLIT) * 8)
 #define SLICE SLICE_OF(HEAD_DIM)
 #define SLICE_V SLICE_OF(HEAD_DIM_V)
