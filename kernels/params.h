@@ -92,11 +92,12 @@ struct AttentionParams {
   float softcap_out;  // softcap in the unit of scores
   orchard_u32 seed_low;
   orchard_u32 seed_high;
-  orchard_u32 drop_below;  // a weight whose 16-bit draw is below is dropped
-  float keep_scale;        // 1 / (1 - drop_below / 65536)
-  orchard_i32 splits;      // decode: parts that the keys are cut into
-  orchard_i32 page_size;   // ... keys a page, if there are pages
-  orchard_i32 table_row;   // ... stride of the table's batch
+  orchard_u32 drop_below;     // a weight whose 16-bit draw is below is dropped
+  float keep_scale;           // 1 / (1 - drop_below / 65536)
+  orchard_i32 splits;         // decode: parts that the keys are cut into
+  orchard_i32 page_size;      // ... keys a page, if there are pages
+  orchard_i32 table_row;      // ... stride of the table's batch
+  orchard_i32 cache_entries;  // ... or pages, of k and v
 };
 
 // A part of the scores whose gradients are kept at once: all rows of some key
@@ -113,5 +114,5 @@ struct SpillChunk {
 #ifndef __METAL_VERSION__
 static_assert(sizeof(SpillChunk) == 24, "SpillChunk is shared with MSL");
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
-static_assert(sizeof(AttentionParams) == 344, "AttentionParams is shared");
+static_assert(sizeof(AttentionParams) == 352, "AttentionParams is shared");
 #endif

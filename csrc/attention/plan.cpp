@@ -107,6 +107,7 @@ AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
   p.splits = static_cast<int32_t>(problem.cache.splits);
   p.page_size = static_cast<int32_t>(problem.cache.page_size);
   p.table_row = static_cast<int32_t>(tensors.table_row);
+  p.cache_entries = static_cast<int32_t>(problem.cache.entries);
   set_scores(problem, p);
   set_mask(problem, tensors.mask, p);
   set_dropout(problem, p);
