@@ -118,6 +118,39 @@ inline void add_rows(thread Columns& columns,
   }
 }
 
+inline void clear(thread Columns& columns) {
+  clear_all<TILE_COLS*(SLICE / 8)>(columns.dk);
+  clear_all<TILE_COLS*(SLICE_V / 8)>(columns.dv);
+}
+
+// `dk`, `dv`: row 0 of the sequence.
+inline void store(thread Columns& columns,
+                  device ELEM* dk,
+                  device ELEM* dv,
+                  constant AttentionParams& p,
+                  int len_kv,
+                  int column0,
+                  int base,
+                  int base_v,
+                  Lane at,
+                  Kept kept) {
+#if HAS_DROPOUT
+  float value_scale = p.keep_scale;
+#else
+  float value_scale = 1.0f;
+#endif
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * at.pair;
+    Keys::store_columns(dk + column * p.dk.row, p.dk.row, len_kv - column, base,
+                        at, p.scale / columns.unit, kept,
+                        columns.dk + c * (SLICE / 8));
+    Values::store_columns(dv + column * p.dv.row, p.dv.row, len_kv - column,
+                          base_v, at, value_scale, kept,
+                          columns.dv + c * (SLICE_V / 8));
+  }
+}
+
 [[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
 backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* k [[buffer(SLOT_K)]],
@@ -158,6 +191,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
 
   Columns columns;
   columns.unit = FIRST_UNIT;
+  clear(columns);
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
@@ -167,16 +201,14 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
     ValueRows::load_columns(row_of(v, p.v.row, column, d.len_kv),
                             row_of(v, p.v.row, column + 1, d.len_kv), base_v,
                             at, columns.v + c * (SLICE_V / 8));
-#pragma clang loop unroll(full)
-    for (int f = 0; f < SLICE / 8; ++f) {
-      columns.dk[c * (SLICE / 8) + f] = zero_accumulator();
-    }
-#pragma clang loop unroll(full)
-    for (int f = 0; f < SLICE_V / 8; ++f) {
-      columns.dv[c * (SLICE_V / 8) + f] = zero_accumulator();
-    }
   }
 
+  dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
+  dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
+  Kept kept = kept_nothing();
+#if SUMS_IN_PARTS
+  int blocks = 0;
+#endif
   // With barriers inside, all tiles of a threadgroup walk the same rows.
   int first = SPLIT > 1 ? group_column0 : column0;
   int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
@@ -193,27 +225,18 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
         SPILL_ZEROS(columns.unit)
         continue;
       }
+#if SUMS_IN_PARTS
+      if (is_part_over(blocks, ROWS, PART_ROWS)) {
+        store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
+        clear(columns);
+        kept.is_there = true;
+      }
+#endif
       add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
                stats + first_row, delta + first_row, p, d, sight, row0, column0,
                base, base_v, at, EXCHANGE_PASSED SPILL_PASSED simdgroup, lane);
     }
   }
 
-  dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
-  dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
-#if HAS_DROPOUT
-  float value_scale = p.keep_scale;
-#else
-  float value_scale = 1.0f;
-#endif
-#pragma clang loop unroll(full)
-  for (int c = 0; c < TILE_COLS; ++c) {
-    int column = column0 + 8 * c + 2 * at.pair;
-    Keys::store_columns(dk + column * p.dk.row, p.dk.row, d.len_kv - column,
-                        base, at, p.scale / columns.unit,
-                        columns.dk + c * (SLICE / 8));
-    Values::store_columns(dv + column * p.dv.row, p.dv.row, d.len_kv - column,
-                          base_v, at, value_scale,
-                          columns.dv + c * (SLICE_V / 8));
-  }
+  store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
 }

@@ -8,8 +8,7 @@
 #include "tile/prelude.h"
 #include "tile/spill.h"
 #include "tile/unit.h"
-
-typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
+#include "tile/store_dq.h"
 
 #define FRAGMENTS (TILE_ROWS * (SLICE / 8))
 
@@ -32,7 +31,7 @@ inline void follow_unit(float next,
 #endif
 
 // Where columns come in several chunks, dq of the chunks before, as the
-// accumulators that they are.
+// accumulators that they are; in float32 it is in its place (tile/parts.h).
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
 
@@ -80,10 +79,15 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   SET_EXTENT(d);
   if (row0 >= d.len_q) return;  // a whole simdgroup leaves
   k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
+  dq += batch * p.dq.batch + head_q * p.dq.head + d.first_q * p.dq.row;
 
   Accumulator gradient[FRAGMENTS];
-#pragma clang loop unroll(full)
-  for (int f = 0; f < FRAGMENTS; ++f) gradient[f] = zero_accumulator();
+  clear_all<FRAGMENTS>(gradient);
+  Kept kept = kept_nothing();
+#if SUMS_IN_PARTS
+  int blocks = 0;
+  kept.is_there = chunk.column0 > 0;
+#endif
 #if IS_SUMMED
   sums += (long(head * int(groups.x) * TILES + tile) * SPLIT + slice) *
               (FRAGMENTS * 64) +
@@ -105,6 +109,13 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   bool is_mixed = false;
 #endif
   for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
+#if SUMS_IN_PARTS
+    if (is_part_over(blocks, COLS, PART_COLUMNS)) {
+      store_dq(dq, p, d.len_q, row0, base, at, p.scale, kept, gradient);
+      clear_all<FRAGMENTS>(gradient);
+      kept.is_there = true;
+    }
+#endif
 #if IS_HALF
     if ((block - first_block) % (32 / TILE_COLS) == 0) {
       is_mixed =
@@ -139,14 +150,5 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
     return;
   }
 #endif
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    if (row < d.len_q) {
-      device ELEM* to = dq + batch * p.dq.batch + head_q * p.dq.head +
-                        (d.first_q + row) * p.dq.row;
-      Gradients::store_rows(to, base, at, p.scale / unit,
-                            gradient + t * (SLICE / 8));
-    }
-  }
+  store_dq(dq, p, d.len_q, row0, base, at, p.scale / unit, kept, gradient);
 }

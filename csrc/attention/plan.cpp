@@ -302,8 +302,15 @@ void add_spilled(Device& device,
                                   writes(SLOT_DV, tensors.dv.view)}),
                     written),
                plan, part);
-    Arguments of_dq = with(read, {reads(SLOT_K, tensors.k.view),
-                                  writes(SLOT_DQ, tensors.dq.view)});
+    // float32 sums begin where those of the chunks before have ended.
+    const bool is_continued =
+        problem.dtype == DType::float32 && plan.chunks[i].column0 > 0;
+    Arguments of_dq =
+        with(read, {reads(SLOT_K, tensors.k.view),
+                    {SLOT_DQ,
+                     is_continued ? Access::read_write : Access::write,
+                     tensors.dq.view,
+                     {}}});
     if (spill.is_summed()) {
       of_dq.push_back({SLOT_DQ_SUMS, Access::read_write, tensors.dq_sums, {}});
     }
@@ -356,11 +363,16 @@ void plan_backward(Device& device,
 }
 
 int64_t decode_splits(const Problem& problem) {
-  constexpr int64_t kThreadgroups = 128, kLeastKeys = 64;
+  constexpr int64_t kThreadgroups = 128, kLeastKeys = 64, kMostKeys = 1024;
   const int64_t row_tiles = (packed_rows(problem) + 15) / 16;
   const int64_t side_by_side = problem.batch * problem.heads_kv * row_tiles;
   const int64_t most = std::max<int64_t>(problem.len_kv / kLeastKeys, 1);
-  return std::clamp<int64_t>(kThreadgroups / side_by_side, 1, most);
+  // A long sum in a row is off by more roundings than float32 users expect.
+  const int64_t least = problem.dtype == DType::float32
+                            ? (problem.len_kv + kMostKeys - 1) / kMostKeys
+                            : 1;
+  return std::clamp<int64_t>(kThreadgroups / side_by_side, least,
+                             std::max(most, least));
 }
 
 void plan_decode(Device& device,

@@ -112,7 +112,8 @@ Spill choose_spill(const device::Limits& limits,
   const int64_t fragments = part * pair_fragments(problem, tile, widest);
   spill.spill_bytes = fragments * fragment_bytes(problem);
   spill.units_bytes = fragments * unit_bytes(problem);
-  if (columns < problem.len_kv) {
+  // float32 sums have their place in dq itself.
+  if (columns < problem.len_kv && problem.dtype != DType::float32) {
     const Tile& dq_tile = choose_tile(
         limits.family, Kernel::backward_dq_spilled, problem.dtype, largest);
     spill.sums_bytes = part * sums_bytes_of_pair(problem, dq_tile);

@@ -73,13 +73,15 @@ struct Contract {
     Next::load_columns(first, second, base, at, to);
   }
 
-  // Stores accumulators in the order of load_columns, times `factor`.
+  // Stores accumulators in the order of load_columns, times `factor`, added to
+  // what memory holds.
   static inline void store_columns(device ELEM* row,
                                    long row_stride,
                                    int rows_left,
                                    int base,
                                    Lane at,
                                    float factor,
+                                   Kept kept,
                                    thread Accumulator* from) {
     ELEM x[2 * w];
 #pragma clang loop unroll(full)
@@ -87,14 +89,17 @@ struct Contract {
       x[j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
       x[w + j] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
+    int d = base + D0 + w * at.row;
     if (rows_left > 0) {
-      store_row<w, DIM, ragged>(row, base + D0 + w * at.row, x);
+      add_kept<w, DIM, ragged>(row, d, kept, x);
+      store_row<w, DIM, ragged>(row, d, x);
     }
     if (rows_left > 1) {
-      store_row<w, DIM, ragged>(row + row_stride, base + D0 + w * at.row,
-                                x + w);
+      add_kept<w, DIM, ragged>(row + row_stride, d, kept, x + w);
+      store_row<w, DIM, ragged>(row + row_stride, d, x + w);
     }
-    Next::store_columns(row, row_stride, rows_left, base, at, factor, from);
+    Next::store_columns(row, row_stride, rows_left, base, at, factor, kept,
+                        from);
   }
 };
 
@@ -105,7 +110,7 @@ struct Contract<DIM, LENGTH, LENGTH> {
   static inline void load_columns(
       device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
   static inline void store_columns(
-      device ELEM*, long, int, int, Lane, float, thread Accumulator*) {}
+      device ELEM*, long, int, int, Lane, float, Kept, thread Accumulator*) {}
 };
 
 // The same walk where d runs along the output's columns, or where a lane's two
@@ -179,6 +184,7 @@ struct Spread {
                                 int base,
                                 Lane at,
                                 float factor,
+                                Kept kept,
                                 thread Accumulator* from) {
     ELEM x[w];
 #pragma clang loop unroll(full)
@@ -186,8 +192,9 @@ struct Spread {
       x[2 * j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
       x[2 * j + 1] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
+    add_kept<w, DIM, ragged>(row, base + D0 + w * at.pair, kept, x);
     store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
-    Next::store_rows(row, base, at, factor, from);
+    Next::store_rows(row, base, at, factor, kept, from);
   }
 
   // Unrounded, for a sum that another kernel finishes.
@@ -226,7 +233,7 @@ struct Spread<DIM, LENGTH, LENGTH> {
                                    thread const Operand*,
                                    thread Accumulator*) {}
   static inline void store_rows(
-      device ELEM*, int, Lane, float, thread Accumulator*) {}
+      device ELEM*, int, Lane, float, Kept, thread Accumulator*) {}
   static inline void store_floats(device float*,
                                   int,
                                   Lane,

@@ -55,6 +55,7 @@ inline bool is_minus_infinity(float x) {
 
 #include "tile/lane.h"
 #include "tile/memory.h"
+#include "tile/parts.h"
 #include "tile/fragment.h"
 #include "tile/domain.h"
 #include "tile/window.h"

@@ -147,7 +147,8 @@ void spill(Recorder& recorder, const Problem& problem, bool is_summed) {
   const attention::Wanted wanted{true, true, problem.mask == MaskKind::bias};
   attention::Spill spill = attention::choose_spill(recorder.limits(), problem,
                                                    wanted, int64_t{1} << 30);
-  if (is_summed) spill.sums_bytes = 1;
+  // float32 adds up in dq itself.
+  if (is_summed && problem.dtype != DType::float32) spill.sums_bytes = 1;
   plan(recorder, problem,
        [&](device::Device& device, const Problem& p,
            const attention::Tensors& tensors, attention::Plan& made) {
