@@ -10,7 +10,7 @@
 #include "tile/spill.h"
 
 // Adds the fragment at row, column of one query head, if there is one.
-inline void add_fragment(thread Accumulator& sum,
+inline void add_fragment(thread MaskSums& sums,
                          device const ELEM* spill,
                          UNITS_PARAMETER constant SpillChunk& chunk,
                          constant AttentionParams& p,
@@ -29,8 +29,10 @@ inline void add_fragment(thread Accumulator& sum,
 #else
   float factor = 1.0f;
 #endif
-  sum.thread_elements()[0] += float(ds.thread_elements()[0]) * factor;
-  sum.thread_elements()[1] += float(ds.thread_elements()[1]) * factor;
+  Accumulator block[1];
+  block[0].thread_elements()[0] = float(ds.thread_elements()[0]) * factor;
+  block[0].thread_elements()[1] = float(ds.thread_elements()[1]) * factor;
+  add_block(sums, block);
 }
 
 [[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
@@ -49,19 +51,19 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
   MaskExtent all = mask_extent(p, int(group.z), row0, column0);
   Domain d;
   SET_EXTENT(d);
-  Accumulator sum[1];
-  sum[0] = zero_accumulator();
+  MaskSums sums;
+  begin_sums(sums);
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
     for (int head = all.head; head < all.head_end; ++head) {
       for (int row = row0; row < all.row_end && row < d.len_q; row += ROWS) {
         for (int column = all.column;
              column < all.column_end && column < d.len_kv; column += COLS) {
-          add_fragment(sum[0], spill, UNITS_PASSED chunk, p, d,
+          add_fragment(sums, spill, UNITS_PASSED chunk, p, d,
                        batch * p.heads_q + head, row, column, lane);
         }
       }
     }
   }
   store_sums(grad_mask + long(group.z) * p.mask_rows * p.mask_columns, p, row0,
-             column0, at, sum);
+             column0, at, sums);
 }

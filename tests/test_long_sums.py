@@ -19,15 +19,16 @@ import orchard_ops
 
 LONG = 65536
 # Relative, in norm; plain operators' are 4e-7 to 6e-7, and 3e-8 of lse.
-ALLOWED = {"out": 1e-6, "lse": 1e-7, "dq": 1e-6, "dk": 1e-6, "dv": 1e-6}
+ALLOWED = {"out": 1e-6, "lse": 1e-7, "dq": 1e-6, "dk": 1e-6, "dv": 1e-6, "dbias": 1e-6}
 
 
 def attend(leaves: list[Tensor], grad_out: Tensor) -> dict[str, Tensor]:
     """Return what the definition gives, from operators in the tensors' dtype."""
-    q, k, v = (t.detach().requires_grad_() for t in leaves)
-    scores = q @ k.transpose(-1, -2) * q.size(-1) ** -0.5
+    q, k, v, bias = (t.detach().requires_grad_() for t in leaves)
+    scores = q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + bias
     out = scores.softmax(-1) @ v
-    found = (out, scores.logsumexp(-1), *torch.autograd.grad(out, [q, k, v], grad_out))
+    wanted = torch.autograd.grad(out, [q, k, v, bias], grad_out)
+    found = (out, scores.logsumexp(-1), *wanted)
     return dict(zip(ALLOWED, (t.detach() for t in found)))
 
 
@@ -42,12 +43,13 @@ def test_many_rows_and_many_keys(
         torch.randn(1, 1, length, 16, generator=generator)
         for length in (len_q, len_kv, len_kv)
     ]
+    leaves.append(torch.randn(1, 1, 1, len_kv, generator=generator))  # a bias
     grad_out = torch.randn(1, 1, len_q, 16, generator=generator)
     want = attend([t.double() for t in leaves], grad_out.double())
-    q, k, v = (t.to(device).requires_grad_() for t in leaves)
+    given = [t.to(device).requires_grad_() for t in leaves]
     with orchard_ops.backward_scratch(scratch):
-        out, lse = orchard_ops.flash_attention(q, k, v, return_lse=True)
-        found = torch.autograd.grad(out, [q, k, v], grad_out.to(device))
+        out, lse = orchard_ops.flash_attention(*given, return_lse=True)
+        found = torch.autograd.grad(out, given, grad_out.to(device))
     for name, tensor in zip(want, (out, lse, *found)):
         error = tensor.detach().cpu().double() - want[name]
         assert error.norm() <= ALLOWED[name] * want[name].norm(), name

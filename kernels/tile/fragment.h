@@ -31,6 +31,22 @@ inline Accumulator zero_accumulator() {
   return make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 
+// Of an array of them.
+template <int COUNT>
+inline void multiply_all(thread Accumulator* x, float factor) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < COUNT; ++f) {
+    x[f].thread_elements()[0] *= factor;
+    x[f].thread_elements()[1] *= factor;
+  }
+}
+
+template <int COUNT>
+inline void clear_all(thread Accumulator* x) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < COUNT; ++f) x[f] = zero_accumulator();
+}
+
 // acc += a * b
 inline void multiply_add(thread Accumulator& acc,
                          thread const Operand& a,

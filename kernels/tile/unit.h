@@ -16,21 +16,6 @@
 #define FIRST_UNIT 1.0f
 #endif
 
-template <int COUNT>
-inline void multiply_all(thread Accumulator* x, float factor) {
-#pragma clang loop unroll(full)
-  for (int f = 0; f < COUNT; ++f) {
-    x[f].thread_elements()[0] *= factor;
-    x[f].thread_elements()[1] *= factor;
-  }
-}
-
-template <int COUNT>
-inline void clear_all(thread Accumulator* x) {
-#pragma clang loop unroll(full)
-  for (int f = 0; f < COUNT; ++f) x[f] = zero_accumulator();
-}
-
 #if IS_HALF
 // The binary exponent of a finite number, as its bits have it, else 0: what is
 // infinite or no number stays so in any unit.
