@@ -175,6 +175,15 @@ def wheels_macos(session: nox.Session) -> None:
     session.run("python", "tools/macos_wheels.py", *session.posargs)
 
 
+@nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
+def compile_macos(session: nox.Session) -> None:
+    """Compile all of csrc/ for macOS, warnings as errors, on any machine (--torch)."""
+    session.install(f"ziglang=={VERSIONS['package']['ziglang']}", "pybind11>=2.12")
+    session.run("python", "tools/macos_compile.py", *session.posargs)
+    wheels = VERSIONS["macos"]["compile"]
+    session.run("python", "tools/mps_operators.py", "--check", *wheels)
+
+
 @nox.session(python=interpreter(DEMO_TORCH))
 def package(session: nox.Session) -> None:
     """Make the sdist and a wheel; check both, test it (torch21; sdist: that alone)."""

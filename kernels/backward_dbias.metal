@@ -12,7 +12,7 @@
 #include "tile/rows.h"
 #include "tile/mask_gradient.h"
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
                device const ELEM* k_all [[buffer(SLOT_K)]],
                device const ELEM* v_all [[buffer(SLOT_V)]],

@@ -10,22 +10,23 @@
 #include "tile/spill.h"
 
 // Adds the fragment at row, column of one query head, if there is one.
-inline void add_fragment(thread MaskSums& sums,
-                         device const ELEM* spill,
-                         UNITS_PARAMETER constant SpillChunk& chunk,
-                         constant AttentionParams& p,
-                         thread const Domain& d,
-                         int head,
-                         int row,
-                         int column,
-                         uint lane) {
+METAL_FUNC void add_fragment(thread MaskSums& sums,
+                             device const ELEM* spill,
+                             UNITS_PARAMETER constant SpillChunk& chunk,
+                             constant AttentionParams& p,
+                             thread const Domain& d,
+                             int head,
+                             int row,
+                             int column,
+                             uint lane) {
   Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
   if (column >= seen.end || column + 8 <= seen.begin) return;
   Operand ds;
-  long index = spill_fragment(chunk, head, row, column);
-  spill_load(spill, index, lane, ds);
+  Index index = spill_fragment(chunk, row, column);
+  long before = spill_head(chunk, head);
+  spill_load(spill + 64 * before, index, lane, ds);
 #if IS_HALF
-  float factor = 1.0f / units[index];
+  float factor = 1.0f / units[before + index];
 #else
   float factor = 1.0f;
 #endif
@@ -35,7 +36,7 @@ inline void add_fragment(thread MaskSums& sums,
   add_block(sums, block);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        device const ELEM* spill [[buffer(SLOT_SPILL)]],
                        UNITS_ARGUMENT constant SpillChunk& chunk

@@ -31,9 +31,9 @@ struct Columns {
 
 // s[c] = sum over dimensions of rows * columns[c], one row fragment.
 template <int FRAGMENTS>
-inline void contract(thread const Operand* rows,
-                     thread const Operand* columns,
-                     thread Accumulator* s) {
+METAL_FUNC void contract(thread const Operand* rows,
+                         thread const Operand* columns,
+                         thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) s[c] = zero_accumulator();
 #pragma clang loop unroll(full)
@@ -47,9 +47,9 @@ inline void contract(thread const Operand* rows,
 
 // acc[c] += rows^T * weights[c], one row fragment.
 template <int FRAGMENTS>
-inline void accumulate(thread const Operand* rows,
-                       thread Accumulator* weights,
-                       thread Accumulator* acc) {
+METAL_FUNC void accumulate(thread const Operand* rows,
+                           thread Accumulator* weights,
+                           thread Accumulator* acc) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     Operand rounded;
@@ -62,21 +62,21 @@ inline void accumulate(thread const Operand* rows,
 }
 
 // Adds what rows row0 .. row0 + ROWS - 1 of one query head give.
-inline void add_rows(thread Columns& columns,
-                     device const ELEM* q,
-                     device const ELEM* grad_out,
-                     device const float2* stats,
-                     device const float* delta,
-                     constant AttentionParams& p,
-                     thread const Domain& d,
-                     thread const Sight& sight,
-                     int row0,
-                     int column0,
-                     int base,
-                     int base_v,
-                     Lane at,
-                     EXCHANGE_PARAMETER SPILL_PARAMETER uint simdgroup,
-                     uint lane) {
+METAL_FUNC void add_rows(thread Columns& columns,
+                         device const ELEM* q,
+                         device const ELEM* grad_out,
+                         device const float2* stats,
+                         device const float* delta,
+                         constant AttentionParams& p,
+                         thread const Domain& d,
+                         thread const Sight& sight,
+                         int row0,
+                         int column0,
+                         int base,
+                         int base_v,
+                         Lane at,
+                         EXCHANGE_PARAMETER SPILL_PARAMETER uint simdgroup,
+                         uint lane) {
   Accumulator s[SCORE_FRAGMENTS];
   thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
   RowStat row_stat[TILE_ROWS];
@@ -118,22 +118,22 @@ inline void add_rows(thread Columns& columns,
   }
 }
 
-inline void clear(thread Columns& columns) {
+METAL_FUNC void clear(thread Columns& columns) {
   clear_all<TILE_COLS*(SLICE / 8)>(columns.dk);
   clear_all<TILE_COLS*(SLICE_V / 8)>(columns.dv);
 }
 
 // `dk`, `dv`: row 0 of the sequence.
-inline void store(thread Columns& columns,
-                  device ELEM* dk,
-                  device ELEM* dv,
-                  constant AttentionParams& p,
-                  int len_kv,
-                  int column0,
-                  int base,
-                  int base_v,
-                  Lane at,
-                  Kept kept) {
+METAL_FUNC void store(thread Columns& columns,
+                      device ELEM* dk,
+                      device ELEM* dv,
+                      constant AttentionParams& p,
+                      int len_kv,
+                      int column0,
+                      int base,
+                      int base_v,
+                      Lane at,
+                      Kept kept) {
 #if HAS_DROPOUT
   float value_scale = p.keep_scale;
 #else
@@ -151,7 +151,7 @@ inline void store(thread Columns& columns,
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* k [[buffer(SLOT_K)]],
               device const ELEM* v [[buffer(SLOT_V)]],

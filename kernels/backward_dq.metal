@@ -13,7 +13,7 @@
 
 #define FRAGMENTS (TILE_ROWS * (SLICE / 8))
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void backward_dq(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void backward_dq(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],

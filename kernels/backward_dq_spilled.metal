@@ -15,15 +15,15 @@
 #if IS_HALF
 // The units of the 32 fragments from `index` on, of which `count` are there,
 // one a lane: read once for all of them, because they are seldom different.
-inline bool has_other_unit(
-    device const float* units, long index, int count, float unit, uint lane) {
-  return simd_any(int(lane) < count && units[index + lane] != unit);
+METAL_FUNC bool has_other_unit(
+    device const float* units, Index index, int count, float unit, uint lane) {
+  return simd_any(int(lane) < count && units[index + Index(lane)] != unit);
 }
 
 // Brings dq to the unit of the next fragments.
-inline void follow_unit(float next,
-                        thread float& unit,
-                        thread Accumulator* gradient) {
+METAL_FUNC void follow_unit(float next,
+                            thread float& unit,
+                            thread Accumulator* gradient) {
   if (next == unit) return;
   multiply_all<FRAGMENTS>(gradient, next / unit);
   unit = next;
@@ -35,7 +35,7 @@ inline void follow_unit(float next,
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
 
-inline void load_sums(device const float* sums, thread Accumulator* to) {
+METAL_FUNC void load_sums(device const float* sums, thread Accumulator* to) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < FRAGMENTS; ++f) {
     float2 x = *(device const float2*)(sums + f * 64);
@@ -44,7 +44,7 @@ inline void load_sums(device const float* sums, thread Accumulator* to) {
   }
 }
 
-inline void store_sums(device float* sums, thread Accumulator* from) {
+METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < FRAGMENTS; ++f) {
     *(device float2*)(sums + f * 64) =
@@ -55,7 +55,7 @@ inline void store_sums(device float* sums, thread Accumulator* from) {
 #define SUMS_ARGUMENT
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                     device ELEM* dq [[buffer(SLOT_DQ)]],
                     device const ELEM* spill [[buffer(SLOT_SPILL)]],
@@ -80,6 +80,10 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   if (row0 >= d.len_q) return;  // a whole simdgroup leaves
   k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
   dq += batch * p.dq.batch + head_q * p.dq.head + d.first_q * p.dq.row;
+  spill += 64 * spill_head(chunk, head);
+#if IS_HALF
+  units += spill_head(chunk, head);
+#endif
 
   Accumulator gradient[FRAGMENTS];
   clear_all<FRAGMENTS>(gradient);
@@ -119,7 +123,7 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
 #if IS_HALF
     if ((block - first_block) % (32 / TILE_COLS) == 0) {
       is_mixed =
-          has_other_unit(units, spill_fragment(chunk, head, row0, block * COLS),
+          has_other_unit(units, spill_fragment(chunk, row0, block * COLS),
                          end - block * TILE_COLS, unit, lane);
     }
 #endif
@@ -128,15 +132,15 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
       int column0 = block * COLS + 8 * c;
 #if IS_HALF
       if (is_mixed) {
-        follow_unit(units[spill_fragment(chunk, head, row0, column0)], unit,
+        follow_unit(units[spill_fragment(chunk, row0, column0)], unit,
                     gradient);
       }
 #endif
       Operand ds[TILE_ROWS];
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
-        spill_load(spill, spill_fragment(chunk, head, row0 + 8 * t, column0),
-                   lane, ds[t]);
+        spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), lane,
+                   ds[t]);
       }
       int column = column0 + at.row;
       Gradients::multiply_rows(row_of(k, p.k.row, column, d.len_kv), base, at,

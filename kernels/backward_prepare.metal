@@ -14,7 +14,7 @@
 #define GRAD_LSE_ARGUMENTS
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
                  device const ELEM* grad_out [[buffer(SLOT_GRAD_OUT)]],
                  device float* delta [[buffer(SLOT_DELTA)]],
@@ -35,8 +35,8 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
       batch * p.grad_out.batch + head * p.grad_out.head + row * p.grad_out.row;
   float sum = 0.0f;
   for (int i = int(lane) * VEC; i < HEAD_DIM_V; i += 32 * VEC) {
-    ELEM x[VEC];
-    ELEM g[VEC];
+    OPERAND x[VEC];
+    OPERAND g[VEC];
     load_wide<VEC>(out + i, x);
     load_wide<VEC>(grad_out + i, g);
 #pragma clang loop unroll(full)

@@ -5,7 +5,7 @@
 // row.
 #include "tile/prelude.h"
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void combine(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void combine(
     device const float* parts [[buffer(SLOT_PARTS)]],
     device const float2* part_stats [[buffer(SLOT_PART_STATS)]],
     device ELEM* out [[buffer(SLOT_OUT)]],
@@ -43,7 +43,8 @@
       sum += parts[index * HEAD_DIM_V + d] *
              weight_of(part_stats[index].x - largest);
     }
-    out[d] = ELEM(sum * inverse);
+    OPERAND x = OPERAND(sum * inverse);
+    Wide<1>::store(out + d, &x);
   }
   if (lane == 0) {
     lse[batch * p.rows.batch + head * p.rows.head + position] =

@@ -27,7 +27,7 @@
 #define CACHE_ROWS_ARGUMENT
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void decode(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void decode(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],

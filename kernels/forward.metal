@@ -13,7 +13,7 @@
 #if HAS_SINKS
 #define SINKS_ARGUMENT device const float *sinks [[buffer(SLOT_SINKS)]],
 // A sink is a column without a value: it joins the row's maximum and total.
-inline void add_sink(thread ForwardState& state, int t, float sink) {
+METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
   if (is_minus_infinity(sink)) return;  // no sink
   float largest = max(state.row_maximum[t], sink);
   float correction = weight_of(state.row_maximum[t] - largest);
@@ -29,14 +29,14 @@ inline void add_sink(thread ForwardState& state, int t, float sink) {
 #if SUMS_IN_PARTS
 // Adds one part of the keys to those in memory (tile/parts.h), which first come
 // to the maximum that rows have by now.  `out`: row 0 of the sequence.
-inline void keep_part(thread ForwardState& state,
-                      device ELEM* out,
-                      constant AttentionParams& p,
-                      int len_q,
-                      int row0,
-                      int base,
-                      Lane at,
-                      thread Kept& kept) {
+METAL_FUNC void keep_part(thread ForwardState& state,
+                          device ELEM* out,
+                          constant AttentionParams& p,
+                          int len_q,
+                          int row0,
+                          int base,
+                          Lane at,
+                          thread Kept& kept) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     float largest = state.row_maximum[t];
@@ -59,7 +59,7 @@ inline void keep_part(thread ForwardState& state,
 }
 #endif
 
-[[kernel, max_total_threads_per_threadgroup(32 * SIMDGROUPS)]] void forward(
+[[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void forward(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],

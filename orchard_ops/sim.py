@@ -289,10 +289,12 @@ def check(
 ) -> Footprint:
     """Type-check a kernel by rules of Metal's that running it here does not need.
 
-    Every pointer and reference names its address space and keeps it, nothing
-    becomes or leaves bfloat silently, array sizes are constant, attributes agree
-    in type, and what Metal lacks (double, function pointers, variables outside
-    functions) is refused.  What passes may still be refused by Apple's compiler.
+    No name is a keyword, every pointer and reference names its address space and
+    keeps it, nothing becomes or leaves bfloat silently, array sizes are constant,
+    arguments are bound as the specification says, and what the version lacks
+    (double, exceptions, variables outside functions) is refused by name, with its
+    line and what to write instead.  What passes may still be refused by Apple's
+    compiler.
 
     Args:
         source: text in the Metal shading language.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +66,44 @@ def test_it_keeps_metals_rules(shipped: Specialisation) -> None:
     assert found.threadgroup_bytes == budget.threadgroup_bytes(shipped)
 
 
+def test_helpers_are_always_inlined() -> None:
+    """A call that is not inlined takes the tiles that it is passed into memory."""
+    folder = ROOT / "kernels"
+    texts = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.*")}
+    assert sum("METAL_FUNC" in text for text in texts.values()) > 10
+    named = [path.name for path, text in texts.items() if "inline" in text.split()]
+    assert not named, f"{named}: METAL_FUNC instead of inline"
+
+
+def bound(shipped: Specialisation, no_library: Path) -> int:
+    """Return the most threads that a kernel declares, by the C preprocessor."""
+    command = [*specialisations.compiler(), "-E", "-P", "-xc++"]
+    command += [f"-I{no_library}", f"-I{ROOT / 'kernels'}"]
+    command += [f"-D{name}={value}" for name, value in shipped.defines.items()]
+    text = subprocess.run(
+        [*command, ROOT / "kernels" / shipped.file],
+        check=True,
+        text=True,
+        capture_output=True,
+    ).stdout
+    (declared,) = re.findall(
+        r"\[\[kernel, max_total_threads_per_threadgroup\(([^\]]+)\)\]\]", text
+    )
+    assert text.count("max_total_threads") == 1
+    return math.prod(int(factor) for factor in declared.strip("()").split("*"))
+
+
+def test_no_kernel_declares_fewer_than_64_threads(tmp_path: Path) -> None:
+    """A bound of 32 is known to miscompile (tile/prelude.h); none is too small."""
+    for name in ("metal_stdlib", "metal_simdgroup", "metal_simdgroup_matrix"):
+        (tmp_path / name).touch()
+    kinds = {(s.file, s["SIMDGROUPS"]): s for s in SHIPPED}
+    assert {simdgroups for _, simdgroups in kinds} >= {1, 2, 4, 6}
+    for (file, simdgroups), shipped in kinds.items():
+        declared = bound(shipped, tmp_path)
+        assert declared == max(64, 32 * simdgroups), file
+
+
 def test_the_lane_probe_keeps_metals_rules() -> None:
     """So does the probe that runs before any of them."""
     text = (ROOT / "kernels" / "layout_probe.metal").read_text(encoding="utf-8")
@@ -103,6 +144,6 @@ def test_budgets_are_counted_as_documented(
     line: str, registers: int, memory: int
 ) -> None:
     """The count gives the design's own figures for 16-bit elements."""
-    s = Specialisation(f"x {line} ELEM_BYTES=2 SIMDGROUPS=4")
+    s = Specialisation(f"x {line} OPERAND_BYTES=2 SIMDGROUPS=4")
     assert budget.tile_registers(s) == registers
     assert budget.threadgroup_bytes(s) == memory

@@ -199,7 +199,7 @@ def test_tiles_are_what_the_search_finds() -> None:
         if s.kernel not in tune.KERNELS or dims[0] != dims[1]:
             continue
         tile = tune.Tile(s["TILE_ROWS"], s["TILE_COLS"], s["SIMDGROUPS"], s["SPLIT"])
-        held = tune.registers(s.kernel, tile, dims[0], s["ELEM_BYTES"])
+        held = tune.registers(s.kernel, tile, dims[0], s["OPERAND_BYTES"])
         assert held >= budget.tile_registers(s), s.line
 
 
@@ -273,3 +273,22 @@ def test_a_prediction_is_bound_by_its_largest_term() -> None:
     found = _model.predict(moved, chip, 0.9, 2)
     assert found.binding == "DRAM"
     assert found.seconds == pytest.approx(1.0, rel=0.01)
+
+
+def test_bfloat_costs_more_on_class_a() -> None:
+    """It is multiplied as float32 there, and each element is put in its place."""
+    work = _model.Work(multiplies=1e6, alu=3.0, device_bytes=64e5)
+    cycles = [
+        _model.issue_cycles(each, "A", 2) for each in (work, _model.as_floats(work))
+    ]
+    assert cycles[1] - cycles[0] == 1e6 * (18 - 17) + 1e5
+    counts = _work.count(Shape(512, 64, torch.bfloat16, heads=1))
+    seconds = {
+        (name, dtype): _work.predict_pass(
+            counts, Shape(512, 64, dtype, heads=1), _chips.chip_named(name), "forward"
+        )["kernels"]["forward"]["seconds"]
+        for name in ("M1 Max", "M4")
+        for dtype in (torch.bfloat16, torch.float16)
+    }
+    assert seconds["M1 Max", torch.bfloat16] > 1.05 * seconds["M1 Max", torch.float16]
+    assert seconds["M4", torch.bfloat16] == seconds["M4", torch.float16]

@@ -79,11 +79,15 @@ MESSAGES = {
         """,
     "10.12": "recommendedMaxWorkingSetSize",
     "10.13": "maxThreadgroupMemoryLength registryID",
+    "10.14": "dispatchType memoryBarrierWithScope:",
     "10.15": "supportsFamily:",
     "15.0": "setMathFloatingPointFunctions: setMathMode:",
 }
 # pipeline.cpp asks the system before it sends these.
 GUARDED = {"setMathMode:", "setMathFloatingPointFunctions:"}
+# Whose weak imports may be missing: metal-cpp names constants of newer systems so,
+# and how many a build imports depends on its SDK.
+WEAK_FROM = (METAL, FOUNDATION)
 # A private copy of the C++ runtime would export these, and PyTorch's exceptions
 # would not unwind through it.
 RUNTIME = re.compile(r"__Zn[aw]m|__Zd[al]Pv|___cxa_|___gxx_|__ZTVN10__cxxabiv1")
@@ -137,6 +141,8 @@ def unowned(binary: MachO, owners: Owners) -> list[str]:
     """Return a sentence for each symbol whose owner does not export it."""
     problems = []
     for symbol, owner in sorted(binary.imports.items()):
+        if symbol in binary.weak_imports and owner in WEAK_FROM:
+            continue  # The loader takes its absence.
         if not owner:
             problems.append(f"{symbol} is looked up in no library by name")
         elif owner not in owners.exports:

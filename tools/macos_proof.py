@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import macho
@@ -17,6 +16,14 @@ def libraries(tree: Path) -> list[macho.MachO]:
     return [macho.read(folder / f"lib{name}.dylib") for name in ("c10", "torch_cpu")]
 
 
+def libsystem_stub() -> Path:
+    """Return the text stub of libSystem that zig carries."""
+    import ziglang  # type: ignore[import-untyped]
+
+    folder = Path(ziglang.__file__).parent
+    return folder / "lib" / "libc" / "darwin" / "libSystem.tbd"
+
+
 def owners_for(target: str, torch: list[macho.MachO]) -> checks.Owners:
     """Return who exports what, where a PyTorch runs on a macOS."""
     owners = checks.Owners()
@@ -25,12 +32,9 @@ def owners_for(target: str, torch: list[macho.MachO]) -> checks.Owners:
         if checks.number(library.minimum_os) <= checks.number(target):
             owners.add_witness(library)
     owners.add_known(target)
-    if sys.platform != "darwin":
-        import ziglang  # type: ignore[import-untyped]
-
-        folder = Path(ziglang.__file__).parent / "lib" / "libc" / "darwin"
-        names = checks.tbd_symbols((folder / "libSystem.tbd").read_text())
-        owners.exports.setdefault(checks.SYSTEM, set()).update(names)
+    # On a Mac too, where Apple's linker knows the symbols but does not list them.
+    names = checks.tbd_symbols(libsystem_stub().read_text())
+    owners.exports.setdefault(checks.SYSTEM, set()).update(names)
     return owners
 
 

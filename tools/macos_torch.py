@@ -96,7 +96,8 @@ def torch_tree(version: str, python: str) -> Path:
     return unpacked(f"torch=={version}", python, TORCH_FILES)
 
 
-def metal_cpp(python: str) -> Path:
-    """Return the folder that holds ``Metal/Metal.hpp``."""
-    tree = unpacked("mlx-metal", python, METAL_CPP_FILES)
+def metal_cpp(python: str, version: str | None = None) -> Path:
+    """Return the folder that holds ``Metal/Metal.hpp``, of a version or the newest."""
+    name = "mlx-metal" if version is None else f"mlx-metal=={version}"
+    tree = unpacked(name, python, METAL_CPP_FILES)
     return next(tree.rglob("Metal/Metal.hpp")).parent.parent

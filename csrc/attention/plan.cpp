@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "attention/specialisation.h"
 
@@ -36,6 +37,39 @@ int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
     for (size_t axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
   }
   return units & -units;
+}
+
+// Whether an element of a head, counted from where the head begins, has a
+// number that needs more than 31 bits, as an Index of the kernels (without
+// WIDE_INDEX) has them.
+bool needs_wide(const Problem& problem,
+                const Tensors& tensors,
+                const SpillChunk* chunk) {
+  int64_t farthest = 0;
+  const auto reach = [&](int64_t count, int64_t stride) {
+    return std::max<int64_t>(count - 1, 0) * stride;
+  };
+  const auto add = [&](std::initializer_list<const Layout*> layouts,
+                       int64_t length) {
+    for (const Layout* layout : layouts) {
+      farthest = std::max(farthest, reach(length, layout->strides[2]));
+    }
+  };
+  add({&tensors.q, &tensors.grad_out}, problem.len_q);
+  add({&tensors.k, &tensors.v}, problem.len_kv);
+  if (problem.mask != MaskKind::none) {
+    const auto& [batches, heads, rows, columns] = problem.mask_sizes;
+    farthest = std::max({farthest, rows * columns,  // its gradient
+                         reach(rows, tensors.mask.strides[2]) +
+                             reach(columns, tensors.mask.strides[3])});
+  }
+  if (chunk != nullptr) {
+    farthest = std::max(
+        farthest, int64_t{64} * chunk->row_fragments * chunk->column_fragments);
+  }
+  // More than a row's elements, and than a tile that overhangs the last column.
+  constexpr int64_t kMargin = 1 << 16;
+  return farthest + kMargin > std::numeric_limits<int32_t>::max();
 }
 
 Strides kernel_strides(const Layout& layout, const Problem& problem) {
@@ -220,11 +254,16 @@ void add_launch(Device& device,
   Specialisation s{
       kernel,
       problem.dtype,
+      operand_type(device.limits().family, problem.dtype),
       problem.head_dim,
       problem.head_dim_v,
       vector_elements(problem, tensors),
       features_of(problem, kernel, part.chunk != nullptr, part.is_summed),
       Tile{}};
+  // These take one row by its number, others rows by the tile.
+  s.features.is_wide = kernel != Kernel::backward_prepare &&
+                       kernel != Kernel::combine &&
+                       needs_wide(problem, tensors, part.chunk);
   // It reads neither q nor k.
   if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
   // ... and this neither them nor any mask.

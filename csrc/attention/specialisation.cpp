@@ -71,6 +71,7 @@ std::string Features::name() const {
   if (is_spilling) text += "_spilling";
   if (is_summed) text += "_summed";
   if (has_grad_lse) text += "_gradlse";
+  if (is_wide) text += "_wide";
   return text;
 }
 
@@ -108,7 +109,8 @@ Features features_of(const Problem& problem,
 
 std::string Specialisation::name() const {
   const Tile& t = tile;
-  return std::string(kernel_name(kernel)) + "_" + metal_type(dtype) + "_d" +
+  return std::string(kernel_name(kernel)) + "_" + metal_type(dtype) +
+         (operand != dtype ? "_in_float" : "") + "_d" +
          std::to_string(head_dim) + "_dv" + std::to_string(head_dim_v) +
          "_vec" + std::to_string(vec) + "_tile" + std::to_string(t.rows) + "x" +
          std::to_string(t.cols) + "_sg" + std::to_string(t.simdgroups) +
@@ -127,30 +129,34 @@ device::PipelineRequest request_for(const Specialisation& s,
   device::PipelineRequest request;
   request.file = file;
   request.entry = kernel_name(s.kernel);
-  request.defines = {{"ELEM", metal_type(s.dtype)},
-                     {"ELEM_BYTES", std::to_string(element_bytes(s.dtype))},
-                     {"HEAD_DIM", std::to_string(s.head_dim)},
-                     {"HEAD_DIM_V", std::to_string(s.head_dim_v)},
-                     {"VEC", std::to_string(s.vec)},
-                     {"TILE_ROWS", std::to_string(tile.rows)},
-                     {"TILE_COLS", std::to_string(tile.cols)},
-                     {"SIMDGROUPS", std::to_string(tile.simdgroups)},
-                     {"SPLIT", std::to_string(tile.split)},
-                     {"HAS_WINDOW", flag(f.has_window)},
-                     {"MASK", std::to_string(static_cast<int>(f.mask))},
-                     {"MASK_ELEM", f.mask_type()},
-                     {"HAS_SLOPES", flag(f.has_slopes)},
-                     {"HAS_SOFTCAP", flag(f.has_softcap)},
-                     {"HAS_SINKS", flag(f.has_sinks)},
-                     {"HAS_DROPOUT", flag(f.has_dropout)},
-                     {"HAS_GRAD_LSE", flag(f.has_grad_lse)},
-                     {"IS_PACKED", flag(f.is_packed)},
-                     {"IS_DECODE", flag(f.is_decode)},
-                     {"IS_PAGED", flag(f.is_paged)},
-                     {"HAS_LEFT_PADS", flag(f.has_left_pads)},
-                     {"HAS_CACHE_ROWS", flag(f.has_cache_rows)},
-                     {"SPILLS", flag(f.is_spilling)},
-                     {"IS_SUMMED", flag(f.is_summed)}};
+  request.defines = {
+      {"ELEM", metal_type(s.dtype)},
+      {"ELEM_BYTES", std::to_string(element_bytes(s.dtype))},
+      {"OPERAND", metal_type(s.operand)},
+      {"OPERAND_BYTES", std::to_string(element_bytes(s.operand))},
+      {"HEAD_DIM", std::to_string(s.head_dim)},
+      {"HEAD_DIM_V", std::to_string(s.head_dim_v)},
+      {"VEC", std::to_string(s.vec)},
+      {"TILE_ROWS", std::to_string(tile.rows)},
+      {"TILE_COLS", std::to_string(tile.cols)},
+      {"SIMDGROUPS", std::to_string(tile.simdgroups)},
+      {"SPLIT", std::to_string(tile.split)},
+      {"HAS_WINDOW", flag(f.has_window)},
+      {"MASK", std::to_string(static_cast<int>(f.mask))},
+      {"MASK_ELEM", f.mask_type()},
+      {"HAS_SLOPES", flag(f.has_slopes)},
+      {"HAS_SOFTCAP", flag(f.has_softcap)},
+      {"HAS_SINKS", flag(f.has_sinks)},
+      {"HAS_DROPOUT", flag(f.has_dropout)},
+      {"HAS_GRAD_LSE", flag(f.has_grad_lse)},
+      {"IS_PACKED", flag(f.is_packed)},
+      {"IS_DECODE", flag(f.is_decode)},
+      {"IS_PAGED", flag(f.is_paged)},
+      {"HAS_LEFT_PADS", flag(f.has_left_pads)},
+      {"HAS_CACHE_ROWS", flag(f.has_cache_rows)},
+      {"SPILLS", flag(f.is_spilling)},
+      {"IS_SUMMED", flag(f.is_summed)},
+      {"WIDE_INDEX", flag(f.is_wide)}};
   return request;
 }
 
@@ -170,7 +176,8 @@ struct KeyHash {
     for (const bool is_set :
          {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
           f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows, f.is_spilling, f.is_summed, f.has_grad_lse}) {
+          f.has_cache_rows, f.is_spilling, f.is_summed, f.has_grad_lse,
+          f.is_wide}) {
       bits = bits << 1 | (is_set ? 1 : 0);
     }
     auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;

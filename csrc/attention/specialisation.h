@@ -26,6 +26,7 @@ struct Features {
   bool is_spilling = false;
   bool is_summed = false;
   bool has_grad_lse = false;
+  bool is_wide = false;  // a head of a tensor reaches beyond 31 bits
 
   bool operator==(const Features&) const = default;
 
@@ -44,6 +45,7 @@ Features features_of(const Problem& problem,
 struct Specialisation {
   Kernel kernel;
   DType dtype;
+  DType operand;  // in registers (attention/tiles.h)
   int64_t head_dim;
   int64_t head_dim_v;
   int64_t vec;

@@ -15,109 +15,109 @@ using device::Family;
 // clang-format off
 // max_head_dim rows cols simdgroups split
 constexpr Tile kForwardA2[] = {
-    { 64, 2, 4, 4, 1},  //   30.0 ps, 64 registers
-    {128, 1, 8, 4, 1},  //   62.1 ps, 64 registers
-    {192, 2, 4, 6, 3},  //   95.8 ps, 64 registers
-    {256, 2, 4, 4, 4},  //  128.0 ps, 64 registers
+    { 64, 2, 4, 4, 1},  //   29.7 ps, 64 registers
+    {128, 1, 8, 4, 1},  //   61.6 ps, 64 registers
+    {192, 2, 4, 6, 3},  //   95.0 ps, 64 registers
+    {256, 2, 4, 4, 4},  //  126.8 ps, 64 registers
 };
 constexpr Tile kForwardA4[] = {
-    { 64, 2, 1, 4, 1},  //   42.3 ps, 68 registers
-    { 96, 1, 8, 4, 1},  //   65.9 ps, 64 registers
-    {128, 1, 2, 4, 1},  //   87.9 ps, 68 registers
-    {192, 2, 4, 4, 4},  //  135.4 ps, 64 registers
-    {256, 2, 1, 4, 4},  //  182.8 ps, 68 registers
+    { 64, 2, 1, 4, 1},  //   42.0 ps, 68 registers
+    { 96, 1, 8, 4, 1},  //   65.2 ps, 64 registers
+    {128, 1, 2, 4, 1},  //   87.2 ps, 68 registers
+    {192, 2, 4, 4, 4},  //  133.9 ps, 64 registers
+    {256, 2, 1, 4, 4},  //  181.4 ps, 68 registers
 };
 constexpr Tile kForwardB2[] = {
     { 64, 2, 4, 4, 1},  //   83.1 ps, 64 registers
-    { 96, 2, 2, 4, 1},  //  124.4 ps, 80 registers
-    {128, 2, 1, 4, 1},  //  165.8 ps, 100 registers
-    {192, 2, 4, 4, 2},  //  256.8 ps, 88 registers
-    {256, 1, 1, 4, 1},  //  344.3 ps, 98 registers
+    { 96, 2, 2, 4, 1},  //  124.3 ps, 80 registers
+    {128, 2, 1, 4, 1},  //  165.7 ps, 100 registers
+    {192, 2, 4, 4, 2},  //  256.7 ps, 88 registers
+    {256, 1, 1, 4, 1},  //  344.2 ps, 98 registers
 };
 constexpr Tile kForwardB4[] = {
-    { 64, 2, 2, 4, 1},  //  112.1 ps, 72 registers
-    { 96, 2, 1, 4, 1},  //  167.9 ps, 100 registers
-    {128, 4, 2, 4, 4},  //  232.3 ps, 80 registers
-    {192, 2, 1, 4, 2},  //  351.8 ps, 100 registers
-    {256, 2, 4, 4, 4},  //  471.0 ps, 80 registers
+    { 64, 2, 2, 4, 1},  //  112.0 ps, 72 registers
+    { 96, 2, 1, 4, 1},  //  167.8 ps, 100 registers
+    {128, 4, 2, 4, 4},  //  232.2 ps, 80 registers
+    {192, 2, 1, 4, 2},  //  351.6 ps, 100 registers
+    {256, 2, 4, 4, 4},  //  470.7 ps, 80 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
-    { 64, 4, 1, 4, 1},  //   64.7 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  104.8 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  137.9 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  209.5 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  279.7 ps, 64 registers
+    { 64, 4, 1, 4, 1},  //   63.5 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  103.1 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  135.6 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  206.1 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  275.2 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
-    { 64, 1, 1, 4, 1},  //   91.8 ps, 68 registers
-    { 96, 2, 2, 4, 4},  //  150.1 ps, 64 registers
-    {128, 1, 1, 4, 2},  //  224.1 ps, 68 registers
-    {192, 4, 1, 4, 4},  //  336.9 ps, 64 registers
-    {256, 1, 1, 4, 4},  //  450.8 ps, 68 registers
+    { 64, 1, 1, 4, 1},  //   90.4 ps, 68 registers
+    { 96, 2, 2, 4, 4},  //  147.2 ps, 64 registers
+    {128, 1, 1, 4, 2},  //  223.8 ps, 68 registers
+    {192, 4, 1, 4, 4},  //  336.4 ps, 64 registers
+    {256, 1, 1, 4, 4},  //  450.2 ps, 68 registers
 };
 constexpr Tile kBackwardDkdvB2[] = {
-    { 64, 2, 1, 4, 1},  //  173.2 ps, 56 registers
-    {128, 1, 1, 4, 1},  //  344.8 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  529.3 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  728.0 ps, 100 registers
+    { 64, 2, 1, 4, 1},  //  172.9 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  344.5 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  528.7 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  727.4 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
-    { 96, 1, 1, 4, 1},  //  355.3 ps, 100 registers
-    {128, 2, 2, 4, 4},  //  482.9 ps, 80 registers
-    {192, 1, 1, 4, 2},  //  881.5 ps, 100 registers
-    {256, 4, 1, 4, 4},  // 1179.8 ps, 80 registers
+    { 96, 1, 1, 4, 1},  //  355.0 ps, 100 registers
+    {128, 2, 2, 4, 4},  //  482.3 ps, 80 registers
+    {192, 1, 1, 4, 2},  //  880.9 ps, 100 registers
+    {256, 4, 1, 4, 4},  // 1178.6 ps, 80 registers
 };
 constexpr Tile kBackwardDqA2[] = {
-    { 64, 1, 8, 4, 1},  //   49.3 ps, 64 registers
-    { 96, 1, 4, 4, 1},  //   72.1 ps, 64 registers
-    {128, 1, 1, 4, 1},  //   96.1 ps, 68 registers
-    {192, 2, 2, 4, 4},  //  153.3 ps, 64 registers
-    {256, 1, 1, 4, 2},  //  205.6 ps, 68 registers
+    { 64, 1, 8, 4, 1},  //   48.3 ps, 64 registers
+    { 96, 1, 4, 4, 1},  //   71.2 ps, 64 registers
+    {128, 1, 1, 4, 1},  //   95.2 ps, 68 registers
+    {192, 2, 2, 4, 4},  //  151.5 ps, 64 registers
+    {256, 1, 1, 4, 2},  //  203.8 ps, 68 registers
 };
 constexpr Tile kBackwardDqA4[] = {
-    { 64, 1, 4, 4, 1},  //   68.6 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  109.5 ps, 64 registers
-    {128, 2, 2, 4, 4},  //  146.5 ps, 64 registers
-    {192, 1, 2, 6, 3},  //  252.9 ps, 56 registers
-    {256, 1, 4, 4, 4},  //  336.6 ps, 64 registers
+    { 64, 1, 4, 4, 1},  //   67.4 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  107.7 ps, 64 registers
+    {128, 2, 2, 4, 4},  //  144.1 ps, 64 registers
+    {192, 1, 2, 6, 3},  //  252.5 ps, 56 registers
+    {256, 1, 4, 4, 4},  //  336.2 ps, 64 registers
 };
 constexpr Tile kBackwardDqB2[] = {
-    { 64, 2, 1, 4, 1},  //  124.8 ps, 72 registers
-    {128, 1, 2, 4, 1},  //  258.9 ps, 72 registers
-    {192, 1, 1, 4, 1},  //  387.9 ps, 100 registers
-    {256, 2, 2, 4, 4},  //  528.7 ps, 80 registers
+    { 64, 2, 1, 4, 1},  //  124.6 ps, 72 registers
+    {128, 1, 2, 4, 1},  //  258.6 ps, 72 registers
+    {192, 1, 1, 4, 1},  //  387.6 ps, 100 registers
+    {256, 2, 2, 4, 4},  //  528.2 ps, 80 registers
 };
 constexpr Tile kBackwardDqB4[] = {
-    { 64, 1, 2, 4, 1},  //  178.3 ps, 56 registers
-    {128, 1, 1, 4, 1},  //  355.4 ps, 100 registers
-    {192, 2, 2, 4, 4},  //  539.8 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  881.6 ps, 100 registers
+    { 64, 1, 2, 4, 1},  //  178.1 ps, 56 registers
+    {128, 1, 1, 4, 1},  //  355.1 ps, 100 registers
+    {192, 2, 2, 4, 4},  //  539.3 ps, 88 registers
+    {256, 1, 1, 4, 2},  //  881.1 ps, 100 registers
 };
 constexpr Tile kBackwardDqSpilledA2[] = {
-    { 64, 4, 1, 4, 1},  //   14.8 ps, 68 registers
-    { 96, 2, 2, 4, 1},  //   22.0 ps, 50 registers
-    {128, 4, 1, 4, 2},  //   29.2 ps, 68 registers
-    {192, 4, 1, 6, 3},  //   43.5 ps, 68 registers
-    {256, 4, 1, 4, 4},  //   57.8 ps, 68 registers
+    { 64, 4, 1, 4, 1},  //   14.7 ps, 68 registers
+    { 96, 2, 2, 4, 1},  //   21.9 ps, 50 registers
+    {128, 4, 1, 4, 2},  //   29.1 ps, 68 registers
+    {192, 4, 1, 6, 3},  //   43.4 ps, 68 registers
+    {256, 4, 1, 4, 4},  //   57.6 ps, 68 registers
 };
 constexpr Tile kBackwardDqSpilledA4[] = {
-    { 64, 1, 1, 4, 1},  //   25.3 ps, 18 registers
-    { 96, 2, 2, 4, 1},  //   30.6 ps, 52 registers
-    {128, 1, 1, 4, 1},  //   45.2 ps, 34 registers
-    {192, 4, 1, 4, 4},  //   61.2 ps, 56 registers
-    {256, 1, 1, 4, 1},  //   85.0 ps, 66 registers
+    { 64, 1, 1, 4, 1},  //   25.0 ps, 18 registers
+    { 96, 2, 2, 4, 1},  //   30.5 ps, 52 registers
+    {128, 1, 1, 4, 1},  //   45.0 ps, 34 registers
+    {192, 4, 1, 4, 4},  //   61.0 ps, 56 registers
+    {256, 1, 1, 4, 1},  //   84.8 ps, 66 registers
 };
 constexpr Tile kBackwardDqSpilledB2[] = {
     { 64, 2, 1, 4, 1},  //   44.1 ps, 34 registers
     {128, 1, 1, 4, 1},  //   88.8 ps, 33 registers
     {192, 2, 2, 4, 1},  //  126.1 ps, 98 registers
-    {256, 1, 1, 4, 1},  //  174.2 ps, 65 registers
+    {256, 1, 1, 4, 1},  //  174.1 ps, 65 registers
 };
 constexpr Tile kBackwardDqSpilledB4[] = {
     { 96, 1, 1, 4, 1},  //   94.2 ps, 26 registers
     {128, 2, 2, 4, 1},  //  116.6 ps, 68 registers
-    {192, 1, 1, 4, 1},  //  182.3 ps, 50 registers
-    {256, 4, 1, 4, 4},  //  228.5 ps, 72 registers
+    {192, 1, 1, 4, 1},  //  182.2 ps, 50 registers
+    {256, 4, 1, 4, 4},  //  228.4 ps, 72 registers
 };
 // From which head size on keeping ds is faster, there and on M1 and M3:
 // by class, then by element size of 2 and 4 bytes.
@@ -144,10 +144,13 @@ constexpr Tables kTables[2][2] = {
 
 int row_of(Family family) { return family == Family::a ? 0 : 1; }
 
-int row_of(DType dtype) { return element_bytes(dtype) == 2 ? 0 : 1; }
+// Tiles are limited by registers: by what is in them.
+int row_of(Family family, DType dtype) {
+  return element_bytes(operand_type(family, dtype)) == 2 ? 0 : 1;
+}
 
 std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
-  const Tables& tables = kTables[row_of(family)][row_of(dtype)];
+  const Tables& tables = kTables[row_of(family)][row_of(family, dtype)];
   switch (kernel) {
     case Kernel::forward:
     case Kernel::decode:
@@ -180,8 +183,13 @@ const Tile& choose_tile(Family family,
   return rows.back();
 }
 
+DType operand_type(Family family, DType dtype) {
+  const bool is_promoted = family == Family::a && dtype == DType::bfloat16;
+  return is_promoted ? DType::float32 : dtype;
+}
+
 bool spill_is_faster(Family family, DType dtype, int64_t largest_head_dim) {
-  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(dtype)];
+  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(family, dtype)];
 }
 
 Tile decode_tile(Family family,

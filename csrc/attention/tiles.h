@@ -41,6 +41,10 @@ const Tile& choose_tile(device::Family family,
                         DType dtype,
                         int64_t largest_head_dim);
 
+// The type of the matrix unit's operands: that of the elements, or float32 for
+// bfloat16 on class A, which has no arithmetic for it (tile/promoted.h).
+DType operand_type(device::Family family, DType dtype);
+
 // Whether a backward that keeps the gradients of the scores is predicted to be
 // faster than one that computes them twice.
 bool spill_is_faster(device::Family family,

@@ -197,7 +197,10 @@ void write_sink_gradient(const BackwardCall& given,
                          const Tensor& delta,
                          Tensor& gradient) {
   Tensor weight = given.call.sinks.view({1, -1, 1}) - given.lse;
-  weight.exp_().mul_(delta).masked_fill_(given.lse.isneginf(), 0.0);
+  // Not isneginf, which MPS lacks before PyTorch 2.6.
+  const Tensor is_empty =
+      given.lse.eq(-std::numeric_limits<double>::infinity());
+  weight.exp_().mul_(delta).masked_fill_(is_empty, 0.0);
   gradient.copy_(weight.sum(at::IntArrayRef{0, 2}).neg_());
 }
 

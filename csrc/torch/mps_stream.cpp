@@ -47,6 +47,8 @@ struct Call {
 // On the queue.  No exception may cross libdispatch's frames.
 void encode_on_queue(void* context) noexcept {
   auto& call = *static_cast<Call*>(context);
+  // Before the stream is asked: what it makes, it autoreleases.
+  const metal::AutoreleaseScope scope;
   try {
     // The buffer first: it must be the one that the encoder belongs to.
     void* const buffer = call.stream->commandBuffer();
@@ -64,6 +66,11 @@ class MpsStream final : public metal::EncoderSource {
     dispatch_sync_f(queue_of(stream), &call, encode_on_queue);
     if (call.failure) std::rethrow_exception(call.failure);
   }
+
+  // PyTorch 2.15 throws from its synchronization if a command buffer failed.
+  bool reports_gpu_errors() const override {
+    return ORCHARD_TORCH_AT_LEAST(15);
+  }
 };
 
 }  // namespace
@@ -74,7 +81,15 @@ metal::EncoderSource& mps_stream() {
 }
 
 void synchronize_mps() {
-  torch::mps::synchronize();
+  const metal::AutoreleaseScope scope;
+  try {
+    torch::mps::synchronize();
+  } catch (const std::exception& error) {
+    throw Error(ErrorKind::device,
+                "[metal] a command buffer failed on the GPU, so results since "
+                "the last synchronization are not valid; PyTorch says: " +
+                    std::string(error.what()));
+  }
   metal::throw_gpu_error(metal::system_device(mps_stream()));
 }
 

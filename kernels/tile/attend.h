@@ -18,11 +18,11 @@ struct ForwardState {
 };
 
 // Reads one row of q and clears what it gathers.
-inline void begin_row(thread ForwardState& state,
-                      int t,
-                      device const ELEM* q_row,
-                      int base,
-                      Lane at) {
+METAL_FUNC void begin_row(thread ForwardState& state,
+                          int t,
+                          device const ELEM* q_row,
+                          int base,
+                          Lane at) {
   Keys::load_rows(q_row, base, at, state.q + t * (SLICE / 8));
 #pragma clang loop unroll(full)
   for (int f = 0; f < SLICE_V / 8; ++f) {
@@ -37,14 +37,14 @@ inline void begin_row(thread ForwardState& state,
 }
 
 // s = q k^T of one block of columns, before scaling.
-inline void score(thread ForwardState& state,
-                  device const ELEM* k,
-                  constant AttentionParams& p,
-                  thread const Domain& d,
-                  int column0,
-                  int base,
-                  Lane at,
-                  thread Accumulator* s) {
+METAL_FUNC void score(thread ForwardState& state,
+                      device const ELEM* k,
+                      constant AttentionParams& p,
+                      thread const Domain& d,
+                      int column0,
+                      int base,
+                      Lane at,
+                      thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
@@ -68,14 +68,14 @@ inline void score(thread ForwardState& state,
 
 // Turns scores into exp(score - maximum) and keeps the running row statistics.
 template <int IS_EDGE>
-inline void soften(thread ForwardState& state,
-                   constant AttentionParams& p,
-                   thread const Domain& d,
-                   uint kept,
-                   int row0,
-                   int column0,
-                   Lane at,
-                   thread Accumulator* s) {
+METAL_FUNC void soften(thread ForwardState& state,
+                       constant AttentionParams& p,
+                       thread const Domain& d,
+                       uint kept,
+                       int row0,
+                       int column0,
+                       Lane at,
+                       thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
@@ -123,21 +123,21 @@ inline void soften(thread ForwardState& state,
 }
 
 // out += p v
-inline void gather(thread ForwardState& state,
-                   device const ELEM* v,
-                   constant AttentionParams& p,
-                   thread const Domain& d,
-                   int column0,
-                   int base,
-                   Lane at,
-                   thread Accumulator* s) {
+METAL_FUNC void gather(thread ForwardState& state,
+                       device const ELEM* v,
+                       constant AttentionParams& p,
+                       thread const Domain& d,
+                       int column0,
+                       int base,
+                       Lane at,
+                       thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     Operand weights[TILE_ROWS];
 #pragma clang loop unroll(full)
     for (int t = 0; t < TILE_ROWS; ++t) {
-      set_pair(weights[t], ELEM(s[t * TILE_COLS + c].thread_elements()[0]),
-               ELEM(s[t * TILE_COLS + c].thread_elements()[1]));
+      set_pair(weights[t], OPERAND(s[t * TILE_COLS + c].thread_elements()[0]),
+               OPERAND(s[t * TILE_COLS + c].thread_elements()[1]));
     }
     int column = column0 + 8 * c + at.row;
     Values::multiply_rows(row_of(v, p.v.row, column, d.len_kv), base, at,
@@ -145,19 +145,19 @@ inline void gather(thread ForwardState& state,
   }
 }
 
-inline void attend(thread ForwardState& state,
-                   device const ELEM* k,
-                   device const ELEM* v,
-                   constant AttentionParams& p,
-                   thread const Domain& d,
-                   thread const Sight& sight,
-                   int row0,
-                   int column0,
-                   int base,
-                   int base_v,
-                   Lane at,
-                   EXCHANGE_PARAMETER uint simdgroup,
-                   uint lane) {
+METAL_FUNC void attend(thread ForwardState& state,
+                       device const ELEM* k,
+                       device const ELEM* v,
+                       constant AttentionParams& p,
+                       thread const Domain& d,
+                       thread const Sight& sight,
+                       int row0,
+                       int column0,
+                       int base,
+                       int base_v,
+                       Lane at,
+                       EXCHANGE_PARAMETER uint simdgroup,
+                       uint lane) {
   Accumulator s[TILE_ROWS * TILE_COLS];
   score(state, k, p, d, column0, base, at, s);
   SUM_SLICES(s);

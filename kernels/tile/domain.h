@@ -58,11 +58,11 @@ struct Domain {
 
 // Lengths and beginnings, the same for all heads.
 #if IS_PACKED
-inline void set_extent(thread Domain& d,
-                       constant AttentionParams& p,
-                       int batch,
-                       device const int* starts_q,
-                       device const int* starts_kv) {
+METAL_FUNC void set_extent(thread Domain& d,
+                           constant AttentionParams& p,
+                           int batch,
+                           device const int* starts_q,
+                           device const int* starts_kv) {
   d.first_q = starts_q[batch];
   d.first_kv = starts_kv[batch];
   d.len_q = starts_q[batch + 1] - d.first_q;
@@ -70,7 +70,7 @@ inline void set_extent(thread Domain& d,
   d.offset = p.is_bottom_right ? d.len_kv - d.len_q : 0;
 }
 #else
-inline void set_extent(thread Domain& d, constant AttentionParams& p) {
+METAL_FUNC void set_extent(thread Domain& d, constant AttentionParams& p) {
   d.first_q = 0;
   d.first_kv = 0;
   d.len_q = p.len_q;

@@ -4,7 +4,7 @@
 #pragma once
 
 #if HAS_DROPOUT
-inline uint4 philox(uint4 counter, uint key0, uint key1) {
+METAL_FUNC uint4 philox(uint4 counter, uint key0, uint key1) {
 #pragma clang loop unroll(full)
   for (int round = 0; round < 10; ++round) {
     ulong a = ulong(0xD2511F53u) * ulong(counter.x);
@@ -23,22 +23,22 @@ struct Draws {
   uint4 words;
 };
 
-inline void draw(thread Draws& draws,
-                 constant AttentionParams& p,
-                 thread const Domain& d,
-                 int row,
-                 int column0,
-                 Lane at) {
+METAL_FUNC void draw(thread Draws& draws,
+                     constant AttentionParams& p,
+                     thread const Domain& d,
+                     int row,
+                     int column0,
+                     Lane at) {
   uint strip = 4u * uint(column0 >> 5) + uint(at.pair);
   draws.words =
       philox(uint4(strip, uint(row), d.stream, 0u), p.seed_low, p.seed_high);
 }
 
 // `column0` is the fragment's first column.
-inline bool is_dropped(thread const Draws& draws,
-                       constant AttentionParams& p,
-                       int column0,
-                       int e) {
+METAL_FUNC bool is_dropped(thread const Draws& draws,
+                           constant AttentionParams& p,
+                           int column0,
+                           int e) {
   int which = (column0 >> 3) & 3;
   uint low = which & 1 ? draws.words.y : draws.words.x;
   uint high = which & 1 ? draws.words.w : draws.words.z;

@@ -26,11 +26,11 @@
 
 // All simdgroups of the threadgroup must call this together.  The order of
 // summation is the slices' order for each of them, so all get the same bits.
-inline void sum_slices(thread Accumulator* fragments,
-                       threadgroup float2* exchange,
-                       thread uint& turn,
-                       uint simdgroup,
-                       uint lane) {
+METAL_FUNC void sum_slices(thread Accumulator* fragments,
+                           threadgroup float2* exchange,
+                           thread uint& turn,
+                           uint simdgroup,
+                           uint lane) {
   exchange += turn * EXCHANGE_PAIRS;
   threadgroup float2* mine = exchange + simdgroup * SCORE_FRAGMENTS * 32 + lane;
 #pragma clang loop unroll(full)

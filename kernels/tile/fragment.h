@@ -9,7 +9,7 @@
 //   and so may slots 2p, 2p+1 of a contraction.
 #pragma once
 
-typedef simdgroup_matrix<ELEM, 8, 8> Operand;
+typedef simdgroup_matrix<OPERAND, 8, 8> Operand;
 typedef simdgroup_matrix<float, 8, 8> Accumulator;
 
 #define MAX_W (16 / ELEM_BYTES)
@@ -22,18 +22,18 @@ constexpr int chunk_w(int left, int unit) {
                                                       : 1;
 }
 
-inline void set_pair(thread Operand& to, ELEM first, ELEM second) {
+METAL_FUNC void set_pair(thread Operand& to, OPERAND first, OPERAND second) {
   to.thread_elements()[0] = first;
   to.thread_elements()[1] = second;
 }
 
-inline Accumulator zero_accumulator() {
+METAL_FUNC Accumulator zero_accumulator() {
   return make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 
 // Of an array of them.
 template <int COUNT>
-inline void multiply_all(thread Accumulator* x, float factor) {
+METAL_FUNC void multiply_all(thread Accumulator* x, float factor) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < COUNT; ++f) {
     x[f].thread_elements()[0] *= factor;
@@ -42,15 +42,15 @@ inline void multiply_all(thread Accumulator* x, float factor) {
 }
 
 template <int COUNT>
-inline void clear_all(thread Accumulator* x) {
+METAL_FUNC void clear_all(thread Accumulator* x) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < COUNT; ++f) x[f] = zero_accumulator();
 }
 
 // acc += a * b
-inline void multiply_add(thread Accumulator& acc,
-                         thread const Operand& a,
-                         thread const Operand& b) {
+METAL_FUNC void multiply_add(thread Accumulator& acc,
+                             thread const Operand& a,
+                             thread const Operand& b) {
   simdgroup_multiply_accumulate(acc, a, b, acc);
 }
 
@@ -62,11 +62,11 @@ struct Contract {
   typedef Contract<DIM, LENGTH, D0 + 8 * w> Next;
 
   // Left operand: rows of x along the fragment's rows, contracted over d.
-  static inline void load_rows(device const ELEM* row,
-                               int base,
-                               Lane at,
-                               thread Operand* to) {
-    ELEM x[2 * w];
+  static METAL_FUNC void load_rows(device const ELEM* row,
+                                   int base,
+                                   Lane at,
+                                   thread Operand* to) {
+    OPERAND x[2 * w];
     load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair, x);
     load_row<w, DIM, ragged>(row, base + D0 + 2 * w * at.pair + w, x + w);
 #pragma clang loop unroll(full)
@@ -76,12 +76,12 @@ struct Contract {
 
   // Fragments whose columns are two rows of x, one after the other, and whose
   // rows are slots of d: x^T as right operand, and x^T as left operand.
-  static inline void load_columns(device const ELEM* first,
-                                  device const ELEM* second,
-                                  int base,
-                                  Lane at,
-                                  thread Operand* to) {
-    ELEM x[2 * w];
+  static METAL_FUNC void load_columns(device const ELEM* first,
+                                      device const ELEM* second,
+                                      int base,
+                                      Lane at,
+                                      thread Operand* to) {
+    OPERAND x[2 * w];
     load_row<w, DIM, ragged>(first, base + D0 + w * at.row, x);
     load_row<w, DIM, ragged>(second, base + D0 + w * at.row, x + w);
 #pragma clang loop unroll(full)
@@ -91,19 +91,19 @@ struct Contract {
 
   // Stores accumulators in the order of load_columns, times `factor`, added to
   // what memory holds.
-  static inline void store_columns(device ELEM* row,
-                                   long row_stride,
-                                   int rows_left,
-                                   int base,
-                                   Lane at,
-                                   float factor,
-                                   Kept kept,
-                                   thread Accumulator* from) {
-    ELEM x[2 * w];
+  static METAL_FUNC void store_columns(device ELEM* row,
+                                       long row_stride,
+                                       int rows_left,
+                                       int base,
+                                       Lane at,
+                                       float factor,
+                                       Kept kept,
+                                       thread Accumulator* from) {
+    OPERAND x[2 * w];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) {
-      x[j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
-      x[w + j] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
+      x[j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[w + j] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
     int d = base + D0 + w * at.row;
     if (rows_left > 0) {
@@ -121,11 +121,13 @@ struct Contract {
 
 template <int DIM, int LENGTH>
 struct Contract<DIM, LENGTH, LENGTH> {
-  static inline void load_rows(device const ELEM*, int, Lane, thread Operand*) {
-  }
-  static inline void load_columns(
+  static METAL_FUNC void load_rows(device const ELEM*,
+                                   int,
+                                   Lane,
+                                   thread Operand*) {}
+  static METAL_FUNC void load_columns(
       device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
-  static inline void store_columns(
+  static METAL_FUNC void store_columns(
       device ELEM*, long, int, int, Lane, float, Kept, thread Accumulator*) {}
 };
 
@@ -142,11 +144,11 @@ struct Spread {
 
   // Left operand: rows of x along the fragment's rows, contracted over d.  A
   // lane's pair lies side by side in one load: nothing has to be moved.
-  static inline void load_rows(device const ELEM* row,
-                               int base,
-                               Lane at,
-                               thread Operand* to) {
-    ELEM x[w];
+  static METAL_FUNC void load_rows(device const ELEM* row,
+                                   int base,
+                                   Lane at,
+                                   thread Operand* to) {
+    OPERAND x[w];
     load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
@@ -157,31 +159,33 @@ struct Spread {
 
   // The right operand for load_rows, two rows of x along its columns.  Half of
   // what is read is not used: for what stays in registers.
-  static inline void load_columns(device const ELEM* first,
-                                  device const ELEM* second,
-                                  int base,
-                                  Lane at,
-                                  thread Operand* to) {
-    ELEM x[2 * w];
+  static METAL_FUNC void load_columns(device const ELEM* first,
+                                      device const ELEM* second,
+                                      int base,
+                                      Lane at,
+                                      thread Operand* to) {
+    OPERAND x[2 * w];
     int d = base + D0 + w * (at.row / 2);
     load_row<w, DIM, ragged>(first, d, x);
     load_row<w, DIM, ragged>(second, d, x + w);
     bool is_odd = at.row % 2 != 0;
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
-      set_pair(to[D0 / 8 + j], is_odd ? x[2 * j + 1] : x[2 * j],
-               is_odd ? x[w + 2 * j + 1] : x[w + 2 * j]);
+      // Not by ?:, which may choose the index first: an array that is indexed
+      // by a value leaves the registers.
+      set_pair(to[D0 / 8 + j], select(x[2 * j], x[2 * j + 1], is_odd),
+               select(x[w + 2 * j], x[w + 2 * j + 1], is_odd));
     }
     Next::load_columns(first, second, base, at, to);
   }
 
   // acc[...] += a * x, where `row` is row at.row of the 8-row fragment of x.
-  static inline void multiply_rows(device const ELEM* row,
-                                   int base,
-                                   Lane at,
-                                   thread const Operand* a,
-                                   thread Accumulator* acc) {
-    ELEM x[w];
+  static METAL_FUNC void multiply_rows(device const ELEM* row,
+                                       int base,
+                                       Lane at,
+                                       thread const Operand* a,
+                                       thread Accumulator* acc) {
+    OPERAND x[w];
     load_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
     Operand b[w / 2];
 #pragma clang loop unroll(full)
@@ -196,17 +200,17 @@ struct Spread {
     Next::multiply_rows(row, base, at, a, acc);
   }
 
-  static inline void store_rows(device ELEM* row,
-                                int base,
-                                Lane at,
-                                float factor,
-                                Kept kept,
-                                thread Accumulator* from) {
-    ELEM x[w];
+  static METAL_FUNC void store_rows(device ELEM* row,
+                                    int base,
+                                    Lane at,
+                                    float factor,
+                                    Kept kept,
+                                    thread Accumulator* from) {
+    OPERAND x[w];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
-      x[2 * j] = ELEM(from[D0 / 8 + j].thread_elements()[0] * factor);
-      x[2 * j + 1] = ELEM(from[D0 / 8 + j].thread_elements()[1] * factor);
+      x[2 * j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[2 * j + 1] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
     add_kept<w, DIM, ragged>(row, base + D0 + w * at.pair, kept, x);
     store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
@@ -214,10 +218,10 @@ struct Spread {
   }
 
   // Unrounded, for a sum that another kernel finishes.
-  static inline void store_floats(device float* row,
-                                  int base,
-                                  Lane at,
-                                  thread Accumulator* from) {
+  static METAL_FUNC void store_floats(device float* row,
+                                      int base,
+                                      Lane at,
+                                      thread Accumulator* from) {
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
       int d = base + D0 + w * at.pair + 2 * j;
@@ -227,7 +231,7 @@ struct Spread {
     Next::store_floats(row, base, at, from);
   }
 
-  static inline void scale(thread Accumulator* acc, float factor) {
+  static METAL_FUNC void scale(thread Accumulator* acc, float factor) {
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
       acc[D0 / 8 + j].thread_elements()[0] *= factor;
@@ -239,20 +243,22 @@ struct Spread {
 
 template <int DIM, int LENGTH>
 struct Spread<DIM, LENGTH, LENGTH> {
-  static inline void load_rows(device const ELEM*, int, Lane, thread Operand*) {
-  }
-  static inline void load_columns(
-      device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
-  static inline void multiply_rows(device const ELEM*,
+  static METAL_FUNC void load_rows(device const ELEM*,
                                    int,
                                    Lane,
-                                   thread const Operand*,
-                                   thread Accumulator*) {}
-  static inline void store_rows(
+                                   thread Operand*) {}
+  static METAL_FUNC void load_columns(
+      device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
+  static METAL_FUNC void multiply_rows(device const ELEM*,
+                                       int,
+                                       Lane,
+                                       thread const Operand*,
+                                       thread Accumulator*) {}
+  static METAL_FUNC void store_rows(
       device ELEM*, int, Lane, float, Kept, thread Accumulator*) {}
-  static inline void store_floats(device float*,
-                                  int,
-                                  Lane,
-                                  thread Accumulator*) {}
-  static inline void scale(thread Accumulator*, float) {}
+  static METAL_FUNC void store_floats(device float*,
+                                      int,
+                                      Lane,
+                                      thread Accumulator*) {}
+  static METAL_FUNC void scale(thread Accumulator*, float) {}
 };

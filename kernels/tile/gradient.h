@@ -11,10 +11,10 @@ struct RowStat {
 };
 
 // A row that is not there gets weights of zero.
-inline RowStat row_stat_of(device const float2* stats,
-                           device const float* delta,
-                           int row,
-                           int len_q) {
+METAL_FUNC RowStat row_stat_of(device const float2* stats,
+                               device const float* delta,
+                               int row,
+                               int len_q) {
   RowStat found;
   found.maximum = EMPTY_MAXIMUM;
   found.inverse = 0.0f;
@@ -32,16 +32,16 @@ inline RowStat row_stat_of(device const float2* stats,
 // the gradient of the score times `unit` (tile/unit.h): of scale * q k^T, or if
 // OF_BIAS where the bias is added.  Both are zero where a score does not exist.
 template <int IS_EDGE, int OF_BIAS>
-inline void differentiate(constant AttentionParams& p,
-                          thread const Domain& d,
-                          uint kept,
-                          int row0,
-                          int column0,
-                          Lane at,
-                          float unit,
-                          thread const RowStat* stats,
-                          thread Accumulator* s,
-                          thread Accumulator* dp) {
+METAL_FUNC void differentiate(constant AttentionParams& p,
+                              thread const Domain& d,
+                              uint kept,
+                              int row0,
+                              int column0,
+                              Lane at,
+                              float unit,
+                              thread const RowStat* stats,
+                              thread Accumulator* s,
+                              thread Accumulator* dp) {
 #if HAS_DROPOUT
   float factor = p.keep_scale * unit;
 #else
@@ -89,7 +89,7 @@ inline void differentiate(constant AttentionParams& p,
 }
 
 // An accumulator rounded to the element type, to be an operand.
-inline void round_to_operand(thread Operand& to, thread Accumulator& from) {
-  set_pair(to, ELEM(from.thread_elements()[0]),
-           ELEM(from.thread_elements()[1]));
+METAL_FUNC void round_to_operand(thread Operand& to, thread Accumulator& from) {
+  set_pair(to, OPERAND(from.thread_elements()[0]),
+           OPERAND(from.thread_elements()[1]));
 }

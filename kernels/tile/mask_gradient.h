@@ -14,10 +14,10 @@ struct MaskExtent {
   int column_end;
 };
 
-inline MaskExtent mask_extent(constant AttentionParams& p,
-                              int plane,
-                              int row0,
-                              int column0) {
+METAL_FUNC MaskExtent mask_extent(constant AttentionParams& p,
+                                  int plane,
+                                  int row0,
+                                  int column0) {
   MaskExtent all;
   all.batch = plane / p.mask_heads;
   all.head = plane % p.mask_heads;
@@ -41,7 +41,7 @@ struct MaskSums {
 #endif
 };
 
-inline void add_all(thread Accumulator* to, thread Accumulator* from) {
+METAL_FUNC void add_all(thread Accumulator* to, thread Accumulator* from) {
 #pragma clang loop unroll(full)
   for (int f = 0; f < MASK_FRAGMENTS; ++f) {
     to[f].thread_elements()[0] += from[f].thread_elements()[0];
@@ -49,7 +49,7 @@ inline void add_all(thread Accumulator* to, thread Accumulator* from) {
   }
 }
 
-inline void begin_sums(thread MaskSums& all) {
+METAL_FUNC void begin_sums(thread MaskSums& all) {
   clear_all<MASK_FRAGMENTS>(all.sums);
 #if SUMS_IN_PARTS
   clear_all<MASK_FRAGMENTS>(all.parts);
@@ -57,14 +57,14 @@ inline void begin_sums(thread MaskSums& all) {
 #endif
 }
 
-inline void end_part(thread MaskSums& all) {
+METAL_FUNC void end_part(thread MaskSums& all) {
 #if SUMS_IN_PARTS
   add_all(all.parts, all.sums);
   clear_all<MASK_FRAGMENTS>(all.sums);
 #endif
 }
 
-inline void add_block(thread MaskSums& all, thread Accumulator* ds) {
+METAL_FUNC void add_block(thread MaskSums& all, thread Accumulator* ds) {
 #if SUMS_IN_PARTS
   if (is_part_over(all.blocks, ROWS, PART_ROWS)) end_part(all);
 #endif
@@ -72,7 +72,7 @@ inline void add_block(thread MaskSums& all, thread Accumulator* ds) {
 }
 
 // Sums over the columns of each row into fragment 0's first element.
-inline void sum_columns(thread Accumulator* sums) {
+METAL_FUNC void sum_columns(thread Accumulator* sums) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     float total = 0.0f;
@@ -86,7 +86,7 @@ inline void sum_columns(thread Accumulator* sums) {
 }
 
 // Sums over the rows of each column into the first row of fragments.
-inline void sum_rows(thread Accumulator* sums) {
+METAL_FUNC void sum_rows(thread Accumulator* sums) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
 #pragma clang loop unroll(full)
@@ -101,12 +101,12 @@ inline void sum_rows(thread Accumulator* sums) {
   }
 }
 
-inline void store_sums(device MASK_ELEM* to,
-                       constant AttentionParams& p,
-                       int row0,
-                       int column0,
-                       Lane at,
-                       thread MaskSums& all) {
+METAL_FUNC void store_sums(device MASK_ELEM* to,
+                           constant AttentionParams& p,
+                           int row0,
+                           int column0,
+                           Lane at,
+                           thread MaskSums& all) {
 #if SUMS_IN_PARTS
   end_part(all);
   thread Accumulator* sums = all.parts;
@@ -124,7 +124,7 @@ inline void store_sums(device MASK_ELEM* to,
         int row = row0 + 8 * t + at.row;
         int column = column0 + 8 * c + 2 * at.pair + e;
         if (row < p.mask_rows && column < p.mask_columns) {
-          to[long(row) * p.mask_columns + column] =
+          to[Index(row) * p.mask_columns + column] =
               MASK_ELEM(sums[t * TILE_COLS + c].thread_elements()[e]);
         }
       }

@@ -7,12 +7,15 @@
 template <int N>
 struct Wide;
 
+#if OPERAND_BYTES > ELEM_BYTES
+#include "tile/promoted.h"
+#else
 template <>
 struct Wide<1> {
   typedef ELEM Packed;
-  static inline Packed zero() { return ELEM(0.0f); }
-  static inline void unpack(Packed x, thread ELEM* to) { to[0] = x; }
-  static inline void store(device ELEM* to, thread const ELEM* from) {
+  static METAL_FUNC Packed zero() { return ELEM(0.0f); }
+  static METAL_FUNC void unpack(Packed x, thread OPERAND* to) { to[0] = x; }
+  static METAL_FUNC void store(device ELEM* to, thread const OPERAND* from) {
     to[0] = from[0];
   }
 };
@@ -22,13 +25,13 @@ struct Wide<1> {
 template <>
 struct Wide<2> {
   typedef uint Packed;
-  static inline Packed zero() { return 0u; }
-  static inline void unpack(Packed x, thread ELEM* to) {
+  static METAL_FUNC Packed zero() { return 0u; }
+  static METAL_FUNC void unpack(Packed x, thread OPERAND* to) {
     vec<ELEM, 2> a = as_type<vec<ELEM, 2>>(x);
     to[0] = a.x;
     to[1] = a.y;
   }
-  static inline void store(device ELEM* to, thread const ELEM* from) {
+  static METAL_FUNC void store(device ELEM* to, thread const OPERAND* from) {
     *(device uint*)to = as_type<uint>(vec<ELEM, 2>(from[0], from[1]));
   }
 };
@@ -36,12 +39,12 @@ struct Wide<2> {
 template <>
 struct Wide<2> {
   typedef vec<ELEM, 2> Packed;
-  static inline Packed zero() { return Packed(ELEM(0.0f), ELEM(0.0f)); }
-  static inline void unpack(Packed x, thread ELEM* to) {
+  static METAL_FUNC Packed zero() { return Packed(ELEM(0.0f), ELEM(0.0f)); }
+  static METAL_FUNC void unpack(Packed x, thread OPERAND* to) {
     to[0] = x.x;
     to[1] = x.y;
   }
-  static inline void store(device ELEM* to, thread const ELEM* from) {
+  static METAL_FUNC void store(device ELEM* to, thread const OPERAND* from) {
     *(device Packed*)to = Packed(from[0], from[1]);
   }
 };
@@ -50,16 +53,16 @@ struct Wide<2> {
 template <>
 struct Wide<4> {
   typedef vec<ELEM, 4> Packed;
-  static inline Packed zero() {
+  static METAL_FUNC Packed zero() {
     return Packed(ELEM(0.0f), ELEM(0.0f), ELEM(0.0f), ELEM(0.0f));
   }
-  static inline void unpack(Packed x, thread ELEM* to) {
+  static METAL_FUNC void unpack(Packed x, thread OPERAND* to) {
     to[0] = x.x;
     to[1] = x.y;
     to[2] = x.z;
     to[3] = x.w;
   }
-  static inline void store(device ELEM* to, thread const ELEM* from) {
+  static METAL_FUNC void store(device ELEM* to, thread const OPERAND* from) {
     *(device Packed*)to = Packed(from[0], from[1], from[2], from[3]);
   }
 };
@@ -69,8 +72,8 @@ struct Wide<4> {
 template <>
 struct Wide<8> {
   typedef uint4 Packed;
-  static inline Packed zero() { return uint4(0u, 0u, 0u, 0u); }
-  static inline void unpack(Packed x, thread ELEM* to) {
+  static METAL_FUNC Packed zero() { return uint4(0u, 0u, 0u, 0u); }
+  static METAL_FUNC void unpack(Packed x, thread OPERAND* to) {
     vec<ELEM, 2> a = as_type<vec<ELEM, 2>>(x.x);
     vec<ELEM, 2> b = as_type<vec<ELEM, 2>>(x.y);
     vec<ELEM, 2> c = as_type<vec<ELEM, 2>>(x.z);
@@ -84,7 +87,7 @@ struct Wide<8> {
     to[6] = d.x;
     to[7] = d.y;
   }
-  static inline void store(device ELEM* to, thread const ELEM* from) {
+  static METAL_FUNC void store(device ELEM* to, thread const OPERAND* from) {
     uint4 x;
     x.x = as_type<uint>(vec<ELEM, 2>(from[0], from[1]));
     x.y = as_type<uint>(vec<ELEM, 2>(from[2], from[3]));
@@ -94,26 +97,27 @@ struct Wide<8> {
   }
 };
 #endif
+#endif
 
 template <int N>
-inline void load_wide(device const ELEM* from, thread ELEM* to) {
+METAL_FUNC void load_wide(device const ELEM* from, thread OPERAND* to) {
   Wide<N>::unpack(*(device const typename Wide<N>::Packed*)from, to);
 }
 
 // Row `row` of a tensor, or its last one: what comes of a row that is not there
 // is masked or not stored, so it need not be zero, only readable.  A test in
 // front of each load would cost more than the load.
-inline device const ELEM* row_of(device const ELEM* x,
-                                 long stride,
-                                 int row,
-                                 int rows) {
-  return x + min(row, rows - 1) * stride;
+METAL_FUNC device const ELEM* row_of(device const ELEM* x,
+                                     long stride,
+                                     int row,
+                                     int rows) {
+  return x + Index(min(row, rows - 1)) * Index(stride);
 }
 
 // Reads elements d .. d + W - 1 of a row; what lies past the row's DIM
 // elements reads as zero.
 template <int W, int DIM, int IS_RAGGED>
-inline void load_row(device const ELEM* row, int d, thread ELEM* x) {
+METAL_FUNC void load_row(device const ELEM* row, int d, thread OPERAND* x) {
   constexpr int n = W < VEC ? W : VEC;
   typedef typename Wide<n>::Packed Packed;
 #pragma clang loop unroll(full)
@@ -127,7 +131,7 @@ inline void load_row(device const ELEM* row, int d, thread ELEM* x) {
 }
 
 template <int W, int DIM, int IS_RAGGED>
-inline void store_row(device ELEM* row, int d, thread const ELEM* x) {
+METAL_FUNC void store_row(device ELEM* row, int d, thread const OPERAND* x) {
   constexpr int n = W < VEC ? W : VEC;
 #pragma clang loop unroll(full)
   for (int i = 0; i < W; i += n) {

@@ -17,7 +17,7 @@ struct Kept {
   float factor;  // that brings it to the accumulators' measure
 };
 
-inline Kept kept_nothing() {
+METAL_FUNC Kept kept_nothing() {
   Kept kept;
   kept.is_there = false;
   kept.factor = 1.0f;
@@ -26,20 +26,24 @@ inline Kept kept_nothing() {
 
 // x, elements d .. d + W - 1 of a row, becomes what memory holds and x.
 template <int W, int DIM, int IS_RAGGED>
-inline void add_kept(device const ELEM* row, int d, Kept kept, thread ELEM* x) {
+METAL_FUNC void add_kept(device const ELEM* row,
+                         int d,
+                         Kept kept,
+                         thread OPERAND* x) {
 #if SUMS_IN_PARTS
   if (!kept.is_there) return;
-  ELEM before[W];
+  OPERAND before[W];
   load_row<W, DIM, IS_RAGGED>(row, d, before);
 #pragma clang loop unroll(full)
-  for (int i = 0; i < W; ++i) x[i] = fma(before[i], kept.factor, x[i]);
+  for (int i = 0; i < W; ++i)
+    x[i] = fma(float(before[i]), kept.factor, float(x[i]));
 #endif
 }
 
 #if SUMS_IN_PARTS
 // Before each block of a walk, which it counts: whether the blocks before it
 // make a part.
-inline bool is_part_over(thread int& blocks, int block_length, int length) {
+METAL_FUNC bool is_part_over(thread int& blocks, int block_length, int length) {
   bool is_over = blocks * block_length >= length;
   blocks = is_over ? 1 : blocks + 1;
   return is_over;

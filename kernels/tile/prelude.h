@@ -2,10 +2,12 @@
 //
 // The host defines, as text before this file:
 //   ELEM, ELEM_BYTES      element type of q, k, v: float, half or bfloat
+//   OPERAND, OPERAND_BYTES   of their fragments in registers: ELEM, or float
 //   HEAD_DIM, HEAD_DIM_V  of q and k; of v
 //   VEC                   elements per load or store
 //   TILE_ROWS, TILE_COLS  8x8 fragments of scores per simdgroup
 //   SIMDGROUPS, SPLIT     per threadgroup; of those, slices of head_dim
+//   WIDE_INDEX            whether a head of a tensor reaches beyond 31 bits
 //   HAS_WINDOW            whether rows see a part of the columns only
 //   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS
 //   MASK_ELEM             element type of the mask: uchar, float, half, bfloat
@@ -40,6 +42,15 @@ using namespace metal;
 #define ROWS (8 * TILE_ROWS)  // of a simdgroup's tile of scores
 #define COLS (8 * TILE_COLS)
 
+// What a kernel declares as its most threads, so that the compiler may give
+// each as many registers as they leave.  Never below 64: with a bound of 32,
+// Apple's compiler is reported to get 8x8 matrices and barriers silently wrong.
+#if SIMDGROUPS > 1
+#define THREADS_AT_MOST (32 * SIMDGROUPS)
+#else
+#define THREADS_AT_MOST 64
+#endif
+
 // The least finite number: where a row's maximum starts.  Infinity is never
 // used, because fast math may assume that there is none.
 #define LOWEST -3.402823466e38f
@@ -49,9 +60,17 @@ using namespace metal;
 #define LN2 0.69314718055994530942f
 
 // By its bits, because fast math may assume that there is no infinity.
-inline bool is_minus_infinity(float x) {
+METAL_FUNC bool is_minus_infinity(float x) {
   return as_type<uint>(x) == 0xff800000u;
 }
+
+// Counts elements from where a head begins in its tensor.  The beginning itself
+// and what is stored once for each tile are counted in 64 bits always.
+#if WIDE_INDEX
+typedef long Index;
+#else
+typedef int Index;
+#endif
 
 #include "tile/lane.h"
 #include "tile/memory.h"

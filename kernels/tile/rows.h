@@ -11,17 +11,17 @@ struct Rows {
   RowStat stats[TILE_ROWS];
 };
 
-inline void load_tile(thread Rows& rows,
-                      device const ELEM* q,
-                      device const ELEM* grad_out,
-                      device const float2* stats,
-                      device const float* delta,
-                      constant AttentionParams& p,
-                      int len_q,
-                      int row0,
-                      int base,
-                      int base_v,
-                      Lane at) {
+METAL_FUNC void load_tile(thread Rows& rows,
+                          device const ELEM* q,
+                          device const ELEM* grad_out,
+                          device const float2* stats,
+                          device const float* delta,
+                          constant AttentionParams& p,
+                          int len_q,
+                          int row0,
+                          int base,
+                          int base_v,
+                          Lane at) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
@@ -35,10 +35,10 @@ inline void load_tile(thread Rows& rows,
 
 // s[t][c] = sum over dimensions of rows[t] * columns, one column fragment.
 template <int FRAGMENTS>
-inline void contract(thread const Operand* rows,
-                     thread const Operand* columns,
-                     int c,
-                     thread Accumulator* s) {
+METAL_FUNC void contract(thread const Operand* rows,
+                         thread const Operand* columns,
+                         int c,
+                         thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) s[t * TILE_COLS + c] = zero_accumulator();
 #pragma clang loop unroll(full)
@@ -51,17 +51,17 @@ inline void contract(thread const Operand* rows,
 }
 
 // q.k into s, grad_out.v into dp: this simdgroup's slice of head_dim only.
-inline void multiply_columns(thread const Rows& rows,
-                             device const ELEM* k,
-                             device const ELEM* v,
-                             constant AttentionParams& p,
-                             int len_kv,
-                             int column0,
-                             int base,
-                             int base_v,
-                             Lane at,
-                             thread Accumulator* s,
-                             thread Accumulator* dp) {
+METAL_FUNC void multiply_columns(thread const Rows& rows,
+                                 device const ELEM* k,
+                                 device const ELEM* v,
+                                 constant AttentionParams& p,
+                                 int len_kv,
+                                 int column0,
+                                 int base,
+                                 int base_v,
+                                 Lane at,
+                                 thread Accumulator* s,
+                                 thread Accumulator* dp) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;

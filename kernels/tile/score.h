@@ -16,7 +16,7 @@
 #endif
 
 // exp of a score less the row's maximum, which is not above 0.
-inline float weight_of(float below) {
+METAL_FUNC float weight_of(float below) {
 #if MASK == MASK_BIAS
   below *= LOG2E;
 #endif
@@ -24,12 +24,12 @@ inline float weight_of(float below) {
 }
 
 // x is q.k.  `slope` becomes the derivative by scale * q.k, less the scale.
-inline float score_of(constant AttentionParams& p,
-                      thread const Domain& d,
-                      float x,
-                      int row,
-                      int column,
-                      thread float& slope) {
+METAL_FUNC float score_of(constant AttentionParams& p,
+                          thread const Domain& d,
+                          float x,
+                          int row,
+                          int column,
+                          thread float& slope) {
 #if HAS_SOFTCAP
   float t = precise::tanh(x * p.softcap_in);
   slope = (1.0f - t) * (1.0f + t);
@@ -43,7 +43,7 @@ inline float score_of(constant AttentionParams& p,
 #endif
 #if MASK == MASK_BIAS
   if (row < d.len_q && column < d.len_kv) {
-    x += float(d.mask[row * p.mask.row + column * p.mask_column]);
+    x += float(mask_at(p, d, row, column));
   }
 #endif
   return x;

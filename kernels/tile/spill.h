@@ -10,31 +10,34 @@
 // a score does not exist; what reads must not look at any other.
 #pragma once
 
-// Index of a fragment; `head` counts the chunk's query heads.
-inline long spill_fragment(constant SpillChunk& chunk,
-                           int head,
-                           int row0,
-                           int column0) {
-  return (long(head) * chunk.row_fragments + row0 / 8) *
-             chunk.column_fragments +
+// Fragments before those of a head, of which `head` counts the chunk's.
+METAL_FUNC long spill_head(constant SpillChunk& chunk, int head) {
+  return long(head) * chunk.row_fragments * chunk.column_fragments;
+}
+
+// Index of a fragment in its head.
+METAL_FUNC Index spill_fragment(constant SpillChunk& chunk,
+                                int row0,
+                                int column0) {
+  return Index(row0 / 8) * chunk.column_fragments +
          (column0 - chunk.column0) / 8;
 }
 
-inline void spill_store(device ELEM* spill,
-                        long index,
-                        uint lane,
-                        thread Operand& from) {
-  ELEM x[2];
+METAL_FUNC void spill_store(device ELEM* spill,
+                            Index index,
+                            uint lane,
+                            thread Operand& from) {
+  OPERAND x[2];
   x[0] = from.thread_elements()[0];
   x[1] = from.thread_elements()[1];
   Wide<2>::store(spill + index * 64 + 2 * lane, x);
 }
 
-inline void spill_load(device const ELEM* spill,
-                       long index,
-                       uint lane,
-                       thread Operand& to) {
-  ELEM x[2];
+METAL_FUNC void spill_load(device const ELEM* spill,
+                           Index index,
+                           uint lane,
+                           thread Operand& to) {
+  OPERAND x[2];
   load_wide<2>(spill + index * 64 + 2 * lane, x);
   set_pair(to, x[0], x[1]);
 }
@@ -53,7 +56,7 @@ inline void spill_load(device const ELEM* spill,
 // Where the fragments of a tile go.
 struct Spill {
   device ELEM* first;
-  long row_step;  // elements from one row of fragments to the next
+  Index row_step;  // elements from one row of fragments to the next
 #if IS_HALF
   device float* units;
 #endif
@@ -70,33 +73,34 @@ struct Spill {
 #define SPILL_TILE(ds, unit) spill_tile(spill, unit, simdgroup, lane, ds);
 #define SPILL_ZEROS(unit) spill_zeros(spill, unit, simdgroup, lane);
 
-inline Spill spill_of(device ELEM* spill,
-                      UNITS_PARAMETER constant SpillChunk& chunk,
-                      int head,
-                      int row0,
-                      int column0) {
+METAL_FUNC Spill spill_of(device ELEM* spill,
+                          UNITS_PARAMETER constant SpillChunk& chunk,
+                          int head,
+                          int row0,
+                          int column0) {
   Spill found;
-  long index = spill_fragment(chunk, head, row0, column0);
-  found.first = spill + 64 * index;
+  long before = spill_head(chunk, head);
+  Index index = spill_fragment(chunk, row0, column0);
+  found.first = spill + 64 * before + 64 * index;
 #if IS_HALF
-  found.units = units + index;
+  found.units = units + before + index;
 #endif
-  found.row_step = 64 * long(chunk.column_fragments);
+  found.row_step = 64 * Index(chunk.column_fragments);
   found.is_there = column0 < chunk.column_end;
   return found;
 }
 
 // Simdgroups that share a tile hold the same scores: each writes its part.
-inline void spill_tile(thread const Spill& spill,
-                       float unit,
-                       uint simdgroup,
-                       uint lane,
-                       thread Accumulator* ds) {
+METAL_FUNC void spill_tile(thread const Spill& spill,
+                           float unit,
+                           uint simdgroup,
+                           uint lane,
+                           thread Accumulator* ds) {
   if (!spill.is_there) return;
 #if IS_HALF
   if (simdgroup % SPLIT == 0 && lane < TILE_ROWS * TILE_COLS) {
-    spill.units[long(lane / TILE_COLS) * (spill.row_step / 64) +
-                lane % TILE_COLS] = unit;
+    spill.units[Index(lane / TILE_COLS) * (spill.row_step / 64) +
+                Index(lane % TILE_COLS)] = unit;
   }
 #endif
 #pragma clang loop unroll(full)
@@ -111,10 +115,10 @@ inline void spill_tile(thread const Spill& spill,
   }
 }
 
-inline void spill_zeros(thread const Spill& spill,
-                        float unit,
-                        uint simdgroup,
-                        uint lane) {
+METAL_FUNC void spill_zeros(thread const Spill& spill,
+                            float unit,
+                            uint simdgroup,
+                            uint lane) {
   Accumulator zeros[TILE_ROWS * TILE_COLS];
 #pragma clang loop unroll(full)
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) zeros[f] = zero_accumulator();

@@ -19,7 +19,7 @@
 #if IS_HALF
 // The binary exponent of a finite number, as its bits have it, else 0: what is
 // infinite or no number stays so in any unit.
-inline uint finite_exponent(float x) {
+METAL_FUNC uint finite_exponent(float x) {
   uint exponent = (as_type<uint>(x) >> 23) & 0xffu;
   return exponent == 0xffu ? 0u : exponent;
 }
@@ -27,20 +27,21 @@ inline uint finite_exponent(float x) {
 // Lowers the unit until the largest number of a tile is 2^14 to 2^15, and
 // brings the tile and the sums of the tiles before to it.
 template <int COUNT>
-inline void lower_unit(thread Accumulator* ds,
-                       thread float& unit,
-                       thread Accumulator* sums) {
+METAL_FUNC void lower_unit(thread Accumulator* ds,
+                           thread float& unit,
+                           thread Accumulator* sums) {
   uint exponent = 0u;
 #pragma clang loop unroll(full)
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
 #pragma clang loop unroll(full)
     for (int e = 0; e < 2; ++e) {
-      exponent = max(exponent, finite_exponent(ds[f].thread_elements()[e]));
+      float x = ds[f].thread_elements()[e];
+      exponent = max(exponent, finite_exponent(x));
     }
   }
 #pragma clang loop unroll(full)
   for (int bit = 1; bit < 32; bit *= 2) {
-    exponent = max(exponent, uint(simd_shuffle_xor(exponent, ushort(bit))));
+    exponent = max(exponent, simd_shuffle_xor(exponent, ushort(bit)));
   }
   if (exponent < 127u + 15u) return;
   float factor = as_type<float>((2u * 127u + 14u - exponent) << 23);
@@ -52,16 +53,17 @@ inline void lower_unit(thread Accumulator* ds,
 
 // Makes a tile of gradients, in the simdgroup's unit, fit the element type.
 template <int COUNT>
-inline void fit_unit(thread Accumulator* ds,
-                     thread float& unit,
-                     thread Accumulator* sums) {
+METAL_FUNC void fit_unit(thread Accumulator* ds,
+                         thread float& unit,
+                         thread Accumulator* sums) {
 #if IS_HALF
   float largest = 0.0f;
 #pragma clang loop unroll(full)
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
 #pragma clang loop unroll(full)
     for (int e = 0; e < 2; ++e) {
-      largest = max(largest, fabs(ds[f].thread_elements()[e]));
+      float x = ds[f].thread_elements()[e];
+      largest = max(largest, fabs(x));
     }
   }
   if (simd_any(largest > LARGEST_HALF)) lower_unit<COUNT>(ds, unit, sums);

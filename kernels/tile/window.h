@@ -10,16 +10,16 @@ struct Range {
 
 // Nothing at all begins at 0, where every block begins: a walk in whole blocks
 // must not visit the one around an empty range.
-inline Range unless_empty(Range range, bool is_tile_there) {
+METAL_FUNC Range unless_empty(Range range, bool is_tile_there) {
   if (!is_tile_there || range.end <= range.begin) range.begin = range.end = 0;
   return range;
 }
 
 // Columns that rows first .. last can see.
-inline Range visible_columns(constant AttentionParams& p,
-                             thread const Domain& d,
-                             int first,
-                             int last) {
+METAL_FUNC Range visible_columns(constant AttentionParams& p,
+                                 thread const Domain& d,
+                                 int first,
+                                 int last) {
   Range seen;
   seen.begin = 0;
   seen.end = d.len_kv;
@@ -31,10 +31,10 @@ inline Range visible_columns(constant AttentionParams& p,
 }
 
 // Rows that can see columns first .. last.
-inline Range visible_rows(constant AttentionParams& p,
-                          thread const Domain& d,
-                          int first,
-                          int last) {
+METAL_FUNC Range visible_rows(constant AttentionParams& p,
+                              thread const Domain& d,
+                              int first,
+                              int last) {
   Range seen;
   seen.begin = 0;
   seen.end = d.len_q;
@@ -46,10 +46,10 @@ inline Range visible_rows(constant AttentionParams& p,
 }
 
 // True when no length and no window cuts the tile at row0, column0.
-inline bool is_interior(constant AttentionParams& p,
-                        thread const Domain& d,
-                        int row0,
-                        int column0) {
+METAL_FUNC bool is_interior(constant AttentionParams& p,
+                            thread const Domain& d,
+                            int row0,
+                            int column0) {
   bool is_whole = column0 + COLS <= d.len_kv;
 #if HAS_WINDOW
   is_whole =
@@ -60,10 +60,20 @@ inline bool is_interior(constant AttentionParams& p,
   return is_whole;
 }
 
-inline bool is_visible(constant AttentionParams& p,
-                       thread const Domain& d,
-                       int row,
-                       int column) {
+#if MASK
+METAL_FUNC MASK_ELEM mask_at(constant AttentionParams& p,
+                             thread const Domain& d,
+                             int row,
+                             int column) {
+  return d.mask[Index(row) * Index(p.mask.row) +
+                Index(column) * Index(p.mask_column)];
+}
+#endif
+
+METAL_FUNC bool is_visible(constant AttentionParams& p,
+                           thread const Domain& d,
+                           int row,
+                           int column) {
   // A row past the last is a copy of it, which may see less.
   bool is_kept = row < d.len_q && column < d.len_kv;
 #if HAS_WINDOW
@@ -73,7 +83,7 @@ inline bool is_visible(constant AttentionParams& p,
 #endif
 #if MASK
   if (is_kept) {
-    MASK_ELEM x = d.mask[row * p.mask.row + column * p.mask_column];
+    MASK_ELEM x = mask_at(p, d, row, column);
 #if MASK == MASK_BOOL
     is_kept = x != 0;
 #else
@@ -87,15 +97,15 @@ inline bool is_visible(constant AttentionParams& p,
 // Bit 2 * (t * TILE_COLS + c) + e for this lane's element e of fragment (t, c).
 #define ALL_KEPT (0xffffffffu >> (32 - 2 * TILE_ROWS * TILE_COLS))
 
-inline bool is_kept_bit(uint kept, int t, int c, int e) {
+METAL_FUNC bool is_kept_bit(uint kept, int t, int c, int e) {
   return (kept >> (2 * (t * TILE_COLS + c) + e)) & 1u;
 }
 
-inline uint visible_bits(constant AttentionParams& p,
-                         thread const Domain& d,
-                         int row0,
-                         int column0,
-                         Lane at) {
+METAL_FUNC uint visible_bits(constant AttentionParams& p,
+                             thread const Domain& d,
+                             int row0,
+                             int column0,
+                             Lane at) {
   uint kept = 0;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
@@ -121,14 +131,14 @@ struct Sight {
 
 // `row_step`, `column_step`: from one tile of a threadgroup to the next, of
 // which this is number `tile`.
-inline Sight look(constant AttentionParams& p,
-                  thread const Domain& d,
-                  int row0,
-                  int column0,
-                  int row_step,
-                  int column_step,
-                  int tile,
-                  Lane at) {
+METAL_FUNC Sight look(constant AttentionParams& p,
+                      thread const Domain& d,
+                      int row0,
+                      int column0,
+                      int row_step,
+                      int column_step,
+                      int tile,
+                      Lane at) {
   Sight sight;
   sight.kept = ALL_KEPT;
   sight.is_empty = false;

@@ -11,7 +11,7 @@ prediction, and what this module returns must be printed as such.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from ._chips import Chip
 
@@ -19,6 +19,7 @@ __all__ = [
     "Prediction",
     "Work",
     "alu",
+    "as_floats",
     "beside",
     "issue_cycles",
     "loads_of_reads",
@@ -47,11 +48,11 @@ PRODUCTS = {
     "backward_dq_spilled": 1,
 }
 # Read off our kernels' text, in cycles of a lane.  Arithmetic for each score; for each
-# row that is read the index of one that is there, times a stride that is a number of
-# the run, in 64 bits (the peer's strides are constants of its text); and for the pair
-# of a fragment that is put together from two loads.
+# row that is read the number of one that is there, times a stride of the run in 32
+# bits, added to an address in 64 (the peer's strides are constants of its text); and
+# for the pair of a fragment that is put together from two loads.
 ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
-ALU_PER_ROW = 6.0
+ALU_PER_ROW = 4.0
 ALU_PER_PAIR = 1.5
 # How often a kernel reads a fragment row of a tensor for 8 columns of scores (of dk and
 # dv: 8 rows): two of its rows side by side, whose elements make the pairs, and one.
@@ -144,6 +145,16 @@ def alu(kernel: str, scores: float, reads: float, length: int) -> float:
     double, single = READS.get(kernel, (0, 0))
     each = ALU_PER_ROW * (2 * double + single) + ALU_PER_PAIR * double * length / 8
     return ALU_PER_SCORE.get(kernel, 0.0) * scores + each * reads
+
+
+def as_floats(work: Work) -> Work:
+    """Return the work of bfloat16 elements that are float32 in registers.
+
+    So they are on class A (kernels/tile/promoted.h): each is shifted or masked once it
+    was loaded.
+    """
+    per_lane = work.device_bytes / 2 / 32
+    return replace(work, promoted=work.multiplies, alu=work.alu + per_lane)
 
 
 def multiply_cycles(element_bytes: int) -> float:

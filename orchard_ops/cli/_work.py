@@ -218,6 +218,8 @@ def predict_pass(
     for kernel in passes(counts)[which]:
         parts = _chunks(kernel, counts, shape)
         part = work_of(kernel, counts[kernel], shape).times(1 / parts)
+        if chip.family == "A" and shape.dtype == torch.bfloat16:
+            part = _model.as_floats(part)
         found = _model.predict(part, chip, eta, shape.element_bytes)
         kernels[kernel] = {"seconds": parts * found.seconds, "binding": found.binding}
         seconds += parts * found.seconds

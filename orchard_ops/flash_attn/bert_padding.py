@@ -36,7 +36,8 @@ def index_put_first_axis(
         ``[first_axis_dim, ...]``, differentiable in values.
     """
     zeros = values.new_zeros(first_axis_dim, *values.shape[1:])
-    return zeros.index_copy(0, indices, values)
+    # Not index_copy, which MPS lacks before PyTorch 2.6.
+    return zeros.index_put((indices,), values)
 
 
 def unpad_input(

@@ -33,6 +33,7 @@ struct Encoder : Object {
   Commands* commands = nullptr;
   Launch next;
   bool is_open = true;
+  bool is_concurrent = false;
 };
 
 constexpr int64_t kCompleted = 4, kFailed = 5;
@@ -60,6 +61,7 @@ Encoder* compute_encoder(Commands* self, SEL) {
   return made;
 }
 void add_handler(Commands* self, SEL, Block* block) {
+  note("addCompletedHandler");
   self->handlers.push_back(static_cast<Block*>(_Block_copy(block)));
 }
 
@@ -98,6 +100,7 @@ uint64_t status(Commands* self, SEL) {
 Failure* commands_error(Commands* self, SEL) { return self->failure; }
 void destroy_commands(Object* object) {
   auto* self = static_cast<Commands*>(object);
+  for (Block* block : self->handlers) _Block_release(block);
   for (Object* used : self->used) release(used);
   if (self->failure != nullptr) release(self->failure);
 }
@@ -158,6 +161,12 @@ void dispatch(Encoder* self, SEL, Size groups, Size threads) {
   self->next.threads_per_threadgroup = size(threads);
   self->commands->launches.push_back(self->next);
 }
+uint64_t dispatch_type(Encoder* self, SEL) {
+  return self->is_concurrent ? 1 : 0;
+}
+void memory_barrier(Encoder*, SEL, uint64_t scope) {
+  note("memoryBarrier " + std::to_string(scope));
+}
 void end_encoding(Encoder* self, SEL) {
   note("endEncoding");
   self->is_open = false;
@@ -181,6 +190,8 @@ void install_commands() {
   method(kEncoder, "setThreadgroupMemoryLength:atIndex:", set_threadgroup);
   method(kEncoder, "dispatchThreadgroups:threadsPerThreadgroup:", dispatch);
   method(kEncoder, "endEncoding", end_encoding);
+  method(kEncoder, "dispatchType", dispatch_type);
+  method(kEncoder, "memoryBarrierWithScope:", memory_barrier);
   set_destroy("MTLCommandBuffer", destroy_commands);
   set_destroy(kEncoder, destroy_encoder);
 }
@@ -210,27 +221,42 @@ Stream::~Stream() {
 }
 
 void* Stream::command_buffer() {
-  if (buffer_ == nullptr) buffer_ = make<Commands>("MTLCommandBuffer");
+  if (buffer_ == nullptr) {
+    // As PyTorch: what the queue gives is autoreleased, and the stream retains.
+    auto* made = standin::command_buffer(nullptr, nullptr);
+    retain(made);
+    buffer_ = made;
+  }
   return buffer_;
 }
 
 void* Stream::compute_encoder() {
   if (encoder_ == nullptr) {
-    auto* made = make<Encoder>("MTLComputeCommandEncoder");
-    made->commands = static_cast<Commands*>(command_buffer());
-    retain(made->commands);
+    auto* made =
+        standin::compute_encoder(static_cast<Commands*>(command_buffer()), {});
+    made->is_concurrent = faults().is_concurrent;
+    retain(made);
     encoder_ = made;
   }
   return encoder_;
 }
 
-void Stream::synchronize() {
+void Stream::abandon() {
+  if (encoder_ != nullptr) release(static_cast<Object*>(encoder_));
+  if (buffer_ != nullptr) release(static_cast<Object*>(buffer_));
+  encoder_ = buffer_ = nullptr;
+}
+
+bool Stream::synchronize() {
   if (encoder_ != nullptr) release(static_cast<Object*>(encoder_));
   encoder_ = nullptr;
-  if (buffer_ == nullptr) return;
-  commit(static_cast<Commands*>(buffer_), nullptr);
-  release(static_cast<Object*>(buffer_));
+  if (buffer_ == nullptr) return true;
+  auto* const commands = static_cast<Commands*>(buffer_);
+  commit(commands, nullptr);
+  const bool is_good = commands->status == kCompleted;
+  release(commands);
   buffer_ = nullptr;
+  return is_good;
 }
 
 }  // namespace standin

@@ -19,8 +19,9 @@ struct Faults {
   bool is_compiling = true;  // else newLibraryWithSource fails
   bool has_function = true;
   bool is_making_pipelines = true;
-  bool is_allocating = true;  // else newBufferWithLength gives nil
-  bool is_running = true;     // else command buffers end in error
+  bool is_allocating = true;   // else newBufferWithLength gives nil
+  bool is_running = true;      // else command buffers end in error
+  bool is_concurrent = false;  // encoders that a stream gives out
   int macos = 15;
   int family = 7;            // newest Apple family it supports
   uint32_t max_threads = 0;  // of a compiled pipeline; 0: as compiled
@@ -61,8 +62,10 @@ class Stream {
   ~Stream();
   void* command_buffer();
   void* compute_encoder();
-  // Ends the encoder, commits, waits.
-  void synchronize();
+  // Ends the encoder, commits, waits; false if the command buffer failed.
+  bool synchronize();
+  // Throws the command buffer away, as if it had never been committed.
+  void abandon();
 
  private:
   void* queue_ = nullptr;

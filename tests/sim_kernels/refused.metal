@@ -35,48 +35,14 @@ int counter = 0;
 #ifdef THREADGROUP_IN_FUNCTION
 inline void helper() { threadgroup float tile[32]; }
 #endif
-#ifdef FUNCTION_POINTER
-inline float twice(float x) { return 2.0f * x; }
-inline float apply(float x) {
-  float (*f)(float) = twice;
-  return f(x);
-}
-#endif
-#ifdef VIRTUAL
-struct Base {
-  virtual float value() { return 1.0f; }
-};
-#endif
 #ifdef OVERLOAD_WITHOUT_MATCH
 inline void helper(threadgroup float* x) { add(x, x); }
 #endif
 
-#ifdef INDEX_VECTOR
-#define INDEX uint3
-#else
-#define INDEX uint
-#endif
-#ifdef MIXED_POSITIONS
-#define GROUPS uint2
-#elif defined(MIXED_WIDTHS)
-#define GROUPS ushort3
-#elif defined(FLOAT_POSITION)
-#define GROUPS float3
-#else
-#define GROUPS uint3
-#endif
-
-#ifdef RETURNS
-kernel int refused(
-#else
-kernel void refused(
-#endif
-    device const float* x [[buffer(0)]],
-    device float* y [[buffer(1)]],
-    constant Params& p [[buffer(2)]],
-    uint3 group [[threadgroup_position_in_grid]],
-    GROUPS groups [[threadgroups_per_grid]],
-    INDEX lane [[thread_index_in_simdgroup]]) {
+kernel void refused(device const float* x [[buffer(0)]],
+                    device float* y [[buffer(1)]],
+                    constant Params& p [[buffer(2)]],
+                    uint3 group [[threadgroup_position_in_grid]]) {
   threadgroup float tile[64];
   float sum[2] = {0.0f, 0.0f};
   add(x + group.x, sum);
@@ -133,9 +99,6 @@ kernel void refused(
   const int n = p.count;
   float more[n];
 #endif
-#ifdef USES_DOUBLE
-  double wide = 1.0;
-#endif
 #ifdef EIGHT_ELEMENTS
   half8 wide;
 #endif
@@ -144,8 +107,5 @@ kernel void refused(
 #endif
 #ifdef DYNAMIC_INDEX  // accepted, but a spill
   y[1] = sum[uint(p.count) % 2];
-#endif
-#ifdef ALLOCATES
-  thread float* more = new float[2];
 #endif
 }

@@ -19,8 +19,8 @@ ACCUMULATOR = 2  # two float32
 
 
 def operand(s: Specialisation) -> int:
-    """Registers of a fragment of the element type: two halves share one."""
-    return 2 if s["ELEM_BYTES"] == 4 else 1
+    """Registers of a fragment of operands: two of 16 bits share one."""
+    return 2 if s["OPERAND_BYTES"] == 4 else 1
 
 
 def fragments(s: Specialisation, name: str) -> int:

@@ -91,6 +91,7 @@ class Recorder final : public device::Device {
   void submit(std::span<const device::Launch>) override {}
 
   std::set<std::string> lines;
+  int64_t row = 0;  // from row to row of the tensors; 0: dense
 
  private:
   device::Limits limits_;
@@ -111,12 +112,17 @@ Problem problem_of(DType dtype,
   return p;
 }
 
-// Dense tensors, which allow the widest loads that the head sizes do.
-attention::Tensors tensors_of(const Problem& problem) {
+// From row to row of a tensor of which one head takes more than 31 bits to
+// count.
+constexpr int64_t kFar = int64_t{1} << 31;
+
+// Dense tensors, which allow the widest loads that the head sizes do, but for
+// what `row` says that lies between two rows.
+attention::Tensors tensors_of(const Problem& problem, int64_t row) {
   static int place;
-  const auto layout = [](int64_t dim) {
+  const auto layout = [row](int64_t dim) {
     attention::Layout layout;
-    layout.strides = {kRows * dim, kRows * dim, dim, 1};
+    layout.strides = {kRows * dim, kRows * dim, row > 0 ? row : dim, 1};
     layout.view.handle = &place;
     return layout;
   };
@@ -129,7 +135,7 @@ attention::Tensors tensors_of(const Problem& problem) {
 
 template <class... Plans>
 void plan(Recorder& recorder, const Problem& problem, Plans... plans) {
-  const attention::Tensors tensors = tensors_of(problem);
+  const attention::Tensors tensors = tensors_of(problem, recorder.row);
   const auto run = [&](const auto& one) {
     attention::Plan made;
     try {
@@ -217,6 +223,11 @@ std::set<std::string> lines_of(device::Family family) {
     }
     attend(usual, problem_of(dtype, 1, 1, {kPlain}));
     decode(usual, problem_of(dtype, 1, 1, {kPlain}));
+    // Wide numbers change no array: one head size is enough.
+    usual.row = kFar;
+    attend(usual, problem_of(dtype, 64, 64, {window, bias}));
+    decode(usual, problem_of(dtype, 64, 64, {kPlain}));
+    usual.row = 0;
   }
   usual.lines.merge(narrow.lines);
   return usual.lines;

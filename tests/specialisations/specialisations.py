@@ -46,6 +46,11 @@ class Specialisation:
         return int(self.defines[name])
 
 
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler."""
+    return [os.environ.get("CXX") or shutil.which("c++") or "g++"]
+
+
 def program() -> Path:
     """Build the program that lists them, unless it is in the user's cache."""
     sources = [HERE / "list.cpp", *sorted((ROOT / "csrc/attention").glob("*.cpp"))]
@@ -57,11 +62,10 @@ def program() -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     built = folder / digest[:16]
     if not built.exists():
-        compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
         with tempfile.TemporaryDirectory(dir=folder) as work:
             out = Path(work, "list")
             flags = ["-std=c++20", "-O1", f"-I{ROOT}", f"-I{ROOT / 'csrc'}"]
-            command = [compiler, *flags, "-o", str(out), *map(str, sources)]
+            command = [*compiler(), *flags, "-o", str(out), *map(str, sources)]
             subprocess.run(command, check=True)
             out.rename(built)
     return built

@@ -10,20 +10,7 @@
 
 namespace orchard::metal {
 
-// Frees autoreleased objects at the end of a scope.  A Python thread has no
-// pool of its own: without this they would stay for the life of the process.
-class AutoreleaseScope {
- public:
-  AutoreleaseScope() : pool_(NS::AutoreleasePool::alloc()->init()) {}
-  ~AutoreleaseScope() { pool_->drain(); }
-  AutoreleaseScope(const AutoreleaseScope&) = delete;
-  AutoreleaseScope& operator=(const AutoreleaseScope&) = delete;
-
- private:
-  NS::AutoreleasePool* pool_;
-};
-
-// Autoreleased; call inside a scope.
+// Autoreleased; call inside an AutoreleaseScope.
 inline NS::String* to_ns(const std::string& text) {
   return NS::String::string(text.c_str(), NS::UTF8StringEncoding);
 }

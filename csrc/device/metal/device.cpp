@@ -2,6 +2,7 @@
 // encoded into the caller's stream.
 #include <atomic>
 #include <map>
+#include <set>
 
 #include "device/metal/apple.h"
 #include "device/metal/layout_probe.h"
@@ -21,8 +22,12 @@ constexpr uint32_t kBufferSlots = 31;
   throw Error(ErrorKind::device, "[metal] " + what);
 }
 
+// metal-cpp names it from macOS 26's headers on; builds for macOS 13 have older
+// ones.
+constexpr auto kGpuFamilyApple10 = static_cast<MTL::GPUFamily>(1010);
+
 device::Family family_of(MTL::Device* device) {
-  if (device->supportsFamily(MTL::GPUFamilyApple10)) return device::Family::c;
+  if (device->supportsFamily(kGpuFamilyApple10)) return device::Family::c;
   if (device->supportsFamily(MTL::GPUFamilyApple9)) return device::Family::b;
   if (device->supportsFamily(MTL::GPUFamilyApple7)) return device::Family::a;
   throw Error(ErrorKind::unsupported,
@@ -43,10 +48,20 @@ device::Limits limits_of(MTL::Device* device) {
   return limits;
 }
 
-// What the GPU reported after submit() had returned.  Handlers on Metal's
-// threads hold it, and may outlive a test's device.
+// What the GPU reported after submit() had returned, and which command buffers
+// will tell.  Handlers on Metal's threads hold it, and may outlive a test's
+// device.
 class GpuError {
  public:
+  // False if it is watched already: one handler a command buffer is enough.
+  bool start_watching(const void* command_buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return watched_.insert(command_buffer).second;
+  }
+  void stop_watching(const void* command_buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    watched_.erase(command_buffer);
+  }
   void set(const std::string& text) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (text_.empty()) text_ = text;
@@ -67,13 +82,36 @@ class GpuError {
   std::atomic<bool> is_set_ = false;
   std::mutex mutex_;
   std::string text_;
+  std::set<const void*> watched_;
+};
+
+// A handler's hold on its command buffer.  Goes with the handler, which a
+// buffer that is never committed drops without calling it: then another buffer
+// may get the address.
+class Watch {
+ public:
+  Watch(std::shared_ptr<GpuError> failure, const void* command_buffer)
+      : failure_(std::move(failure)), command_buffer_(command_buffer) {}
+  ~Watch() { failure_->stop_watching(command_buffer_); }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+  void completed(MTL::CommandBuffer* done) const {
+    if (done->status() != MTL::CommandBufferStatusError) return;
+    const AutoreleaseScope scope;
+    failure_->set(to_std(done->error()));
+  }
+
+ private:
+  std::shared_ptr<GpuError> failure_;
+  const void* command_buffer_;
 };
 
 void watch(void* command_buffer, const std::shared_ptr<GpuError>& failure) {
-  const MTL::HandlerFunction handler = [failure](MTL::CommandBuffer* done) {
-    if (done->status() != MTL::CommandBufferStatusError) return;
-    const AutoreleaseScope scope;
-    failure->set(to_std(done->error()));
+  if (!failure->start_watching(command_buffer)) return;
+  const auto held = std::make_shared<const Watch>(failure, command_buffer);
+  const MTL::HandlerFunction handler = [held](MTL::CommandBuffer* done) {
+    held->completed(done);
   };
   static_cast<MTL::CommandBuffer*>(command_buffer)
       ->addCompletedHandler(handler);
@@ -126,12 +164,21 @@ class Device final : public device::Device {
     for (const Launch& launch : launches) check(launch);
     source_.run([&](const OpenEncoder& open) {
       const AutoreleaseScope scope;
-      watch(open.command_buffer, failure_);
+      if (!source_.reports_gpu_errors()) watch(open.command_buffer, failure_);
       auto* encoder =
           static_cast<MTL::ComputeCommandEncoder*>(open.compute_encoder);
-      // The encoder is serial and buffers are hazard-tracked: each launch sees
-      // the writes of those before it, ours and PyTorch's.
-      for (const Launch& launch : launches) encode(encoder, launch);
+      // A serial encoder runs dispatches one after the other, as every PyTorch
+      // up to 2.15 has it.  A concurrent one orders only what a barrier does.
+      const bool is_concurrent =
+          encoder->dispatchType() == MTL::DispatchTypeConcurrent;
+      const auto order = [&] {
+        if (is_concurrent) encoder->memoryBarrier(MTL::BarrierScopeBuffers);
+      };
+      order();  // what PyTorch encoded before us
+      for (const Launch& launch : launches) {
+        encode(encoder, launch);
+        order();
+      }
     });
   }
 

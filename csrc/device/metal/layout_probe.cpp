@@ -1,6 +1,8 @@
 // csrc/device/metal/layout_probe.cpp: see layout_probe.h.
 #include "device/metal/layout_probe.h"
 
+#include "device/metal/metal.h"
+
 namespace orchard::metal {
 namespace {
 

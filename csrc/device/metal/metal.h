@@ -9,10 +9,23 @@
 
 namespace orchard::metal {
 
+// Frees autoreleased objects at the end of a scope.  A Python thread has no
+// pool of its own: without this they would stay for the life of the process.
+class AutoreleaseScope {
+ public:
+  AutoreleaseScope();
+  ~AutoreleaseScope();
+  AutoreleaseScope(const AutoreleaseScope&) = delete;
+  AutoreleaseScope& operator=(const AutoreleaseScope&) = delete;
+
+ private:
+  void* pool_;  // NSAutoreleasePool
+};
+
 // Metal objects of the caller, borrowed for one call.
 struct OpenEncoder {
   void* command_buffer;   // id<MTLCommandBuffer>
-  void* compute_encoder;  // id<MTLComputeCommandEncoder>, serial, still open
+  void* compute_encoder;  // id<MTLComputeCommandEncoder>, still open
 };
 
 // Lends the stream's encoder.  Nothing may be compiled, allocated on the GPU,
@@ -24,6 +37,9 @@ class EncoderSource {
   // Calls `encode` once, where nobody else encodes, before it returns; what
   // `encode` throws comes out of here.
   virtual void run(const Encode& encode) = 0;
+  // Whether the stream's owner watches its command buffers and reports those
+  // that fail, so that reporting them here too would say it twice.
+  virtual bool reports_gpu_errors() const { return false; }
 };
 
 struct BufferInfo {

@@ -2,6 +2,7 @@
 #include "device/metal/pipeline.h"
 
 #include "device/kernel_source.h"
+#include "device/metal/metal.h"
 
 namespace orchard::metal {
 namespace {

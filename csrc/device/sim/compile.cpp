@@ -181,11 +181,11 @@ Footprint accept_text(const std::string& source, uint32_t language_version) {
   const Toolchain tools = find_toolchain();
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
-  const std::string version =
-      "-DMSL_LANGUAGE=" + std::to_string((language_version >> 16) * 100 +
-                                         (language_version & 0xffff) * 10);
+  const auto number = static_cast<int>((language_version >> 16) * 100 +
+                                       (language_version & 0xffff) * 10);
+  const std::string version = "-DMSL_LANGUAGE=" + std::to_string(number);
   write_file(at + "/kernel.cl",
-             accept(preprocess(source, tools, {version}, at)));
+             accept(preprocess(source, tools, {version}, at), number));
   // C++ for OpenCL is the one language of clang's that keeps all of Metal's
   // address spaces apart, the private one of threads among them.
   run_step(tools.front_end,

@@ -2,7 +2,11 @@
 // page, into an error of its dispatch.
 #include <signal.h>
 #include <sys/mman.h>
+#if defined(__APPLE__)
+#include <sys/ucontext.h>
+#else
 #include <ucontext.h>
+#endif
 
 #include <mutex>
 

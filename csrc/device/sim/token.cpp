@@ -19,7 +19,9 @@ size_t end_of_number(std::string_view text, size_t at) {
     if (is_exponent && at + 1 < text.size() &&
         (text[at + 1] == '-' || text[at + 1] == '+')) {
       at += 2;
-    } else if (is_word_char(c) || c == '.') {
+    } else if (is_word_char(c) || c == '.' ||
+               (c == '\'' && at + 1 < text.size() &&
+                is_word_char(text[at + 1]))) {
       ++at;
     } else {
       break;

@@ -37,13 +37,13 @@ size_t TokenList::skip_angles(size_t i) {
   return i;
 }
 
-std::vector<Attribute> TokenList::take_attributes(size_t i) {
+std::vector<Attribute> TokenList::read_attributes(size_t i) {
   const size_t last = closing(i);
   std::vector<Attribute> found;
-  for (size_t k = i + 2; k + 1 < last; ++k) {
+  for (size_t k = i + 2; k + 1 < last;) {
     Attribute a{at(k).text, ""};
     if (is(k + 1, "::")) {
-      a.name = at(k + 2).text;
+      a.name += "::" + at(k + 2).text;
       k += 2;
     }
     if (is(k + 1, "(")) {
@@ -53,16 +53,29 @@ std::vector<Attribute> TokenList::take_attributes(size_t i) {
     }
     found.push_back(std::move(a));
     while (k + 1 < last && !is(k + 1, ",")) ++k;
-    ++k;
+    k += 2;  // past the comma
   }
-  erase(i, last + 1);
   return found;
+}
+
+std::vector<Attribute> TokenList::take_attributes(size_t i) {
+  std::vector<Attribute> found = read_attributes(i);
+  erase(i, closing(i) + 1);
+  return found;
+}
+
+std::string TokenList::space_before(size_t i) const {
+  std::string text;
+  const size_t begin = i == 0 ? 0 : code_[i - 1] + 1;
+  const size_t end = i < code_.size() ? code_[i] : tokens_.size();
+  for (size_t k = begin; k < end; ++k) text += tokens_[k].text;
+  return text;
 }
 
 std::string TokenList::join(size_t begin, size_t end) {
   std::string text;
   for (size_t k = begin; k < end; ++k) {
-    if (!text.empty()) text += ' ';
+    if (!text.empty() && code_[k] != code_[k - 1] + 1) text += ' ';
     text += at(k).text;
   }
   return text;

@@ -34,12 +34,16 @@ class TokenList {
   size_t closing(size_t i);
   // Index after the > that closes the < at i.
   size_t skip_angles(size_t i);
-  // Reads and removes [[ … ]] at i.
+  // Reads [[ … ]] at i; a name in a namespace keeps it.
+  std::vector<Attribute> read_attributes(size_t i);
+  // The same, and removes it.
   std::vector<Attribute> take_attributes(size_t i);
 
-  // Tokens with a space between.
+  // As written, with one space for any.
   std::string join(size_t begin, size_t end);
   void erase(size_t begin, size_t end);
+  // What stands between the token before i and i, with preprocessor lines.
+  std::string space_before(size_t i) const;
   // "file:line" of a token, by the preprocessor's markers.
   std::string place(size_t i) const;
   // Everything, as rewritten.

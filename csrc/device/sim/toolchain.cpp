@@ -149,7 +149,9 @@ Words compile_flags(bool is_strict) {
                                "-DMSL_STRICT=1", "-Xclang", "-fsanitize=thread",
                                "-mllvm", "-tsan-instrument-func-entry-exit=0",
                                "-mllvm", "-tsan-instrument-atomics=0", "-mllvm",
-                               "-tsan-instrument-read-before-write=1"});
+                               "-tsan-instrument-read-before-write=1",
+                               // A vector's load stays one access.
+                               "-mllvm", "-disable-vector-combine"});
   } else {
     words.push_back("-O2");
   }

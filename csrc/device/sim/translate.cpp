@@ -258,7 +258,8 @@ class Translator : TokenList {
         }
         return (is_buffer ? "buffer<(" : "group_memory<(") + a.argument + ")>";
       }
-      if (a.name != "maybe_unused") return a.name;
+      const bool is_foreign = a.name.find("::") != a.name.npos;
+      if (a.name != "maybe_unused" && !is_foreign) return a.name;
     }
     const bool is_pointer =
         text.find_first_of("*&") != text.npos || text.find('[') != text.npos;

@@ -29,6 +29,10 @@ using c10::optional;
 
 // Interfaces to PyTorch gained virtual functions over the versions.  Functions
 // that only some versions know are declared without `override`: where the base
-// class has them they override, elsewhere they are plain functions.
+// class has them they override, elsewhere they are plain functions.  Clang
+// warns where they do.
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Winconsistent-missing-override"
+#endif
 
 }  // namespace orchard::metalsim

@@ -131,6 +131,7 @@ TORCH_LIBRARY(orchard_metalsim, m) {
   m.def("counters() -> (str[], int[])", &counters);
   m.def("kernel_counters() -> (str[], str[], int[])", &kernel_counters);
   m.def("reset_counters() -> ()", &sim::reset_counters);
+  m.def("take_fallbacks() -> str[]", &take_fallbacks);
   m.def("family() -> str", &family);
   m.def("set_family(str name) -> ()", &set_family);
 }

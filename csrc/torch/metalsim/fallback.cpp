@@ -5,8 +5,11 @@
 #include <ATen/core/stack.h>
 #include <torch/library.h>
 
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_set>
+#include <vector>
 
 #include "torch/metalsim/device.h"
 #include "torch/metalsim/host_views.h"
@@ -143,7 +146,21 @@ class Call {
   bool stays_on_host_ = false;
 };
 
+struct Seen {
+  std::mutex mutex;
+  std::unordered_set<c10::OperatorName> names;
+};
+
+Seen& seen() {
+  static auto* const it = new Seen;
+  return *it;
+}
+
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  {
+    const std::lock_guard lock(seen().mutex);
+    seen().names.insert(op.operator_name());
+  }
   Call(op, stack).run();
 }
 
@@ -152,4 +169,13 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
 }
 
 }  // namespace
+
+std::vector<std::string> take_fallbacks() {
+  const std::lock_guard lock(seen().mutex);
+  std::vector<std::string> names;
+  for (const auto& name : seen().names) names.push_back(c10::toString(name));
+  seen().names.clear();
+  return names;
+}
+
 }  // namespace orchard::metalsim

@@ -33,6 +33,7 @@ std::string error_of(ErrorKind kind, const std::function<void()>& run);
 class TestSource final : public metal::EncoderSource {
  public:
   void run(const Encode& encode) override {
+    const metal::AutoreleaseScope scope;
     encode({stream.command_buffer(), stream.compute_encoder()});
   }
   Stream stream;

@@ -109,6 +109,56 @@ void encodes_in_order_and_leaves_the_encoder_open() {
   expect(attention.forward_error() < 1e-5, "wrong result");
 }
 
+// A handler costs an allocation and a call on Metal's thread.
+void a_command_buffer_gets_one_handler() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  source().stream.synchronize();
+  clear_encoded();
+  for (int call = 0; call < 3; ++call) attention.forward(gpu());
+  expect(count(encoded(), "addCompletedHandler") == 1, "handlers");
+  source().stream.synchronize();
+  attention.forward(gpu());
+  expect(count(encoded(), "addCompletedHandler") == 2, "the next buffer's");
+}
+
+// Its handler never runs; the next command buffer is watched all the same.
+void a_command_buffer_that_is_thrown_away_is_forgotten() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  source().stream.abandon();
+  expect(statistics().live.count("MTLCommandBuffer") == 0, "a leak");
+  attention.forward(gpu());
+  faults().is_running = false;
+  source().stream.synchronize();
+  faults().is_running = true;
+  expect_in(error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); }),
+            "GPU Timeout");
+}
+
+void a_concurrent_encoder_gets_barriers() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  attention.backward(gpu());
+  expect(count(encoded(), "memoryBarrier") == 0, "barriers in a serial one");
+  source().stream.synchronize();
+  faults().is_concurrent = true;
+  clear_encoded();
+  attention.backward(gpu());
+  std::vector<std::string> order;
+  for (const std::string& message : encoded()) {
+    if (message.starts_with("dispatch")) order.push_back("dispatch");
+    if (message.starts_with("memoryBarrier")) order.push_back(message);
+  }
+  // Scope 1 is buffers.  Before our first launch: PyTorch's; after the last:
+  // whatever PyTorch encodes next.
+  const std::string barrier = "memoryBarrier 1";
+  expect(order == std::vector<std::string>{barrier, "dispatch", barrier,
+                                           "dispatch", barrier, "dispatch",
+                                           barrier},
+         "order");
+}
+
 void reports_a_gpu_error_once() {
   const Attention attention(StorageMode::private_);
   attention.forward(gpu());
@@ -238,6 +288,9 @@ constexpr Test kTests[] = {
     TEST(a_spilled_backward_matches_the_definition),
     TEST(a_failed_backward_encodes_nothing),
     TEST(encodes_in_order_and_leaves_the_encoder_open),
+    TEST(a_command_buffer_gets_one_handler),
+    TEST(a_command_buffer_that_is_thrown_away_is_forgotten),
+    TEST(a_concurrent_encoder_gets_barriers),
     TEST(reports_a_gpu_error_once),
     TEST(reports_a_gpu_error_at_the_next_submission),
     TEST(takes_a_smaller_tile_when_registers_run_out),

@@ -1,8 +1,14 @@
 // tests/metal_runtime/program/stream_tests.cpp: PyTorch's streams instead of
 // the test's own.
+#include <torch/mps.h>
+
+#include <stdexcept>
+#include <string>
+
 #include "metal.h"
 #include "program/attention.h"
 #include "program/check.h"
+#include "runtime.h"
 #include "streams/mps.h"
 #include "torch/mps_stream.h"
 
@@ -63,9 +69,47 @@ void synchronizing_the_stream_reports_a_gpu_error() {
   attention.backward(pytorchs_gpu());
   faults().is_running = false;
   expect_in(error_of(ErrorKind::device, torch_ops::synchronize_mps),
-            "GPU Timeout");
+            pytorch_reports_gpu_errors() ? "error status" : "GPU Timeout");
   faults().is_running = true;
   torch_ops::synchronize_mps();
+  attention.forward(pytorchs_gpu());
+  torch_ops::synchronize_mps();
+  expect(attention.forward_error() < 1e-5, "wrong after recovery");
+}
+
+// By PyTorch's own synchronization or else by our next call, never by both.
+void a_gpu_error_of_the_stream_is_reported_once() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(pytorchs_gpu());
+  faults().is_running = false;
+  bool has_thrown = false;
+  try {
+    torch::mps::synchronize();
+  } catch (const std::runtime_error&) {
+    has_thrown = true;
+  }
+  expect(has_thrown == pytorch_reports_gpu_errors(), "PyTorch's own report");
+  faults().is_running = true;
+  if (!has_thrown) {
+    expect_in(
+        error_of(ErrorKind::device, [&] { attention.forward(pytorchs_gpu()); }),
+        "failed on the GPU");
+  }
+  attention.forward(pytorchs_gpu());
+  torch_ops::synchronize_mps();
+  expect(attention.forward_error() < 1e-5, "wrong after recovery");
+}
+
+// A Python thread has no pool: what PyTorch's stream makes for us would stay.
+void the_stream_is_used_inside_a_pool() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(pytorchs_gpu());
+  torch_ops::synchronize_mps();
+  const Statistics now = statistics();
+  expect(now.autoreleased_without_pool == 0, "autoreleased without a pool");
+  for (const char* kind : {"MTLCommandBuffer", "MTLComputeCommandEncoder"}) {
+    expect(now.live.count(kind) == 0, std::string(kind) + " leaks");
+  }
 }
 
 constexpr Test kTests[] = {
@@ -73,6 +117,8 @@ constexpr Test kTests[] = {
     TEST(follows_the_current_stream),
     TEST(carries_exceptions_out_of_the_streams_queue),
     TEST(synchronizing_the_stream_reports_a_gpu_error),
+    TEST(a_gpu_error_of_the_stream_is_reported_once),
+    TEST(the_stream_is_used_inside_a_pool),
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <stdexcept>
 
 #include "metal.h"
 
@@ -96,9 +97,15 @@ MPSStream* getCurrentMPSStream() { return &stream(current).torch; }
 namespace torch::mps {
 
 // On the queue of each stream, as 2.15 does it: from inside a block of one this
-// would never return.
+// would never return.  2.15 also says if a command buffer failed.
 void synchronize() {
-  for (int i = 0; i < kStreams; ++i) standin::synchronize_stream(i);
+  bool is_good = true;
+  for (int i = 0; i < kStreams; ++i) {
+    is_good = standin::synchronize_stream(i) && is_good;
+  }
+  if (standin::pytorch_reports_gpu_errors() && !is_good) {
+    throw std::runtime_error("command buffer exited with error status");
+  }
 }
 // 2.14's is still the default stream's.
 void* get_dispatch_queue() { return &stream(0).queue; }
@@ -108,13 +115,19 @@ void* get_dispatch_queue() { return &stream(0).queue; }
 namespace standin {
 
 int stream_count() { return kStreams; }
+bool pytorch_reports_gpu_errors() { return ORCHARD_TORCH_MINOR >= 15; }
 void use_stream(int index) { current = index; }
 
-void synchronize_stream(int index) {
-  OneStream& one = stream(index);
-  dispatch_sync_f(&one.queue, &one, [](void* context) {
-    static_cast<OneStream*>(context)->metal.synchronize();
+bool synchronize_stream(int index) {
+  struct Work {
+    Stream& metal;
+    bool is_good;
+  } work{stream(index).metal, true};
+  dispatch_sync_f(&stream(index).queue, &work, [](void* context) {
+    auto& of = *static_cast<Work*>(context);
+    of.is_good = of.metal.synchronize();
   });
+  return work.is_good;
 }
 
 bool is_on_queue() { return inside == &stream(current).queue; }

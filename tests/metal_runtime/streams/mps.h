@@ -12,8 +12,11 @@ int stream_count();
 // Makes a stream the calling thread's current one.
 void use_stream(int index);
 
-// Commits a stream's work and waits for it.
-void synchronize_stream(int index);
+// Whether torch::mps::synchronize() throws when a command buffer has failed.
+bool pytorch_reports_gpu_errors();
+
+// Commits a stream's work and waits for it; false if it failed on the GPU.
+bool synchronize_stream(int index);
 
 // Whether the calling thread runs a block of the queue of its current stream.
 bool is_on_queue();

@@ -9,7 +9,7 @@
 #define constant __constant
 #define threadgroup __local
 #define thread __private
-#define METAL_FUNC inline
+#define METAL_FUNC inline __attribute__((always_inline))
 #define MSL_PURE __attribute__((const))
 
 typedef unsigned char uchar;
@@ -27,6 +27,8 @@ typedef uint uint32_t;
 typedef long int64_t;
 typedef ulong uint64_t;
 
+#include "language.h"
+
 namespace metal {
 
 #if MSL_LANGUAGE >= 310
@@ -43,6 +45,13 @@ struct bfloat {
   explicit operator half() const;
   explicit operator int() const;
   explicit operator bool() const;
+  // Seen through, as a choice between two numbers.
+  friend inline __attribute__((always_inline)) bfloat select(bfloat a,
+                                                             bfloat b,
+                                                             bool c) {
+    a.bits = c ? b.bits : a.bits;
+    return a;
+  }
 
  private:
   ushort bits;
@@ -186,9 +195,37 @@ To as_type(From x) {
   return to;
 }
 
-enum class mem_flags { mem_none, mem_device, mem_threadgroup };
+enum class mem_flags {
+  mem_none,
+  mem_device,
+  mem_threadgroup,
+  mem_texture = 4,
+  mem_threadgroup_imageblock = 8,
+  mem_object_data = 16,
+};
+constexpr mem_flags operator|(mem_flags a, mem_flags b) {
+  return mem_flags(int(a) | int(b));
+}
+constexpr mem_flags operator&(mem_flags a, mem_flags b) {
+  return mem_flags(int(a) & int(b));
+}
+constexpr mem_flags operator^(mem_flags a, mem_flags b) {
+  return mem_flags(int(a) ^ int(b));
+}
+constexpr mem_flags operator~(mem_flags a) { return mem_flags(~int(a)); }
+#if MSL_LANGUAGE >= 320
+enum thread_scope {
+  thread_scope_thread,
+  thread_scope_simdgroup,
+  thread_scope_threadgroup,
+  thread_scope_device,
+};
+void threadgroup_barrier(mem_flags, thread_scope = thread_scope_threadgroup);
+void simdgroup_barrier(mem_flags, thread_scope = thread_scope_simdgroup);
+#else
 void threadgroup_barrier(mem_flags);
 void simdgroup_barrier(mem_flags);
+#endif
 
 #define MSL_SIMD(name) \
   template <class T>   \
@@ -272,6 +309,3 @@ using metal::as_type;
 #if MSL_LANGUAGE >= 310
 using metal::bfloat;
 #endif
-
-// What is called in a loop must be seen in the loop.
-#define inline inline __attribute__((always_inline))

@@ -515,6 +515,10 @@ MSL_EACH(MSL_USING)
 template <class To, class From>
 MSL_INLINE To as_type(From from) {
   static_assert(sizeof(To) == sizeof(From), "as_type: sizes differ");
+#ifdef MSL_STRICT
+  // Else the optimizer would read each half of a word by itself.
+  if constexpr (metal::is_integral_v<From>) asm("" : "+r"(from));
+#endif
   To to;
   __builtin_memcpy(&to, &from, sizeof(To));
   return to;
