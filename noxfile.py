@@ -7,6 +7,7 @@ installs the package as a user would, and works on the installed copy.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -78,17 +79,52 @@ def install_torch(session: nox.Session, name: str) -> None:
     )
 
 
+def content() -> str:
+    """Return a digest of all that a wheel is made from."""
+    names = (
+        "CMakeLists.txt",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "versions.toml",
+    )
+    files = [ROOT / name for name in names]
+    for folder in ("cmake", "csrc", "kernels", "orchard_ops"):
+        files += (path for path in (ROOT / folder).rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in sorted(path for path in files if path.suffix != ".pyc"):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def built_wheel(session: nox.Session, name: str) -> Path:
+    """Return the wheel for a PyTorch; sessions that want the same share it."""
+    python = session.run(
+        *("python", "-c", "import sys; print(sys.implementation.cache_tag)"),
+        silent=True,
+    )
+    wheels = ROOT / "build" / "wheels" / f"{name}-{str(python).strip()}"
+    place = wheels / content()
+    if not any(place.glob("*.whl")):
+        shutil.rmtree(wheels, ignore_errors=True)
+        session.install(*BUILD_TOOLS)
+        session.log("Building: a few minutes the first time")
+        session.run(
+            *("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "."),
+            *("--no-build-isolation", "--wheel-dir", str(place)),
+            f"--config-settings=build-dir=build/{name}",
+            "--config-settings=cmake.define.ORCHARD_WERROR=ON",
+        )
+    return next(place.glob("*.whl"))
+
+
 def install_package(session: nox.Session, name: str, extra: str) -> None:
     """Build and install the package for a PyTorch; reuse old object files."""
     install_torch(session, name)
-    session.install(*BUILD_TOOLS)
-    session.log("Building: a few minutes the first time")
-    folder = Path(session.virtualenv.location).name  # the session's name, as a path
-    session.install(
-        *("--no-build-isolation", f".[{extra}]", MATRIX[name]["numpy"]),
-        f"--config-settings=build-dir=build/{folder}",
-        "--config-settings=cmake.define.ORCHARD_WERROR=ON",
-    )
+    wheel = built_wheel(session, name)
+    # A wheel of the same version replaces what an earlier run installed.
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(f"{wheel}[{extra}]", MATRIX[name]["numpy"])
 
 
 def kernel_cache() -> dict[str, str]:
@@ -126,9 +162,9 @@ for entry in MATRIX:
 
 
 @nox.session(name="test-transformers", python=interpreter(NEWEST_TORCH))
-@nox.parametrize("release", ["newest", "oldest"])
+@nox.parametrize("release", ["newest", "last4", "oldest"])
 def test_transformers(session: nox.Session, release: str) -> None:
-    """Train and generate with models of the newest and oldest transformers."""
+    """Train and generate with models of three releases of transformers."""
     entry = VERSIONS["transformers"][release]
     install_package(session, entry["torch"], "test")
     numpy = MATRIX[entry["torch"]]["numpy"]
@@ -137,6 +173,18 @@ def test_transformers(session: nox.Session, release: str) -> None:
         *("pytest", "-n", "2", "--timeout", "600", "tests/test_transformers.py"),
         *session.posargs,
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@nox.session(name="test-opinfo", python=interpreter(NEWEST_TORCH))
+@nox.parametrize("torch", list(MATRIX), ids=list(MATRIX))
+def test_opinfo(session: nox.Session, torch: str) -> None:
+    """Compare every operator of PyTorch's tables on metalsim with the CPU."""
+    install_package(session, torch, "test")
+    session.run(
+        *("pytest", "-n", "2", "--timeout", "600", "tests/test_opinfo.py"),
+        *session.posargs,
+        env={"ORCHARD_ALL_OPERATORS": "1", "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -152,7 +200,8 @@ def kernels(session: nox.Session) -> None:
     """Check every kernel specialisation that ships by Metal's rules, not a sample."""
     install_package(session, NEWEST_TORCH, "test")
     whole = {**kernel_cache(), "ORCHARD_ALL_KERNELS": "1"}
-    session.run("pytest", "-n", "2", "tests/test_specialisations.py", env=whole)
+    command = ("pytest", "-n", "2", "tests/test_specialisations.py")
+    session.run(*command, *session.posargs, env=whole)
 
 
 @nox.session(python=interpreter(NEWEST_TORCH))

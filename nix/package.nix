@@ -92,7 +92,9 @@ buildPythonPackage {
   # On Metal where the builder has it (a Mac's sandbox may not), else simulated.
   checkPhase = ''
     runHook preCheck
-    HOME=$(mktemp -d) python -m orchard_ops.cli doctor
+    export HOME=$(mktemp -d)
+    # Not in the source folder, which would be imported instead of the package.
+    (cd "$HOME" && python -m orchard_ops.cli doctor)
     runHook postCheck
   '';
 

@@ -13,6 +13,8 @@ from ._run import reason_against, run
 
 __all__ = ["flash_attention", "flash_attn_fwd", "supports"]
 
+_NUMBERS = (float, int)
+
 
 def flash_attention(
     q: Tensor,
@@ -95,7 +97,8 @@ def flash_attention(
     """
     name = "flash_attention"
     is_plain = (
-        dropout_p == 0.0 and window is None and softcap == 0.0 and alibi_slopes is None
+        type(dropout_p) in _NUMBERS and dropout_p == 0.0 and window is None
+        and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
         and sinks is None and not return_lse and causal_alignment == "top-left"
     )  # fmt: skip
     if is_plain:

@@ -37,9 +37,9 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
         is_enabled = torch.is_autocast_cpu_enabled()
         return torch.get_autocast_cpu_dtype() if is_enabled else None
     # A device of another library answers for itself; mps had no autocast yet.
-    module = getattr(torch, device_type, None)
-    if module is None or not hasattr(module, "is_autocast_enabled"):
+    if device_type not in _REGIONS:
         return None
+    module = getattr(torch, device_type)
     if not module.is_autocast_enabled():
         return None
     dtype: torch.dtype = module.get_autocast_dtype()

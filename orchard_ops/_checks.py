@@ -8,16 +8,19 @@ tensors, which never get there.
 from __future__ import annotations
 
 import math
+import operator
 from numbers import Real
 
 import torch
 from torch import Tensor
 
 from ._errors import InvalidProblemError, UnsupportedError
+from ._tracing import promise_range
 
 __all__ = [
     "check_dropout",
     "check_dtypes",
+    "check_flag",
     "check_grouping",
     "check_is_tensor",
     "check_mask",
@@ -29,6 +32,8 @@ __all__ = [
     "check_softcap",
     "check_tensors",
     "is_bottom_right",
+    "whole_number",
+    "window_pair",
     "window_sides",
 ]
 
@@ -36,6 +41,7 @@ DEVICES = ("mps", "metalsim", "cpu", "meta")
 _DENSE = "3 dimensions [batch, len, head_dim] or 4 [batch, heads, len, head_dim]"
 _SCORES_3D = "[batch, len_q, len_kv]"
 _FARTHEST = 2**62  # keys; no tensor has as many
+LONGEST = 2**29  # tokens of a sequence, as csrc/attention has it
 _PACKED = "3 dimensions [tokens, heads, head_dim]"
 
 
@@ -113,11 +119,12 @@ def check_packing(
     cu_seqlens: tuple[Tensor, Tensor],
     max_seqlens: tuple[int, int],
 ) -> tuple[int, int]:
-    """Check how sequences are packed; return the longest lengths, at least 1.
+    """Check how sequences are packed; return the longest lengths.
 
     The numbers in cu_seqlens are not read: that would wait for the device.
     """
-    for side, ends, longest in zip("qk", cu_seqlens, max_seqlens):
+    longest = []
+    for side, ends, given in zip("qk", cu_seqlens, max_seqlens):
         _check_beside(name, f"cu_seqlens_{side}", ends, q)
         if ends.dtype != torch.int32 or ends.dim() != 1 or ends.size(0) < 2:
             raise InvalidProblemError(
@@ -125,35 +132,68 @@ def check_packing(
                 f"+ 1], got {ends.dtype} of shape {list(ends.shape)}; make it with "
                 "lengths.cumsum(0, dtype=torch.int32) and a 0 in front"
             )
-        if longest < 0:
+        advice = "pass the longest sequence's length"
+        length = whole_number(name, f"max_seqlen_{side}", given, advice)
+        promise_range(length, 0, LONGEST)
+        if length < 0:
             raise InvalidProblemError(
-                f"[{name}] expected max_seqlen_{side} to be a length, got {longest}; "
-                "pass the longest sequence's"
+                f"[{name}] expected max_seqlen_{side} to be a length, got {length}; "
+                f"{advice}"
             )
+        longest.append(length)
     if cu_seqlens[0].size(0) != cu_seqlens[1].size(0):
         raise InvalidProblemError(
             f"[{name}] expected cu_seqlens_q and cu_seqlens_k of one length, got "
             f"{cu_seqlens[0].size(0)} and {cu_seqlens[1].size(0)}; a sequence without "
             "keys repeats a number"
         )
-    return max(max_seqlens[0], 1), max(max_seqlens[1], 1)
+    return longest[0], longest[1]
 
 
 def check_number(name: str, label: str, value: object) -> float:
     """Return a number that no gradient is asked of."""
-    if not isinstance(value, (int, float)):
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise InvalidProblemError(
-                f"[{name}] expected {label} to be a number, got a tensor that requires "
-                "a gradient, which would be lost; multiply q by a learned scale, or "
-                "detach it"
-            )
-        is_one = isinstance(value, Tensor) and value.numel() == 1
-        if not is_one and not isinstance(value, Real):
-            raise InvalidProblemError(
-                f"[{name}] expected {label} to be a number, got {value!r}"
-            )
-    return float(value)  # type: ignore[arg-type]
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise InvalidProblemError(
+            f"[{name}] expected {label} to be a number, got a tensor that requires a "
+            "gradient, which would be lost; multiply q by a learned scale, or detach it"
+        )
+    is_one = isinstance(value, Tensor) and value.numel() == 1
+    if is_one or isinstance(value, Real):
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, RuntimeError):
+            pass
+    raise InvalidProblemError(
+        f"[{name}] expected {label} to be a number, got {value!r}; pass a float"
+    )
+
+
+def check_flag(name: str, label: str, value: object) -> bool:
+    """Return a bool, which may come as NumPy's, as a tensor of one, or as 0 or 1."""
+    if isinstance(value, bool):
+        return value
+    if getattr(value, "ndim", 0) == 0 and value in (0, 1):
+        return bool(value)
+    raise InvalidProblemError(
+        f"[{name}] expected {label} to be a bool, got {value!r}; pass True or False"
+    )
+
+
+def whole_number(name: str, label: str, value: object, advice: str) -> int:
+    """Return what ``__index__`` says, as PyTorch does: of a bool nothing."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value  # a symbol of torch.compile as it is
+    is_flag = isinstance(value, Tensor) and value.dtype == torch.bool
+    if not is_flag and not isinstance(value, bool):
+        try:
+            return operator.index(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    raise InvalidProblemError(
+        f"[{name}] expected {label} to be an int, got {value!r}; {advice}"
+    )
 
 
 def check_scale(name: str, q: Tensor, scale: float | None) -> float:
@@ -208,27 +248,41 @@ def window_sides(
     name: str, window: tuple[int, int] | None, is_causal: bool
 ) -> tuple[int, int]:
     """Return how far a query sees to the left and right, -1 for any distance."""
+    is_causal = check_flag(name, "is_causal", is_causal)
     if window is None:
         return -1, 0 if is_causal else -1
-    is_pair = isinstance(window, (tuple, list)) and len(window) == 2
-    if not is_pair or any(not _is_whole(side) or side < -1 for side in window):
+    advice = "-1 is open on that side, None no window"
+    left, right = window_pair(name, "window", window, advice)
+    if left < -1 or right < -1:
         raise InvalidProblemError(
-            f"[{name}] expected window to be two integers (left, right), each -1 for "
-            f"open or a number of keys, got {window!r}; None turns it off"
+            f"[{name}] expected each side of window to be a number of keys or -1, got "
+            f"{window!r}; {advice}"
         )
-    left, right = [-1 if side >= _FARTHEST else side for side in window]
+    left, right = [-1 if side >= _FARTHEST else side for side in (left, right)]
     return left, 0 if is_causal else right
 
 
-def _is_whole(side: object) -> bool:
-    return isinstance(side, int) or (
-        hasattr(side, "__index__") and not isinstance(side, Tensor)
+def window_pair(name: str, label: str, window: object, advice: str) -> tuple[int, int]:
+    """Return the two integers of a tuple, list, array or tensor."""
+    try:
+        sides: list[object] = [] if isinstance(window, str) else list(window)  # type: ignore[call-overload]
+        if len(sides) == 2:
+            return (
+                whole_number(name, label, sides[0], advice),
+                whole_number(name, label, sides[1], advice),
+            )
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InvalidProblemError(
+        f"[{name}] expected {label} to be two integers (left, right), got {window!r}; "
+        f"{advice}"
     )
 
 
 def check_grouping(name: str, q: Tensor, k: Tensor, enable_gqa: bool) -> None:
     """Check that heads are shared only where that was asked for."""
-    if not enable_gqa and q.dim() == 4 and q.size(1) != k.size(1):
+    is_allowed = check_flag(name, "enable_gqa", enable_gqa)
+    if not is_allowed and q.dim() == 4 and q.size(1) != k.size(1):
         raise InvalidProblemError(
             f"[{name}] expected heads_q == heads_kv with enable_gqa=False, got "
             f"{q.size(1)} and {k.size(1)}; pass enable_gqa=True to share key heads"
@@ -236,11 +290,21 @@ def check_grouping(name: str, q: Tensor, k: Tensor, enable_gqa: bool) -> None:
 
 
 def check_is_tensor(name: str, label: str, tensor: object) -> None:
-    """Check that an argument is a tensor."""
+    """Check that an argument is a tensor, and a dense one."""
     if not isinstance(tensor, Tensor):
         raise InvalidProblemError(
             f"[{name}] expected {label} to be a torch.Tensor, got "
             f"{type(tensor).__name__}; convert it with torch.as_tensor"
+        )
+    if tensor.is_nested:
+        raise UnsupportedError(
+            f"[{name}] expected {label} to be a dense tensor, got a nested one; pack "
+            "the sequences one after the other for flash_attention_varlen"
+        )
+    if tensor.layout != torch.strided:
+        raise UnsupportedError(
+            f"[{name}] expected {label} to be a dense tensor, got one of layout "
+            f"{tensor.layout}; convert it with .to_dense()"
         )
 
 

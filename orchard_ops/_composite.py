@@ -1,19 +1,19 @@
 """Attention on CPU tensors, from PyTorch's own operators.
 
 The kernels are for Apple GPUs; this keeps a model's meaning where there is
-none.  ``scaled_dot_product_attention`` does the work where its meaning and
-dtypes fit, plain operators, which hold all scores in memory, do the rest.
+none.  ``scaled_dot_product_attention`` does the work where it is right
+(``_cpu_sdpa``), plain operators, which hold all scores in memory, do the rest.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ._arguments import Arguments
+from ._cpu_sdpa import sdpa_out
 from ._philox import keep_mask, keep_scale
-from ._tracing import is_compiling, is_transformed
+from ._tracing import is_compiling
 
 __all__ = ["attention", "repeat_heads", "softmax_weights"]
 
@@ -32,16 +32,9 @@ def attention(
         ends = (arguments.cu_seqlens_q.tolist(), arguments.cu_seqlens_k.tolist())
         return _packed(arguments, ends, need_lse)
     arguments = repeat_heads(arguments)
-    if need_lse or not _sdpa_fits(arguments):
+    out = None if need_lse else _sdpa_out(arguments)
+    if out is None:
         return _plain(arguments, first_batch)
-    out = functional.scaled_dot_product_attention(
-        arguments.q,
-        arguments.k,
-        arguments.v,
-        arguments.attn_mask,
-        is_causal=arguments.window_right == 0,
-        scale=arguments.scale,
-    )
     return out, arguments.q.new_empty(0, dtype=torch.float32)
 
 
@@ -88,28 +81,17 @@ def _packed(
     return torch.cat(outs, 2), torch.cat(lses, 2)
 
 
-def _sdpa_fits(a: Arguments) -> bool:
-    """Say whether PyTorch's function means the same, for these very values."""
+def _sdpa_out(a: Arguments) -> Tensor | None:
+    """Return what PyTorch's function gives, if it has all that is asked for."""
     has_more = a.softcap or a.dropout_p or a.window_left >= 0 or a.window_right > 0
     if has_more or a.alibi_slopes is not None or a.sinks is not None:
-        return False
+        return None
     is_causal = a.window_right == 0
-    is_shifted = a.is_bottom_right and a.q.size(2) != a.k.size(2)
-    if is_causal and (is_shifted or a.attn_mask is not None):
-        return False
-    # float16 matrix products on the CPU exist only from PyTorch 2.3 on.
-    is_empty = a.q.numel() == 0 or a.k.numel() == 0 or a.v.numel() == 0
-    if a.q.dtype == torch.float16 or is_empty:
-        return False
-    mask = a.attn_mask
-    if mask is None:
-        return True
-    # A row that attends to nothing is NaN there, in some versions; whether there is one
-    # can't be asked of what is traced.
-    if is_compiling() or is_transformed():
-        return False
-    keep = mask if mask.dtype == torch.bool else mask != float("-inf")
-    return mask.dtype in (torch.bool, a.q.dtype) and bool(keep.any(-1).all())
+    if is_causal and a.is_bottom_right and a.q.size(2) != a.k.size(2):
+        return None
+    return sdpa_out(
+        a.q, a.k, a.v, a.attn_mask, a.scale, is_causal, is_traced=is_compiling()
+    )
 
 
 def _plain(a: Arguments, first_batch: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import torch
@@ -14,9 +13,11 @@ from ._checks import (
     check_slopes,
     check_softcap,
     check_tensors,
+    whole_number,
     window_sides,
 )
 from ._errors import InvalidProblemError, UnsupportedError
+from ._tracing import promise_range
 
 __all__ = [
     "NAME",
@@ -60,6 +61,8 @@ def check_step(
     q: Tensor, k: Tensor | None, v: Tensor | None, stores: tuple[Tensor, Tensor]
 ) -> None:
     """Check q, the caches, the new keys and values, and that no gradient is wanted."""
+    for label, store in zip(("k_cache", "v_cache"), stores):
+        check_is_tensor(NAME, label, store)
     check_tensors(NAME, q, *stores)
     if q.dim() != 4:
         raise InvalidProblemError(
@@ -140,11 +143,12 @@ def options_of(
 ) -> Options:
     """Return the options, checked but for what depends on shapes."""
     slopes = check_slopes(NAME, alibi_slopes, q)
-    splits = _whole_number("num_splits", num_splits, "0 lets the shapes decide")
+    advice = "0 lets the shapes decide"
+    splits = whole_number(NAME, "num_splits", num_splits, advice)
     if splits < 0:
         raise InvalidProblemError(
             f"[{NAME}] expected num_splits to be 0 or a number of parts, got {splits}; "
-            "0 lets the shapes decide"
+            f"{advice}"
         )
     return Options(
         check_scale(NAME, q, scale),
@@ -177,6 +181,8 @@ def rotary_table(
             f"and v, got {type(cos).__name__} and {type(sin).__name__}; rotate the "
             "queries yourself if there are no new keys"
         )
+    for label, table in (("rotary_cos", cos), ("rotary_sin", sin)):
+        check_is_tensor(NAME, label, table)
     half = q.size(3) // 2
     is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
     if not is_table or not cos.device == sin.device == q.device:
@@ -197,12 +203,14 @@ def _lengths_of(
     is_on_cpu = q.device.type == "cpu"
     counts: list[int] | None = None
     lengths: Tensor | None = None
+    if isinstance(cache_seqlens, Tensor) and cache_seqlens.dim() == 0:
+        cache_seqlens = cache_seqlens.expand(q.size(0))
     if isinstance(cache_seqlens, Tensor):
         lengths = _numbers_of("cache_seqlens", cache_seqlens, q, 1)
         counts = cache_seqlens.tolist() if is_on_cpu else None
     else:
         advice = "several lengths are an int32 tensor of shape [batch] on q's device"
-        count = _whole_number("cache_seqlens", cache_seqlens, advice)
+        count = whole_number(NAME, "cache_seqlens", cache_seqlens, advice)
         counts = [count] * (q.size(0) if is_on_cpu else 1)
     why = f"the cache having room for {capacity} keys and {len_new} being added"
     advice = "make the cache longer, or drop keys"
@@ -236,6 +244,8 @@ def _check_range(
     label: str, numbers: list[int] | None, last: int, why: str, advice: str
 ) -> None:
     """Check numbers that the host knows; if it doesn't, that any could be right."""
+    for number in numbers or []:
+        promise_range(number, 0, last)
     wrong = [n for n in numbers or [] if not 0 <= n <= last]
     if wrong or (last < 0 and numbers is None):
         raise InvalidProblemError(
@@ -278,14 +288,3 @@ def _numbers_of(label: str, tensor: Tensor, q: Tensor, dim: int) -> Tensor:
         f"{q.size(0)} as q's batch, on {q.device}, got {tensor.dtype} of shape "
         f"{list(tensor.shape)} on {tensor.device}; convert it with .to"
     )
-
-
-def _whole_number(label: str, value: object, advice: str) -> int:
-    if isinstance(value, int):
-        return value
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidProblemError(
-            f"[{NAME}] expected {label} to be an int, got {value!r}; {advice}"
-        ) from None

@@ -14,6 +14,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Callable
 
 import torch
 
@@ -28,6 +29,7 @@ __all__ = [
     "load_metalsim",
     "load_ops",
     "loaded_libraries",
+    "operator",
     "require_loaded",
     "sim_module",
 ]
@@ -49,6 +51,17 @@ def loaded_libraries() -> dict[str, Path]:
 def is_loaded(name: str) -> bool:
     """Say whether this process has loaded a library."""
     return name in _loaded
+
+
+@cache
+def operator(name: str) -> Callable[..., Any] | None:
+    """Return one of our operators, or None where the package came without them."""
+    if not is_loaded("_C"):
+        return None
+    overload = getattr(torch.ops.orchard_ops, name).default
+    # The function inside, to spare each call a frame that only passes arguments on.
+    function: Callable[..., Any] = getattr(overload, "_op", overload)
+    return function
 
 
 def require_loaded(name: str) -> None:

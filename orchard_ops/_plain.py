@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Callable
-
 import torch
 from torch import Tensor
 
 from . import _native
 from ._arguments import dense_arguments
 from ._autocast import is_any_region
+from ._cpu_sdpa import sdpa_out
 from ._errors import translate
 from ._tracing import is_compiling
 
@@ -32,20 +30,23 @@ def attend(
 ) -> Tensor | None:
     """Return the output, or None where the long way must look closer.
 
-    What is checked here is what the operator cannot see.  Compilers and subclasses of
+    What is checked here is what neither the operator nor PyTorch's function on the CPU
+    can see.  Compilers and subclasses of
     Tensor meet one operator only, ``forward``.
     """
-    if not type(q) is type(k) is type(v) is Tensor or is_compiling() or is_any_region():
+    if is_compiling() or not type(q) is type(k) is type(v) is Tensor or is_any_region():
         return None
     if type(attn_mask) not in _MASKS or type(scale) not in _SCALES:
         return None
-    operator = _operator()
-    if operator is None:
+    if type(is_causal) is not bool or type(enable_gqa) is not bool:
         return None
     try:
-        out: Tensor | None = operator(
-            q, k, v, attn_mask, scale, bool(is_causal), enable_gqa
-        )
+        if q.is_cpu:
+            return sdpa_out(q, k, v, attn_mask, scale, is_causal)
+        operator = _native.operator("plain")
+        if operator is None:
+            return None
+        out: Tensor | None = operator(q, k, v, attn_mask, scale, is_causal, enable_gqa)
         return out
     except RuntimeError as error:
         failure = error
@@ -56,14 +57,3 @@ def attend(
         alibi_slopes=None, sinks=None,
     )  # fmt: skip
     raise translate(failure, name)
-
-
-@cache
-def _operator() -> Callable[..., Any] | None:
-    """Return the operator; None where the package came without operators."""
-    if not _native.is_loaded("_C"):
-        return None
-    overload = torch.ops.orchard_ops.plain.default
-    # The function inside, to spare each call a frame that only passes arguments on.
-    operator: Callable[..., Any] = getattr(overload, "_op", overload)
-    return operator

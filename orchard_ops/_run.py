@@ -11,7 +11,7 @@ from ._autocast import autocast_dtype
 from ._composite import attention as composite
 from ._cpu_checks import check_shapes
 from ._errors import DeviceError, translate
-from ._tracing import is_compiling
+from ._tracing import is_recorded
 
 __all__ = ["reason_against", "require_ops", "run"]
 
@@ -44,8 +44,8 @@ def reason_against(name: str, arguments: Arguments) -> str:
     Raises:
         OrchardError: the reason, where Python knows it.
     """
-    # torch.compile cannot trace an operator that returns a string.
-    if arguments.q.device.type in ("cpu", "meta") or is_compiling():
+    # Nothing that records operators takes one that returns a string.
+    if arguments.q.device.type in ("cpu", "meta") or is_recorded(arguments.q):
         check_shapes(name, arguments)
         return ""
     require_ops(name, arguments.q)

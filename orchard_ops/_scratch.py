@@ -7,6 +7,7 @@ from types import TracebackType
 import torch
 
 from . import _native
+from ._checks import whole_number
 from ._errors import InvalidProblemError
 
 __all__ = ["backward_scratch"]
@@ -40,12 +41,14 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
     """
 
     def __init__(self, max_bytes: int | None) -> None:
-        is_number = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
-        if max_bytes is not None and (not is_number or max_bytes < 0):
-            raise InvalidProblemError(
-                "[backward_scratch] expected a number of bytes, 0 or more, or None, "
-                f"got {max_bytes!r}"
-            )
+        name, advice = "backward_scratch", "pass bytes, 0 or more, or None"
+        if max_bytes is not None:
+            max_bytes = whole_number(name, "max_bytes", max_bytes, advice)
+            if max_bytes < 0:
+                raise InvalidProblemError(
+                    f"[{name}] expected max_bytes to be 0 or more, got {max_bytes}; "
+                    f"{advice}"
+                )
         _native.require_loaded("backward_scratch")
         self._before: int = torch.ops.orchard_ops.backward_scratch()
         torch.ops.orchard_ops.set_backward_scratch(

@@ -7,6 +7,7 @@ checkpointing, loading of saved tensors, and autocast.
 from __future__ import annotations
 
 import contextlib
+import functools
 from types import ModuleType
 from typing import Any, Union
 
@@ -23,6 +24,8 @@ from ._errors import UnsupportedError
 __all__ = ["register"]
 
 _Device = Union[int, str, torch.device, None]
+# By the names that PyTorch's C++ side has for them.
+_AUTOCAST_DTYPES = {"Half": torch.float16, "BFloat16": torch.bfloat16}
 
 
 def register(name: str) -> None:
@@ -56,16 +59,9 @@ def _module(name: str) -> ModuleType:
 
 def _amp(parent: str) -> ModuleType:
     module = ModuleType(f"{parent}.amp", "What checkpointing asks of autocast.")
-    setattr(module, "autocast", _autocast)  # noqa: B010 - typed as ModuleType
+    autocast = functools.partial(torch.autocast, parent.rpartition(".")[2])
+    setattr(module, "autocast", autocast)  # noqa: B010 - typed as ModuleType
     return module
-
-
-def _autocast(
-    enabled: bool = True, **_: Any
-) -> contextlib.AbstractContextManager[None]:
-    if enabled:
-        raise UnsupportedError("[metalsim] autocast is not offered on this device")
-    return contextlib.nullcontext()
 
 
 def is_available() -> bool:
@@ -165,27 +161,28 @@ def set_rng_state(new_state: Tensor, device: _Device = None) -> None:
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
-    """Return the types that autocast may use once it is offered."""
-    return [torch.float16, torch.bfloat16]
+    """Return the types that an autocast region may have."""
+    return list(_AUTOCAST_DTYPES.values())
 
 
 def is_autocast_enabled() -> bool:
-    """Say whether autocast is on: it is not offered."""
-    return False
+    """Say whether an autocast region is open."""
+    return bool(torch.ops.orchard_metalsim.is_autocast_enabled())
 
 
 def set_autocast_enabled(enabled: bool) -> None:
-    """Refuse to switch autocast on."""
-    _autocast(enabled)
+    """Switch autocast on or off, for torch.autocast up to PyTorch 2.3."""
+    torch.ops.orchard_metalsim.set_autocast_enabled(enabled)
 
 
 def get_autocast_dtype() -> torch.dtype:
-    """Return the type that autocast would use."""
-    return torch.float16
+    """Return the type of autocast regions."""
+    return _AUTOCAST_DTYPES[torch.ops.orchard_metalsim.autocast_dtype()]
 
 
 def set_autocast_dtype(dtype: torch.dtype) -> None:
-    """Accept the type that autocast would use, to no effect."""
+    """Set the type of autocast regions."""
+    torch.ops.orchard_metalsim.set_autocast_dtype(dtype)
 
 
 def _as_signed(seed: int) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["is_compiling", "is_transformed"]
+__all__ = ["is_compiling", "is_recorded", "is_transformed", "promise_range"]
 
 # Replaced by True in what torch.compile traces; named so from PyTorch 2.3 on.
 is_compiling = (
@@ -14,6 +16,26 @@ is_compiling = (
 )
 
 
+def is_recorded(tensor: Tensor) -> bool:
+    """Say whether a compiler, tracer or TorchDispatchMode takes down what is called."""
+    if is_compiling():
+        return True
+    is_watched = torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
+    return is_watched or type(tensor) is FakeTensor
+
+
 def is_transformed() -> bool:
     """Say whether a torch.func transform (grad, vmap, jvp, ...) is under way."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def promise_range(number: int, low: int, high: int) -> None:
+    """Tell torch.compile that a number lies in a range, which it checks in each run.
+
+    A number that was computed from a tensor is known only then, and asking for it, as
+    checks do, would end the graph.
+    """
+    if is_compiling():
+        # PyTorch's function has no types.
+        torch._check(number >= low)  # type: ignore[no-untyped-call]
+        torch._check(number <= high)  # type: ignore[no-untyped-call]

@@ -18,16 +18,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, cast
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.jit import _builtins as script_builtins
 from torch.nn import functional
 
-from ._attention import flash_attention, supports
 from ._errors import OrchardError
-from ._tracing import is_compiling, is_transformed
+from ._sdpa_call import (
+    HAS_GQA,
+    Call,
+    attend,
+    call_of,
+    causal_bias_class,
+    is_causal_bias,
+    reason_against,
+)
+from ._tracing import is_compiling
 
 __all__ = [
     "Decision",
@@ -48,6 +55,7 @@ _blocks = 0  # of enabled(), in all threads
 _was_enabled = False  # before the first of them
 _fallbacks: Counter[str] = Counter()
 _lock = threading.RLock()
+_taught: list[type] = []  # causal biases that know our function
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,8 @@ def enable() -> None:
         if _is_original_known and current is not _original:
             raise _replaced("enable", current)
         _original, _is_original_known = current, True
+        _tell_script_compiler()
+        _tell_causal_biases()
         # mypy takes the attribute for a function that nobody may replace.
         setattr(functional, _NAME, _routed)
 
@@ -95,6 +105,37 @@ def disable() -> None:
         elif current is not _original:
             raise _replaced("disable", current)
         _is_original_known = False
+
+
+def _tell_script_compiler() -> None:
+    """Let torch.jit.script see in our function what it sees in PyTorch's."""
+    find: Callable[..., Any] = script_builtins._find_builtin
+    register: Callable[..., Any] = script_builtins._register_builtin
+    operator = find(_original)
+    if operator is not None:
+        register(_routed, operator)
+
+
+def _tell_causal_biases() -> None:
+    """Let a causal bias know PyTorch's function where code imported it by name.
+
+    It compares what it is called by with what is in ``torch.nn.functional``, and what
+    it does not know gets memory that nobody wrote for a mask.
+    """
+    bias = causal_bias_class()
+    if bias is None or bias in _taught:
+        return
+    theirs = bias.__torch_function__.__func__
+
+    def answer(
+        cls: type, function: object, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is _original:
+            function = functional.scaled_dot_product_attention
+        return theirs(cls, function, types, args, kwargs)
+
+    bias.__torch_function__ = classmethod(answer)
+    _taught.append(bias)
 
 
 def _replaced(name: str, current: object) -> OrchardError:
@@ -158,9 +199,8 @@ def explain(
     Returns:
         The decision; its reason is empty where the kernels serve.
     """
-    reason = _reason(
-        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-    )
+    call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    reason = reason_against(call)
     return Decision(not reason, reason)
 
 
@@ -180,86 +220,56 @@ def reset_fallbacks() -> None:
         _fallbacks.clear()
 
 
-def _routed(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **grouping: Any,
-) -> Tensor:
+def _routed(*arguments: Any, **options: Any) -> Tensor:
     """Stand in for ``F.scaled_dot_product_attention``; ``sdpa.explain`` says why."""
-    enable_gqa = bool(grouping.get("enable_gqa", False))
-    reason = _reason(
-        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-    )
-    is_known = not grouping or (_HAS_GQA and list(grouping) == ["enable_gqa"])
-    if not reason and is_known:
-        out = flash_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-        )
-        assert isinstance(out, Tensor)
-        return out
+    if not _is_original_known:  # kept by somebody since before disable()
+        return _original(*arguments, **options)
+    if _taught and not is_compiling() and _here.is_left:
+        return _original(*arguments, **options)
+    if not HAS_GQA and "enable_gqa" in options:
+        return _original(*arguments, **options)  # refuses, in its own words
+    try:
+        call = call_of(*arguments, **options)
+    except TypeError:
+        return _original(*arguments, **options)
+    reason = reason_against(call)
+    if not reason:
+        return attend(call)
     if not is_compiling():
-        _count(reason or "an argument that this PyTorch does not have")
-    return _original(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **grouping
-    )
+        _count(reason)
+    if is_causal_bias(call.attn_mask):
+        return _by_causal_bias(call.attn_mask, arguments, options)
+    return _original(*arguments, **options)
+
+
+class _Here(threading.local):
+    """What one thread is doing."""
+
+    is_left = False  # a call has been left to PyTorch, with the calls that it makes
+
+
+_here = _Here()
+
+
+def _by_causal_bias(
+    bias: Any, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Tensor:
+    """Let the bias take the call apart, as PyTorch's function would let it.
+
+    It wants to be called by the function in ``torch.nn.functional``, which is ours, and
+    calls that again without itself.
+    """
+    if is_compiling():
+        return cast(Tensor, bias._dispatch(*arguments, **options))
+    _tell_causal_biases()  # if this is the first
+    _here.is_left = True
+    try:
+        return cast(Tensor, bias._dispatch(*arguments, **options))
+    finally:
+        _here.is_left = False
 
 
 def _count(reason: str) -> None:
     rule = reason.split(", got ")[0]  # so that the lengths of a run make one entry
     with _lock:
         _fallbacks[rule] += 1
-
-
-# PyTorch's function takes enable_gqa from 2.5 on; before, it says so itself.
-_HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
-
-
-def _reason(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-    enable_gqa: bool,
-) -> str:
-    """Return why PyTorch's own function must serve, or an empty string."""
-    if query.device.type not in ("mps", "metalsim"):
-        return f"device {query.device.type}: PyTorch's own function serves it"
-    if query.is_nested or key.is_nested or value.is_nested:
-        return "nested tensors: flash_attention_varlen takes packed ones"
-    if is_causal and attn_mask is not None:
-        return "attn_mask together with is_causal=True: PyTorch's rules decide"
-    if not is_compiling():
-        reason = _eager_reason(query, key, value, attn_mask)
-        if reason:
-            return reason
-    return supports(
-        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-    )[1]
-
-
-def _eager_reason(*tensors: Tensor | None) -> str:
-    """Return what speaks against the kernels in this state of PyTorch."""
-    # PyTorch's function has no types.
-    if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
-        return "flash attention is switched off by torch.nn.attention.sdpa_kernel"
-    if is_transformed():
-        return "inside a torch.func transform"
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation"
-    if any(tensor is not None and _overrides(tensor) for tensor in tensors):
-        return "a subclass of Tensor that overrides PyTorch's functions"
-    return ""
-
-
-def _overrides(tensor: Tensor) -> bool:
-    function = type(tensor).__torch_function__
-    is_plain = type(tensor) is Tensor
-    return not is_plain and function is not torch._C._disabled_torch_function_impl

@@ -61,7 +61,12 @@ _UNNAMED = "privateuseone"
 _LAST_MOMENT = 0.1  # seconds
 _MODES = ("private", "shared")
 _FAMILIES = ("A", "B", "C")
-_LANGUAGES = {"3.0": 0x30000, "3.1": 0x30001}  # as Metal counts them
+_LANGUAGES = {
+    "3.0": 0x30000,
+    "3.1": 0x30001,
+    "3.2": 0x30002,
+    "4.0": 0x40000,
+}  # as Metal counts them
 
 
 @dataclass(frozen=True)
@@ -287,19 +292,18 @@ def compile(  # noqa: A001 - the design's name, used as sim.compile
 def check(
     source: str, defines: Mapping[str, str] | None = None, *, language: str = "3.1"
 ) -> Footprint:
-    """Type-check a kernel by rules of Metal's that running it here does not need.
+    """Check a kernel by Metal's rules, most of which running it here does not need.
 
-    No name is a keyword, every pointer and reference names its address space and
-    keeps it, nothing becomes or leaves bfloat silently, array sizes are constant,
-    arguments are bound as the specification says, and what the version lacks
-    (double, exceptions, variables outside functions) is refused by name, with its
-    line and what to write instead.  What passes may still be refused by Apple's
-    compiler.
+    Names, address spaces, attributes and signatures follow the specification; types
+    are those of Metal's library: the overloads that it has, vectors without places for
+    their components, no silent conversion to bfloat, simdgroup functions on the types
+    that they take.  What passes may still be refused by Apple's compiler.
 
     Args:
         source: text in the Metal shading language.
         defines: preprocessor macros, name → value.
-        language: Metal's version, ``"3.0"`` (macOS 13, without bfloat) or ``"3.1"``.
+        language: Metal's version: ``"3.0"`` (macOS 13, without bfloat), ``"3.1"``,
+            ``"3.2"`` (macOS 15) or ``"4.0"``.
 
     Returns:
         What the text takes besides registers.

@@ -13,8 +13,9 @@ import orchard_ops
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the command line choose what test_combinations.py draws."""
+    """Let the command line choose what the tests of random problems draw."""
     parser.addoption("--combination", default="0", help="SEED or SEED:INDEX")
+    parser.addoption("--fuzz", default="", help="a number of problems or SEED:INDEX")
 
 
 # In every process: after a first backward on the CPU it would be too late for

@@ -103,8 +103,12 @@ def run_case(
     device: torch.device,
     place: Place | None = None,
     place_grad: Place | None = None,
+    asks_lse: bool = True,
 ) -> Results:
-    """Run forward and backward; ``place`` moves a CPU tensor to the device."""
+    """Run forward and backward; ``place`` moves a CPU tensor to the device.
+
+    Without asks_lse it is the plain call, which may take another way, and lse is None.
+    """
     put = place or (lambda tensor: tensor.to(device))
     q, k, v = (
         lay_out(t, case.layout, put).detach().requires_grad_() for t in inputs.core[:3]
@@ -124,13 +128,14 @@ def run_case(
         sinks = tensors["sinks"] = put(sinks).detach().requires_grad_()
         leaves.append(sinks)
     torch.manual_seed(case.manual_seed)
-    out, lse = attend(case, q, k, v, **tensors)
+    out, lse = attend(case, q, k, v, asks_lse, **tensors)
     outputs, grads = [out], [grad_out]
-    if inputs.grad_lse is not None:
+    if lse is not None and inputs.grad_lse is not None:
         outputs.append(lse)
         grads.append(put(inputs.grad_lse))
     gradients = [t.cpu() for t in torch.autograd.grad(outputs, leaves, grads)]
-    results = Results(out.detach().cpu(), lse.detach().cpu(), *gradients[:3])
+    lse = None if lse is None else lse.detach().cpu()
+    results = Results(out.detach().cpu(), lse, *gradients[:3])
     if mask is not None and mask.requires_grad:
         results = replace(results, dmask=gradients[3])
     if sinks is not None:
@@ -139,15 +144,24 @@ def run_case(
 
 
 def attend(
-    case: Case, q: Tensor, k: Tensor, v: Tensor, **tensors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Call the public function for a case; return out and lse."""
-    arguments = dict(options(case), scale=case.scale, return_lse=True, **tensors)
+    case: Case,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    asks_lse: bool = True,
+    **tensors: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Call the public function for a case; return out, and lse if asked for."""
+    arguments = dict(options(case), scale=case.scale, **tensors)
+    if asks_lse:
+        arguments["return_lse"] = True
     if not case.sequences:
-        return orchard_ops.flash_attention(q, k, v, **arguments)
+        result = orchard_ops.flash_attention(q, k, v, **arguments)
+        return result if asks_lse else (result, None)
     ends, longest = [], []
     for lengths in zip(*case.sequences):
         sums = list(itertools.accumulate(lengths, initial=0))
         ends.append(torch.tensor(sums, dtype=torch.int32).to(q.device))
         longest.append(max(lengths))
-    return orchard_ops.flash_attention_varlen(q, k, v, *ends, *longest, **arguments)
+    result = orchard_ops.flash_attention_varlen(q, k, v, *ends, *longest, **arguments)
+    return result if asks_lse else (result, None)

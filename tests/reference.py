@@ -10,7 +10,16 @@ from dataclasses import dataclass, fields
 from typing import Callable
 
 import torch
-from cases import CANCELLATION, DRAWS, FLOOR, LSE_ROUNDING, MATH_FACTOR, Case
+from cases import (
+    CANCELLATION,
+    DRAWS,
+    FEWEST_ERRORS,
+    FLOOR,
+    LSE_ROUNDING,
+    MATH_FACTOR,
+    MOST_DRAWS,
+    Case,
+)
 from draws import Inputs, make_inputs
 from philox import keep_scale
 from torch import Tensor
@@ -34,7 +43,7 @@ class Results:
     """Everything that attention and its backward produce."""
 
     out: Tensor
-    lse: Tensor
+    lse: Tensor | None  # None where it was not asked for
     dq: Tensor
     dk: Tensor
     dv: Tensor
@@ -330,6 +339,8 @@ def assert_close(case: Case, inputs: Inputs, actual: Results) -> None:
     weight_error = LSE_ROUNDING * largest(_moderate(expected.lse))
     for name, want in expected.items():
         got = getattr(actual, name)
+        if name == "lse" and got is None:
+            continue
         assert got is not None, f"{case.name}: there is no {name}"
         got = got.detach().cpu()
         assert got.shape == want.shape, (name, got.shape, want.shape)
@@ -341,7 +352,7 @@ def assert_close(case: Case, inputs: Inputs, actual: Results) -> None:
         error = largest(_moderate(got.double()) - want)
         allowed = max(
             MATH_FACTOR * math_errors[name],
-            FLOOR[dtype] * largest(want),
+            FLOOR[_coarsest(name, case, inputs)] * largest(want),
             CANCELLATION * sizes[name],
             weight_error * sizes[name] if name.startswith("d") else 0.0,
         )
@@ -357,10 +368,21 @@ def _dtype_of(name: str, case: Case, inputs: Inputs) -> torch.dtype:
     return torch.float32 if name in ("lse", "dsinks") else case.dtype
 
 
+def _coarsest(name: str, case: Case, inputs: Inputs) -> torch.dtype:
+    """Return the dtype that a result passes through.
+
+    A mask's gradient may be summed from score gradients of q's dtype; autograd rounds
+    those of out alike, but not those of lse.
+    """
+    if name == "dmask" and inputs.grad_lse is not None:
+        return case.dtype
+    return _dtype_of(name, case, inputs)
+
+
 def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]:
     """Return the largest error of plain operators over several draws of a case."""
     errors = dict.fromkeys((name for name, _ in exact.items()), 0.0)
-    for index in range(DRAWS):
+    for index in range(_draws(case, exact)):
         if index:
             inputs = make_inputs(case, index)
             exact = solve(case, inputs)
@@ -369,6 +391,17 @@ def _math_errors(case: Case, inputs: Inputs, exact: Results) -> dict[str, float]
                 got = _moderate(getattr(plain, name).double())
                 errors[name] = max(errors[name], largest(got - _moderate(want)))
     return errors
+
+
+def _draws(case: Case, exact: Results) -> int:
+    """Return how many inputs are drawn; more where dmask is a few rounded numbers.
+
+    The largest error of ten is no measure of what the next ten may have.
+    """
+    if case.dtype == torch.float32 or exact.dmask is None:
+        return DRAWS
+    errors = max(exact.dmask.numel(), 1)
+    return max(DRAWS, min(MOST_DRAWS, FEWEST_ERRORS // errors))
 
 
 def largest(tensor: Tensor) -> float:

@@ -39,15 +39,15 @@ MISTAKES = {
         "WRITES_CONSTANT": "assign",
         "WRITES_CONST": "assign|read-only",
         "FLOAT_TO_BFLOAT": "no viable conversion",
-        "BFLOAT_TO_FLOAT": "no viable conversion",
+        "BFLOAT_TO_HALF": "no viable conversion",
         "HALF_TO_BFLOAT": "no viable conversion",
-        "BFLOAT_TIMES_FLOAT": "invalid operands",
+        "BFLOAT_TIMES_FLOAT": "no viable conversion",
         "VARIABLE_SIZE": "not a constant expression",
         "CONST_VARIABLE_SIZE": "not a constant expression",
         "VARIABLE_OUTSIDE": OUTSIDE,
         "THREADGROUP_IN_FUNCTION": "declared in kernels only",
         "EIGHT_ELEMENTS": "half8",
-        "MIXED_MINIMUM": "no matching function",
+        "MIXED_MINIMUM": "is ambiguous",
     },
     "refused_words.metal": {
         "STAGE_AS_PARAMETER": STAGE,
@@ -158,6 +158,43 @@ MISTAKES = {
         "VARIADIC": "fixed number of arguments",
         "INSTANCE_OF_NONE": "explicit instantiation",
     },
+    "refused_types.metal": {
+        "FLOAT_AND_INT": "call to 'max' is ambiguous",
+        "UNSIGNED_AND_INT": "call to 'clamp' is ambiguous",
+        "OWN_SATURATE": "call to 'saturate' is ambiguous",
+        "OWN_VECTOR_STEP": "call to 'step' is ambiguous",
+        "NO_HYPOT": "hypot",
+        "CONSTANT_CALLS": "'fmod' of Metal's library is not constexpr",
+        "REFERENCE_TO_COMPONENT": "cannot bind|changes address space",
+        "REFERENCE_TO_INDEXED": "cannot bind|changes address space",
+        "POINTER_TO_COMPONENT": "address of",
+        "COMPONENT_TWICE": "duplicate components",
+        "COMPONENT_NAMES_MIXED": "illegal vector component",
+        "COMPONENT_BEYOND": "illegal vector component",
+        "TOO_FEW_COMPONENTS": "no matching constructor",
+        "VECTOR_TO_SCALAR": "no viable conversion",
+        "ELEMENT_TYPES": "no viable conversion",
+        "ELEMENT_TYPES_TIMES": "invalid operands",
+        "FRACTION_TO_INTEGERS": "invalid operands",
+        "COMPARED_IS_BOOL": "no viable conversion",
+        "TERNARY_TO_BFLOAT": "no viable conversion",
+        "SIMD_OF_BFLOAT": "no matching function for call to 'simd_sum'",
+        "SIMD_OF_LONG": "no matching function for call to 'simd_shuffle'",
+        "SIMD_WITH_MASK": "no matching function",
+        "MATRIX_OF_INT": "invalid element type",
+        "MATRIX_OF_16": "invalid size",
+        "MATRIX_FROM_THREAD": "no matching function",
+        "FILLED_BY_FLOAT": "no matching function",
+        "CONST_ELEMENTS": "not assignable",
+        "BITS_OF_STRUCT": "scalars and vectors only",
+        "BITS_OF_MORE": "different size",
+        "ATOMIC_COPY": "deleted|no viable",
+        "ATOMIC_ORDER": "memory_order_acquire",
+        "ATOMIC_WORD": "no matching function",
+        "ATOMIC_MEMBER": "used by functions",
+        "NARROWED": "narrowed",
+        "FLAGS_AS_INT": "cannot initialize",
+    },
 }
 # Macros that switch on what is accepted.
 EXTRAS = {"USES_BFLOAT", "DYNAMIC_INDEX"}
@@ -202,6 +239,14 @@ def test_what_metal_has_is_accepted(language: str) -> None:
     # Of `attributed`: a tile, five pairs, zeroes, a counter and a block's.
     assert found.threadgroup_bytes == 4 * 72 + 8 * 5 + 16 + 4 + 16
     assert found.spilled == ()
+
+
+@pytest.mark.parametrize("language", ["3.0", "3.1", "3.2", "4.0"])
+def test_metals_types_are_accepted(language: str) -> None:
+    """Conversions, swizzles, calls and copies that a stricter check would refuse."""
+    text = (FOLDER / "accepted_types.metal").read_text(encoding="utf-8")
+    defines = {} if language == "3.0" else {"USES_BFLOAT": "1"}
+    sim.check(text, defines, language=language)
 
 
 def test_metal_3_0_has_no_bfloat() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from orchard_ops.cli import _bench_plots, _suites, app
+import orchard_ops
+from orchard_ops.cli import _bench_plots, _child, _suites, app
 
 
 def test_bench_reports_what_it_measured() -> None:
@@ -67,3 +71,22 @@ def test_bench_refuses_unknown_suites(name: str) -> None:
     done = CliRunner().invoke(app, ["bench", "--suite", name])
     assert done.exit_code == 2
     assert name in done.output
+
+
+def test_children_import_what_their_parent_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the package's name where bench is started is not imported."""
+    (tmp_path / "orchard_ops").mkdir()
+    shadow = tmp_path / "orchard_ops" / "__init__.py"
+    shadow.write_text("raise ImportError('the source folder')\n")
+    ours = str(Path(orchard_ops.__file__).resolve())
+    monkeypatch.setattr(sys, "path", [path or str(Path.cwd()) for path in sys.path])
+    if library := os.environ.get("ORCHARD_LIBRARY_DIR"):
+        monkeypatch.setenv("ORCHARD_LIBRARY_DIR", str(Path(library).resolve()))
+    monkeypatch.chdir(tmp_path)
+    ask = "import orchard_ops; print(orchard_ops.__file__)"
+    found = subprocess.check_output(_child.python(ask), text=True)
+    assert str(Path(found.strip()).resolve()) == ours
+    rows = [row["what"] for row in _suites._compile_times()]
+    assert len(rows) == 4

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable
 
 import pytest
@@ -13,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from harness import bits, count_calls
 from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
 from torch.utils.checkpoint import checkpoint
 
 import orchard_ops
 from orchard_ops import UnsupportedError, flash_attention, flash_attn, sdpa
+from orchard_ops.flash_attn import bert_padding
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SHAPE = (2, 4, 17, 64)
+aot_eager = lookup_backend("aot_eager")
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +65,7 @@ def everything(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, sinks: Tensor) -> 
 
 PROGRAMS = {
     "plain": Program(flash_attention),
+    "intermediate": Program(lambda q, k, v: flash_attention(q + 1, k * 2, v - 1)),
     "causal": Program(lambda q, k, v: flash_attention(q, k, v, is_causal=True)),
     "bool mask": Program(lambda q, k, v: flash_attention(q, k, v, q[..., :17] > -1)),
     "bias": Program(flash_attention, ((SHAPE,) * 3) + ((4, 17, 17),)),
@@ -73,7 +78,7 @@ PROGRAMS = {
     "3-d": Program(flash_attention, ((2, 17, 64),) * 3),
     "packed": Program(packed, ((31, 2, 64),) * 3),
     "flash_attn_func": Program(flash_attn.flash_attn_func, ((2, 17, 4, 64),) * 3),
-    "sdpa": Program(lambda q, k, v: F.scaled_dot_product_attention(q, k, v)),
+    "sdpa": Program(lambda q, k, v: F.scaled_dot_product_attention(q * 2, k, v)),
     "sdpa with a bias": Program(
         lambda q, k, v, bias: F.scaled_dot_product_attention(q, k, v, bias),
         ((SHAPE,) * 3) + ((2, 1, 17, 17),),
@@ -125,6 +130,136 @@ def test_one_graph_for_all_lengths(device: torch.device) -> None:
         want = flash_attention(q, q, q, is_causal=True)
         assert torch.equal(bits(got), bits(want))
     assert len(graphs) == 1
+
+
+def longest_of(ends: Tensor) -> int:
+    """Return the longest sequence's length, as a model computes it."""
+    return (ends[1:] - ends[:-1]).max().item()
+
+
+def ragged(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
+    """Attend within packed sequences whose longest only the device knows."""
+    longest = longest_of(ends)
+    return orchard_ops.flash_attention_varlen(
+        q, k, v, ends, ends, longest, longest, is_causal=True
+    )
+
+
+def ragged_dao(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
+    """Do the same by Dao's function."""
+    longest = longest_of(ends)
+    return flash_attn.flash_attn_varlen_func(
+        q, k, v, ends, ends, longest, longest, causal=True
+    )
+
+
+def unpadded(x: Tensor, _: Tensor, __: Tensor, mask: Tensor) -> Tensor:
+    """Attend to the tokens that a mask keeps: as many as the device says."""
+    tokens, places, ends, longest, _ = bert_padding.unpad_input(x, mask)
+    out = flash_attn.flash_attn_varlen_func(
+        tokens, tokens, tokens, ends, ends, longest, longest, causal=True
+    )
+    return bert_padding.pad_input(out, places, *mask.shape)
+
+
+def with_more(
+    function: Callable[..., Tensor], more: list[Tensor], *leaves: Tensor
+) -> Tensor:
+    """Call a function with leaves and then with what gets no gradient."""
+    return function(*leaves, *more)
+
+
+@pytest.fixture
+def computed_numbers() -> Iterator[None]:
+    """Let graphs hold numbers, and sizes, that come from tensors."""
+    names = ("capture_scalar_outputs", "capture_dynamic_output_shape_ops")
+    with torch._dynamo.config.patch(dict.fromkeys(names, True)):
+        yield
+
+
+@pytest.mark.usefixtures("computed_numbers")
+@pytest.mark.parametrize(
+    ("function", "dynamic"),
+    [(ragged, False), (ragged, True), (ragged_dao, False), (unpadded, True)],
+)
+def test_lengths_computed_in_the_graph(
+    function: Callable[..., Tensor], dynamic: bool, device: torch.device
+) -> None:
+    """max_seqlen may come out of cu_seqlens: one graph for all lengths, same bits."""
+    if function is unpadded:
+        if TORCH < (2, 4):
+            pytest.skip("sizes from tensors have no gradient before PyTorch 2.4")
+        leaves = draw(device, (3, 12, 2, 64))
+        inputs = [(torch.arange(12) < torch.tensor(kept)[:, None]).int()
+                  for kept in ([9, 12, 4], [12, 0, 1])]  # fmt: skip
+    else:
+        leaves = draw(device, *[(31, 2, 64)] * 3)
+        inputs = [torch.tensor(ends, dtype=torch.int32) for ends in
+                  ([0, 9, 31], [0, 31, 31], [0, 14, 28])]  # fmt: skip
+    graphs, made = [], set()
+
+    def backend(graph: Any, examples: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, examples)
+
+    compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=dynamic)
+    for given in inputs:
+        more = [leaves[0]] * (3 - len(leaves)) + [given.to(device)]
+        want = train(partial(with_more, function, more), leaves)
+        with count_calls() as calls:
+            got = train(partial(with_more, compiled, more), leaves)
+        assert (calls.fwd, calls.bwd) == (1, 1)
+        for ours, exact in zip(got, want):
+            assert torch.equal(bits(ours), bits(exact))
+        made.add(len(graphs))
+    assert len(made) == 1  # nothing was compiled after the first call
+
+
+@pytest.mark.usefixtures("computed_numbers")
+def test_a_computed_cache_length(device: torch.device) -> None:
+    """cache_seqlens may be a number out of a tensor, in one graph."""
+    (q, cache) = (t.detach() for t in draw(device, (2, 1, 2, 64), (2, 32, 2, 64)))
+
+    def decode(filled: Tensor) -> Tensor:
+        length = filled.max().item()
+        return flash_attn.flash_attn_with_kvcache(q, cache, cache, cache_seqlens=length)
+
+    compiled = torch.compile(decode, backend="aot_eager", fullgraph=True)
+    for filled in ([3, 9], [32, 1]):
+        lengths = torch.tensor(filled, dtype=torch.int32).to(device)
+        assert torch.equal(bits(compiled(lengths)), bits(decode(lengths)))
+
+
+@pytest.mark.usefixtures("computed_numbers")
+def test_a_computed_length_is_checked_when_it_runs(device: torch.device) -> None:
+    """A number out of a tensor that is no length raises an error in the run."""
+    (q,) = (t.detach() for t in draw(device, (31, 2, 64)))
+    ends = torch.tensor([0, 31], dtype=torch.int32).to(device)
+
+    def attend(longest: Tensor) -> Tensor:
+        number = longest.max().item()
+        return orchard_ops.flash_attention_varlen(q, q, q, ends, ends, number, number)
+
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    right, wrong = (torch.tensor([n, n]).to(device) for n in (31, -5))
+    assert torch.equal(bits(compiled(right)), bits(attend(right)))
+    with pytest.raises(RuntimeError, match=r"-5|u\d+ >= 0"):
+        compiled(wrong)
+
+
+def test_traced_by_torchscript(device: torch.device) -> None:
+    """torch.jit.trace takes the functions themselves, and what asks for support."""
+    (q,) = (t.detach() for t in draw(device, SHAPE))
+
+    def attend(q: Tensor) -> Tensor:
+        assert orchard_ops.supports(q, q, q)[0]
+        return flash_attention(q, q, q, is_causal=True)
+
+    traced = torch.jit.trace(attend, (q,))
+    with count_calls() as calls:
+        out = traced(q)
+    assert calls.fwd == 1
+    assert torch.equal(bits(out), bits(attend(q)))
 
 
 def test_compiled_dropout_draws_anew(device: torch.device) -> None:

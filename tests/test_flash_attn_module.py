@@ -9,6 +9,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from types import ModuleType
 
 import pytest
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from orchard_ops import InvalidProblemError, OrchardError, flash_attn
 from orchard_ops.flash_attn import bert_padding, flash_attn_interface
+
+HAS_PACKAGES = sys.version_info >= (3, 10)  # metadata.packages_distributions
 
 # Everything here is aligned at the bottom right: that is what the functions mean.
 _BASE = Case("", batch=2, heads_q=2, heads_kv=2, len_q=21, len_kv=45)
@@ -329,8 +332,7 @@ def no_flash_attn() -> Iterator[None]:
     if importlib.util.find_spec("flash_attn") is not None:
         pytest.skip("a real flash_attn is installed")
     yield
-    for name in [n for n in sys.modules if n.partition(".")[0] == "flash_attn"]:
-        del sys.modules[name]
+    flash_attn.uninstall_as_flash_attn()
 
 
 @pytest.mark.usefixtures("no_flash_attn")
@@ -348,6 +350,30 @@ def test_install() -> None:
     assert found.__version__ == "2.8.3"
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("flash_attn.layers")
+    flash_attn.uninstall_as_flash_attn()
+    flash_attn.uninstall_as_flash_attn()  # twice is once
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("flash_attn")
+
+
+@pytest.mark.usefixtures("no_flash_attn")
+def test_install_offers_metadata() -> None:
+    """Code that asks which flash-attn is installed is told ours, until it is undone."""
+    known = metadata.packages_distributions() if HAS_PACKAGES else {}
+    assert "flash_attn" not in known
+    finders = list(sys.meta_path)
+    flash_attn.install_as_flash_attn()
+    for name in ("flash_attn", "flash-attn", "Flash.Attn"):
+        assert metadata.version(name) == flash_attn.__version__
+    assert metadata.distribution("flash_attn").metadata["Name"] == "flash-attn"
+    if HAS_PACKAGES:
+        assert metadata.packages_distributions()["flash_attn"] == ["flash-attn"]
+    assert metadata.version("torch")  # others are found as before
+    assert [d.metadata["Name"] for d in metadata.distributions()].count("torch") == 1
+    flash_attn.uninstall_as_flash_attn()
+    assert sys.meta_path == finders
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version("flash_attn")
 
 
 @pytest.mark.usefixtures("no_flash_attn")
@@ -362,3 +388,8 @@ def test_install_refuses_to_hide_a_real_one(monkeypatch: pytest.MonkeyPatch) -> 
     flash_attn.install_as_flash_attn(replace=True)
     assert sys.modules["flash_attn"] is flash_attn
     assert "flash_attn.ops" not in sys.modules
+    flash_attn.uninstall_as_flash_attn()
+    assert sys.modules["flash_attn"] is real
+    assert sys.modules["flash_attn.ops"] is part
+    flash_attn.uninstall_as_flash_attn()  # leaves a real one alone
+    assert sys.modules["flash_attn"] is real

@@ -114,7 +114,8 @@ REFUSED = {
     "length-none": ("an int, got None", {"cache_seqlens": None}),
     "length-float": ("an int, got 4.0", {"cache_seqlens": 4.0}),
     "length-list": (r"an int, got \[4, 12\]", {"cache_seqlens": [4, 12]}),
-    "length-scalar": ("1 dimensions", {"cache_seqlens": torch.tensor(4)}),
+    "length-bool": ("an int, got True", {"cache_seqlens": True}),
+    "length-float-scalar": ("torch.float32", {"cache_seqlens": torch.tensor(4.0)}),
     "table-list": ("Tensor, got list", {"block_table": [[1, 2], [3, 4]]}),
     "rotary-too-short": ("8 rows", {"cache_seqlens": 8, **SHORT}),
     "rotary-too-short-for-queries": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -271,3 +272,38 @@ def test_a_version_that_is_not_in_the_matrix_is_refused(flags: list[str]) -> Non
     done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 1
     assert f"lists no {flags[-1]}" in done.stderr
+
+
+@pytest.mark.parametrize("lost", [["2.2.2"], ["2.2.2", "2.4.1"]])
+def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
+    lost: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other wheels are made and listed; the status and the reason come last."""
+    import macos_torch
+    import macos_wheels
+
+    def torch_tree(version: str, _: str) -> Path:
+        if version in lost:
+            raise macos_torch.NotFetchedError(
+                f"pip gave no torch=={version}: Not Found"
+            )
+        return tmp_path
+
+    def build_torch(version: str, targets: list[str], _: object) -> list[object]:
+        fields = dict.fromkeys(("bytes", "symbols", "messages", "sha256"), "1")
+        names = {"torch": version, "python": "any 3", "wheel": f"{version}.whl"}
+        return [{**names, **fields, "target": target} for target in targets]
+
+    monkeypatch.setattr(macos_torch, "torch_tree", torch_tree)
+    monkeypatch.setattr(macos_wheels, "build_torch", build_torch)
+    asked = ["--torch", "2.2.2", "2.4.1", "--target", "14.0", "--out", str(tmp_path)]
+    program = ["macos_wheels.py", *asked, "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", program)
+    with pytest.raises(macos_wheels.Failure) as caught:
+        macos_wheels.main()
+    assert f"no wheels were made for PyTorch {', '.join(lost)}" in str(caught.value)
+    assert all(f"torch=={version}: Not Found" in str(caught.value) for version in lost)
+    listed = tmp_path / "wheels.json"
+    made = json.loads(listed.read_text()) if listed.exists() else []
+    right = [version for version in ("2.2.2", "2.4.1") if version not in lost]
+    assert [row["torch"] for row in made] == right

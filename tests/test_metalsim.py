@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import subprocess
-import sys
-from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchard_ops import sim
+from orchard_ops.cli._child import python
 
 sim.enable()
 DEVICE = torch.device("metalsim")
@@ -117,11 +116,7 @@ handle = torch.zeros(4, device="metalsim").untyped_storage().data_ptr()
 
 def run_python(text: str) -> subprocess.CompletedProcess[str]:
     """Run a text in a Python of its own."""
-    command = [sys.executable, "-c", text]
-    # Not from the source folder, which would hide the installed package.
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
+    return subprocess.run(python(text), capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("storage_mode", ["private"], indirect=True)
@@ -316,6 +311,28 @@ class TestOperators:
         """A tensor prints as on the CPU, with its device."""
         assert repr(torch.ones(2, device=DEVICE)) == (
             "tensor([1., 1.], device='metalsim:0')"
+        )
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_means_are_written(self, dtype: torch.dtype) -> None:
+        """The mean of half numbers, and all that is made of it, is a number."""
+        x = sample(4, 8, dtype=dtype)
+        for run in (
+            lambda x: x.mean(),
+            lambda x: x.mean(-1, keepdim=True),
+            lambda x: x.var(-1),
+            lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
+            lambda x: x.square().mean(),
+        ):
+            assert_same(run(x), run(x.to(DEVICE)))
+
+    def test_a_gradient_without_slope_is_zeros(self) -> None:
+        """PyTorch's zeros without memory are numbers like any others here."""
+        x = sample(5).to(DEVICE).requires_grad_()
+        torch.sgn(x).sum().backward()
+        assert_same(torch.zeros(5), x.grad)
+        assert_same(
+            torch.zeros(3, 2), torch._efficientzerotensor((3, 2), device=DEVICE)
         )
 
 
@@ -523,8 +540,7 @@ x = torch.ones(8).to("metalsim").requires_grad_()
 """
 
 
-def test_a_program_may_end_after_a_backward(tmp_path: Path) -> None:
+def test_a_program_may_end_after_a_backward() -> None:
     """PyTorch's own thread for the device does not abort a process that is ending."""
     for _ in range(4):  # Without care it aborts three times in four, on 2.13.
-        # Not in the source folder, which would be imported instead of the package.
-        subprocess.run([sys.executable, "-c", PROGRAM], check=True, cwd=tmp_path)
+        subprocess.run(python(PROGRAM), check=True)

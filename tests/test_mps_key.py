@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchard_ops import _native
+from orchard_ops.cli._child import python
 
 HERE = Path(__file__).resolve().parent
 
@@ -73,7 +74,7 @@ def test_suite_passes_on_mps(suite: str, mode: str, libraries: Path) -> None:
         "STANDIN_STORAGE_MODE": mode,
     }
     path, *chosen = SUITES[suite]
-    command = [sys.executable, "-c", START, str(libraries / "_C.so"), "-q"]
+    command = python(START, str(libraries / "_C.so"), "-q")
     command += ["-p", "no:cacheprovider", str(HERE / path), *chosen]
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

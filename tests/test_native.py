@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 
 import orchard_ops
 from orchard_ops import _native
+from orchard_ops.cli._child import python
 
 
 @pytest.mark.parametrize("built_for", ["2.1.2", "2.0.0", "1.13.1"])
@@ -56,13 +56,12 @@ else:
 def import_with(directory: Path, code: str = "") -> subprocess.CompletedProcess[str]:
     """Import orchard_ops in a new process that looks for libraries in a directory."""
     prelude = f"""
-import os, sys
+import os
 os.environ["ORCHARD_LIBRARY_DIR"] = {str(directory)!r}
-sys.path[:0] = {[str(Path(orchard_ops.__file__).parent.parent)]!r}
 import torch, orchard_ops
 """
     return subprocess.run(
-        [sys.executable, "-c", prelude + code],
+        python(prelude + code),
         capture_output=True,
         text=True,
         check=False,

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 
 import orchard_ops
 from orchard_ops.cli import app
+from orchard_ops.cli._child import python
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 FEATURES = [
@@ -50,7 +50,7 @@ def replay(path: Path, *more: str) -> tuple[int, dict[str, Any]]:
     if elsewhere := os.environ.get("ORCHARD_TEST_REPLAY_DIR"):
         # What recorded has no simulator, as the macOS wheels.
         environment = {**os.environ, "ORCHARD_LIBRARY_DIR": elsewhere}
-        program = [sys.executable, "-m", "orchard_ops.cli", *command]
+        program = python("from orchard_ops.cli import app; app()", *command)
         ended = subprocess.run(
             program, env=environment, text=True, capture_output=True, check=False
         )

@@ -302,10 +302,10 @@ def test_errors_of_the_kernels_are_not_swallowed(
 ) -> None:
     """An exception from flash_attention reaches the caller; nothing falls back."""
 
-    def fail(*_: object) -> Tensor:
+    def fail(*_: object, **__: object) -> Tensor:
         raise orchard_ops.DeviceError("lost")
 
-    monkeypatch.setattr(sdpa, "flash_attention", fail)
+    monkeypatch.setattr(orchard_ops._sdpa_call, "flash_attention", fail)
     q, _ = draw(device, SHAPE, SHAPE)
     with sdpa.enabled(), pytest.raises(orchard_ops.DeviceError, match="lost"):
         F.scaled_dot_product_attention(q, q, q)

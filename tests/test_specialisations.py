@@ -144,6 +144,6 @@ def test_budgets_are_counted_as_documented(
     line: str, registers: int, memory: int
 ) -> None:
     """The count gives the design's own figures for 16-bit elements."""
-    s = Specialisation(f"x {line} OPERAND_BYTES=2 SIMDGROUPS=4")
+    s = Specialisation(f"x {line} ELEM_BYTES=2 OPERAND_BYTES=2 SIMDGROUPS=4")
     assert budget.tile_registers(s) == registers
     assert budget.threadgroup_bytes(s) == memory

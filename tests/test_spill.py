@@ -213,5 +213,5 @@ def test_the_setting_is_restored_and_checked() -> None:
         assert current() == 7
     assert current() == before
     for wrong in (-1, 1.5, True, "1"):
-        with pytest.raises(InvalidProblemError, match="expected a number of bytes"):
+        with pytest.raises(InvalidProblemError, match="expected max_bytes to be"):
             orchard_ops.backward_scratch(wrong)

@@ -6,18 +6,21 @@ Needs transformers, which only ``nox -s test-transformers`` installs.
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
 from harness import count_calls
 from torch import Tensor, nn
 
-from orchard_ops import UnsupportedError
+from orchard_ops import UnsupportedError, sdpa
 from orchard_ops.integrations import transformers as integration
 
 transformers = pytest.importorskip("transformers")
-HAS_MASKS = tuple(int(p) for p in transformers.__version__.split(".")[:2]) >= (4, 53)
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+IS_OLD = VERSION < (5, 0)
 SIZES = {"vocab_size": 61, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
@@ -63,7 +66,7 @@ def t5(**changes: Any) -> nn.Module:
 
 
 MODELS = {"llama": llama, "gpt2": gpt2}
-if HAS_MASKS:  # T5 asked no registry before
+if not IS_OLD:  # T5 asked no registry before
     MODELS["t5"] = t5
 
 
@@ -156,7 +159,7 @@ def test_training_equals_eager(name: str, padding: str, device: torch.device) ->
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.skipif(not HAS_MASKS, reason="T5 used no registry before 4.53")
+@pytest.mark.skipif(IS_OLD, reason="T5 asks no registry before transformers 5")
 def test_the_learned_bias_trains(device: torch.device) -> None:
     """T5's relative position bias gets its gradient through the kernels."""
     eager, ours = pair("t5", device)
@@ -251,16 +254,100 @@ def test_an_old_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_flash_attn_is_found_by_feature_tests() -> None:
-    """What transformers asks about flash_attn does not fail over our module."""
-    import sys
+    """What transformers asks about flash_attn is answered; it wants CUDA all the same.
 
-    from orchard_ops import flash_attn
+    In a process of its own, because the answers are kept.
+    """
+    program = """
+import torch, transformers
+import orchard_ops
+torch.cuda.is_available = lambda: False
+orchard_ops.flash_attn.install_as_flash_attn()
+ask = transformers.utils
+assert not ask.is_flash_attn_2_available()
+assert ask.is_flash_attn_greater_or_equal("2.1.0")
+assert not ask.is_flash_attn_greater_or_equal("99.0")
+try:
+    config = transformers.LlamaConfig(num_hidden_layers=1, hidden_size=32, vocab_size=9)
+    config._attn_implementation = "flash_attention_2"
+    transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="flash_attention_2"
+    )
+except (ImportError, ValueError) as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PackageNotFoundError" not in done.stdout + done.stderr
+    assert done.stdout.strip()  # transformers' own words, of CUDA or a GPU
 
-    flash_attn.install_as_flash_attn()
-    try:
-        ask: Callable[[], bool] = transformers.utils.is_flash_attn_2_available
-        assert ask() is False  # it wants CUDA: register() is the way in
-        assert transformers.utils.is_flash_attn_greater_or_equal("2.1.0") in (0, 1)
-    finally:
-        for name in [n for n in sys.modules if n.partition(".")[0] == "flash_attn"]:
-            del sys.modules[name]
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_prompt_in_two_pieces(name: str, device: torch.device) -> None:
+    """A second piece of prompt on a filled cache sees all of the first, unmasked."""
+    eager, ours = pair(name, device)
+    ids = batch(name, "none")["input_ids"]
+    with torch.no_grad(), count_calls() as calls:
+        want = eager.eval()(ids).logits[:, 6:]
+        first = ours.eval()(ids[:, :6].to(device), use_cache=True)
+        second = ours(ids[:, 6:].to(device), past_key_values=first.past_key_values)
+    assert calls.fwd == 4
+    size = want.abs().max()
+    assert (second.logits.cpu() - want).abs().max() <= 2e-4 * size
+
+
+def bert(implementation: str) -> nn.Module:
+    """Return a small BERT, which asks no registry before transformers 5."""
+    config = transformers.BertConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        attn_implementation=implementation,
+    )
+    torch.manual_seed(0)
+    return transformers.BertModel(config).eval()
+
+
+def test_a_model_with_a_table_of_its_own(device: torch.device) -> None:
+    """Where a model does not ask the registry it says so, and what to do instead."""
+    ids = batch("llama", "none")["input_ids"]
+    with torch.no_grad():
+        want = bert("eager")(ids).last_hidden_state
+    if IS_OLD:
+        with pytest.raises(UnsupportedError, match=r"modeling_bert.*sdpa\.enable"):
+            bert("orchard")
+        with pytest.raises((KeyError, ValueError), match="nonsense"):
+            bert("nonsense")
+    model = bert("sdpa" if IS_OLD else "orchard").to(device)
+    with sdpa.enabled(), torch.no_grad(), count_calls() as calls:
+        got = model(ids.to(device)).last_hidden_state
+    assert calls.fwd == 2
+    assert torch.allclose(got.cpu(), want, atol=1e-4)
+
+
+def test_a_table_asked_while_running() -> None:
+    """ModernBERT before transformers 5 asks its table in each forward."""
+    config = transformers.ModernBertConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        pad_token_id=0,
+        cls_token_id=1,
+        sep_token_id=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        attn_implementation="orchard",
+    )
+    ids = batch("llama", "none")["input_ids"]
+    if IS_OLD:
+        with pytest.raises(UnsupportedError, match="modeling_modernbert"):
+            transformers.ModernBertModel(config)(ids)
+    else:
+        assert transformers.ModernBertModel(config)(ids) is not None

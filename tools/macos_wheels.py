@@ -8,6 +8,9 @@ fixed times and order, and listed in dist/macos/wheels.json.
 
 Usage: python tools/macos_wheels.py [--torch 2.4.1 ...] [--target 14.0 ...] [--twice]
 
+A PyTorch that cannot be downloaded is named at the end, with the reason and a
+status of 1; the wheels of the others are there.
+
 A packager who has PyTorch and metal-cpp unpacked names their folders (--tree,
 --metal-cpp); nothing is downloaded then.
 """
@@ -158,16 +161,28 @@ def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     return chosen
 
 
-def fetch(versions: Iterable[str]) -> None:
-    """Fetch all that comes from the network, so that what is missing fails first."""
-    missing = []
+def fetch(versions: Iterable[str]) -> dict[str, str]:
+    """Fetch what comes from the network first; return what cannot be had, and why."""
+    missing = {}
     for version in sorted(versions, key=number):
         try:
             macos_torch.torch_tree(version, PYTHON)
         except macos_torch.NotFetchedError as error:
-            missing.append(f"{error}\nOr leave it out: name the others after --torch.")
+            missing[version] = str(error)
+    return missing
+
+
+def report(missing: dict[str, str]) -> None:
+    """Say which PyTorch has no wheels, after those of the others were made.
+
+    Raises:
+        Failure: there is one; names it, with the reason.
+    """
     if missing:
-        raise Failure("\n\n".join(missing))
+        reasons = "\n\n".join(f"{name}: {why}" for name, why in missing.items())
+        raise Failure(
+            f"no wheels were made for PyTorch {', '.join(missing)}\n{reasons}"
+        )
 
 
 def main() -> None:
@@ -188,8 +203,10 @@ def main() -> None:
     chosen = wanted(options)
     if not chosen:
         raise Failure(f"nothing to build: {options.torch} for macOS {options.target}")
-    if not options.tree:
-        fetch(chosen)
+    missing = {} if options.tree else fetch(chosen)
+    chosen = {name: chosen[name] for name in chosen if name not in missing}
+    if not chosen:
+        report(missing)
     rows = build_all(chosen, options)
     (options.out / "wheels.json").write_text(json.dumps(rows, indent=1) + "\n")
     print("\n" + TABLE.format(**HEADINGS) + "sha256")
@@ -197,6 +214,7 @@ def main() -> None:
         print(TABLE.format(**row) + row["sha256"])
     if options.twice:
         check_reproducible(chosen, options, rows)
+    report(missing)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
-#include "attention/specialisation.h"
+#include "attention/compiled.h"
 
 namespace orchard::attention {
 namespace {
@@ -20,57 +19,10 @@ using device::Size3;
 
 // The part of the scores that a launch of a spilling backward works on.
 struct Part {
-  const SpillChunk* chunk = nullptr;  // none: all of them
-  int64_t pairs = 0;                  // key heads
-  bool is_summed = false;
+  const SpillChunk* chunk = nullptr;   // none: all of them
+  int64_t pairs = 0;                   // key heads
+  const Compiled* compiled = nullptr;  // none: found by the problem
 };
-
-// The widest load, in elements, that never straddles a row's end and is
-// aligned in every tensor: 16 bytes or the largest power of two below.
-int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
-  const int64_t size = element_bytes(problem.dtype);
-  int64_t units = (16 / size) | problem.head_dim | problem.head_dim_v;
-  for (const Layout* layout :
-       {&tensors.q, &tensors.k, &tensors.v, &tensors.out, &tensors.grad_out,
-        &tensors.dq, &tensors.dk, &tensors.dv}) {
-    units |= static_cast<int64_t>(layout->view.offset_bytes) / size;
-    for (size_t axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
-  }
-  return units & -units;
-}
-
-// Whether an element of a head, counted from where the head begins, has a
-// number that needs more than 31 bits, as an Index of the kernels (without
-// WIDE_INDEX) has them.
-bool needs_wide(const Problem& problem,
-                const Tensors& tensors,
-                const SpillChunk* chunk) {
-  int64_t farthest = 0;
-  const auto reach = [&](int64_t count, int64_t stride) {
-    return std::max<int64_t>(count - 1, 0) * stride;
-  };
-  const auto add = [&](std::initializer_list<const Layout*> layouts,
-                       int64_t length) {
-    for (const Layout* layout : layouts) {
-      farthest = std::max(farthest, reach(length, layout->strides[2]));
-    }
-  };
-  add({&tensors.q, &tensors.grad_out}, problem.len_q);
-  add({&tensors.k, &tensors.v}, problem.len_kv);
-  if (problem.mask != MaskKind::none) {
-    const auto& [batches, heads, rows, columns] = problem.mask_sizes;
-    farthest = std::max({farthest, rows * columns,  // its gradient
-                         reach(rows, tensors.mask.strides[2]) +
-                             reach(columns, tensors.mask.strides[3])});
-  }
-  if (chunk != nullptr) {
-    farthest = std::max(
-        farthest, int64_t{64} * chunk->row_fragments * chunk->column_fragments);
-  }
-  // More than a row's elements, and than a tile that overhangs the last column.
-  constexpr int64_t kMargin = 1 << 16;
-  return farthest + kMargin > std::numeric_limits<int32_t>::max();
-}
 
 Strides kernel_strides(const Layout& layout, const Problem& problem) {
   // Packed sequences share one batch entry.
@@ -153,11 +105,6 @@ uint32_t tiles_of(int64_t length, int per_threadgroup) {
                                per_threadgroup);
 }
 
-// Rows of all query heads that share a key head.
-int64_t packed_rows(const Problem& problem) {
-  return problem.len_q * (problem.heads_q / problem.heads_kv);
-}
-
 Size3 grid_of_part(const Specialisation& s,
                    const Problem& problem,
                    const Part& part) {
@@ -195,10 +142,10 @@ Size3 grid_of(const Specialisation& s,
     case Kernel::decode:
       return {tiles_of(problem.cache.splits, s.tile.simdgroups / s.tile.split),
               static_cast<uint32_t>(problem.heads_kv) *
-                  tiles_of(packed_rows(problem), 8 * s.tile.rows),
+                  tiles_of(problem.rows_of_group(), 8 * s.tile.rows),
               batch};
     case Kernel::combine:
-      return {tiles_of(packed_rows(problem), s.tile.simdgroups),
+      return {tiles_of(problem.rows_of_group(), s.tile.simdgroups),
               static_cast<uint32_t>(problem.heads_kv), batch};
     case Kernel::forward:
     case Kernel::backward_dq:
@@ -251,33 +198,17 @@ void add_launch(Device& device,
                 Arguments arguments,
                 Plan& plan,
                 const Part& part = {}) {
-  Specialisation s{
-      kernel,
-      problem.dtype,
-      operand_type(device.limits().family, problem.dtype),
-      problem.head_dim,
-      problem.head_dim_v,
-      vector_elements(problem, tensors),
-      features_of(problem, kernel, part.chunk != nullptr, part.is_summed),
-      Tile{}};
-  // These take one row by its number, others rows by the tile.
-  s.features.is_wide = kernel != Kernel::backward_prepare &&
-                       kernel != Kernel::combine &&
-                       needs_wide(problem, tensors, part.chunk);
-  // It reads neither q nor k.
-  if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
-  // ... and this neither them nor any mask.
-  if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
-  // This reads k alone, and its sizes choose the same row as backward_dkdv's.
-  if (kernel == Kernel::backward_dbias_spilled) s.head_dim = s.head_dim_v = 8;
-  const int64_t largest = std::max(s.head_dim, s.head_dim_v);
-  const device::Family family = device.limits().family;
-  s.tile = kernel == Kernel::decode
-               ? decode_tile(family, s.dtype, largest, packed_rows(problem),
-                             problem.cache.page_size)
-               : choose_tile(family, kernel, s.dtype, largest);
+  const int64_t kept = part.chunk == nullptr
+                           ? 0
+                           : int64_t{64} * part.chunk->row_fragments *
+                                 part.chunk->column_fragments;
+  const Compiled& found =
+      part.compiled != nullptr
+          ? *part.compiled
+          : compiled(device, specialise(device.limits().family, problem,
+                                        tensors, kernel, kept, false));
+  const Specialisation& s = found.specialisation;
   Launch launch;
-  const Compiled& found = fitting(device, s);
   launch.pipeline = found.pipeline;
   launch.arguments = std::move(arguments);
   add_feature_arguments(s.features, tensors, launch.arguments);
@@ -335,12 +266,14 @@ void add_spilled(Device& device,
     read.push_back(reads(SLOT_UNITS, tensors.units));
   }
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
-    const Part part{&plan.chunks[i], spill.pairs[i], spill.is_summed()};
+    const auto part = [&](const Compiled* kernel) {
+      return Part{&plan.chunks[i], spill.pairs[i], kernel};
+    };
     add_launch(device, problem, tensors, Kernel::backward_dkdv,
                with(with(inputs, {writes(SLOT_DK, tensors.dk.view),
                                   writes(SLOT_DV, tensors.dv.view)}),
                     written),
-               plan, part);
+               plan, part(spill.dkdv));
     // float32 sums begin where those of the chunks before have ended.
     const bool is_continued =
         problem.dtype == DType::float32 && plan.chunks[i].column0 > 0;
@@ -354,11 +287,11 @@ void add_spilled(Device& device,
       of_dq.push_back({SLOT_DQ_SUMS, Access::read_write, tensors.dq_sums, {}});
     }
     add_launch(device, problem, tensors, Kernel::backward_dq_spilled,
-               std::move(of_dq), plan, part);
+               std::move(of_dq), plan, part(spill.dq));
     if (spill.serves_mask) {
       add_launch(device, problem, tensors, Kernel::backward_dbias_spilled,
                  with(read, {writes(SLOT_GRAD_MASK, tensors.grad_mask)}), plan,
-                 part);
+                 part(nullptr));
     }
   }
 }
@@ -403,7 +336,7 @@ void plan_backward(Device& device,
 
 int64_t decode_splits(const Problem& problem) {
   constexpr int64_t kThreadgroups = 128, kLeastKeys = 64, kMostKeys = 1024;
-  const int64_t row_tiles = (packed_rows(problem) + 15) / 16;
+  const int64_t row_tiles = (problem.rows_of_group() + 15) / 16;
   const int64_t side_by_side = problem.batch * problem.heads_kv * row_tiles;
   const int64_t most = std::max<int64_t>(problem.len_kv / kLeastKeys, 1);
   // A long sum in a row is off by more roundings than float32 users expect.

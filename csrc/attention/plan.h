@@ -12,8 +12,6 @@
 
 namespace orchard::attention {
 
-struct Compiled;  // of attention/specialisation.h
-
 // The tensors of one call; what a call does not use stays empty.
 struct Tensors {
   Layout q, k, v, out, grad_out, dq, dk, dv, mask;

@@ -19,12 +19,6 @@ void check_settings(const char* operation, const Settings& settings) {
     refuse(operation, "window sizes must be -1 (open) or more, got (",
            settings.window_left, ", ", settings.window_right, ")");
   }
-  for (const int64_t length : {settings.max_len_q, settings.max_len_kv}) {
-    if (length < 0 || length > kMaxLength) {
-      refuse(operation, "max_seqlen must be 0 to ", kMaxLength, ", got ",
-             length);
-    }
-  }
 }
 
 const char* dtype_name(DType dtype) {

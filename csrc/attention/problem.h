@@ -49,8 +49,6 @@ struct Settings {
   int64_t window_left = -1;  // -1: open
   int64_t window_right = -1;
   bool is_bottom_right = false;  // row r faces column r + len_kv - len_q
-  int64_t max_len_q = 0;         // of packed sequences, else 0
-  int64_t max_len_kv = 0;
 };
 
 // Where the keys of a decoding step come from.
@@ -86,6 +84,9 @@ struct Problem {
   bool is_packed = false;
   bool has_grad_lse = false;  // a backward: lse has a gradient too
   Cache cache;
+
+  // Rows of all query heads that share a key head.
+  int64_t rows_of_group() const { return len_q * (heads_q / heads_kv); }
 };
 
 template <class Int>
@@ -132,13 +133,6 @@ void check_shapes(const char* operation, const Shapes<Int>& shapes) {
         {"head_dim of v", v[3]}}) {
     if (dim < 1 || dim > kMaxHeadDim) {
       refuse(operation, name, " must be 1 to ", kMaxHeadDim, ", got ", dim);
-    }
-  }
-  for (const auto& [name, length] :
-       {std::pair<const char*, const Int&>{"len_q", q[2]}, {"len_kv", k[2]}}) {
-    if (length > kMaxLength) {
-      refuse(operation, name, " must be at most ", kMaxLength, ", got ",
-             length);
     }
   }
 }

@@ -1,17 +1,15 @@
-// csrc/attention/specialisation.cpp: the defines of a text, and the cache of
-// what was compiled.
+// csrc/attention/specialisation.cpp: which text a launch needs, and its
+// defines.
 #include "attention/specialisation.h"
 
-#include <mutex>
-#include <optional>
-#include <unordered_map>
+#include <algorithm>
+#include <limits>
 
+#include "attention/plan.h"
 #include "kernels/params.h"
 
 namespace orchard::attention {
 namespace {
-
-using device::Device;
 
 const char* kernel_name(Kernel kernel) {
   switch (kernel) {
@@ -47,6 +45,48 @@ const char* metal_type(DType dtype) {
       break;
   }
   return "bfloat";
+}
+
+// The widest load, in elements, that never straddles a row's end and is
+// aligned in every tensor: 16 bytes or the largest power of two below.
+int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
+  const int64_t size = element_bytes(problem.dtype);
+  int64_t units = (16 / size) | problem.head_dim | problem.head_dim_v;
+  for (const Layout* layout :
+       {&tensors.q, &tensors.k, &tensors.v, &tensors.out, &tensors.grad_out,
+        &tensors.dq, &tensors.dk, &tensors.dv}) {
+    units |= static_cast<int64_t>(layout->view.offset_bytes) / size;
+    for (size_t axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
+  }
+  return units & -units;
+}
+
+// Whether an element of a head, counted from where the head begins, has a
+// number that needs more than 31 bits, as an Index of the kernels (without
+// WIDE_INDEX) has them.
+bool needs_wide(const Problem& problem, const Tensors& tensors, int64_t kept) {
+  int64_t farthest = kept;
+  const auto reach = [&](int64_t count, int64_t stride) {
+    return std::max<int64_t>(count - 1, 0) * stride;
+  };
+  const auto add = [&](std::initializer_list<const Layout*> layouts,
+                       int64_t length) {
+    for (const Layout* layout : layouts) {
+      farthest = std::max(farthest, reach(length, layout->strides[2]));
+    }
+  };
+  add({&tensors.q, &tensors.grad_out}, problem.len_q);
+  add({&tensors.k, &tensors.v}, problem.len_kv);
+  if (problem.mask != MaskKind::none) {
+    const auto& [batches, heads, rows, columns] = problem.mask_sizes;
+    farthest = std::max({farthest, rows * columns,  // its gradient
+                         reach(rows, tensors.mask.strides[2]) +
+                             reach(columns, tensors.mask.strides[3])});
+  }
+
+  // More than a row's elements, and than a tile that overhangs the last column.
+  constexpr int64_t kMargin = 1 << 16;
+  return farthest + kMargin > std::numeric_limits<int32_t>::max();
 }
 
 }  // namespace
@@ -107,6 +147,38 @@ Features features_of(const Problem& problem,
   return f;
 }
 
+Specialisation specialise(device::Family family,
+                          const Problem& problem,
+                          const Tensors& tensors,
+                          Kernel kernel,
+                          int64_t kept,
+                          bool is_summed) {
+  Specialisation s{kernel,
+                   problem.dtype,
+                   operand_type(family, problem.dtype),
+                   problem.head_dim,
+                   problem.head_dim_v,
+                   vector_elements(problem, tensors),
+                   features_of(problem, kernel, kept != 0, is_summed),
+                   Tile{}};
+  // These take one row by its number, others rows by the tile.
+  s.features.is_wide = kernel != Kernel::backward_prepare &&
+                       kernel != Kernel::combine &&
+                       needs_wide(problem, tensors, kept);
+  // It reads neither q nor k.
+  if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
+  // ... and this neither them nor any mask.
+  if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
+  // This reads scores alone, one fragment a simdgroup.
+  if (kernel == Kernel::backward_dbias_spilled) s.head_dim = s.head_dim_v = 8;
+  const int64_t largest = std::max(s.head_dim, s.head_dim_v);
+  s.tile = kernel == Kernel::decode
+               ? decode_tile(family, s.dtype, largest, problem.rows_of_group(),
+                             problem.cache.page_size)
+               : choose_tile(family, kernel, s.dtype, largest);
+  return s;
+}
+
 std::string Specialisation::name() const {
   const Tile& t = tile;
   return std::string(kernel_name(kernel)) + "_" + metal_type(dtype) +
@@ -160,57 +232,6 @@ device::PipelineRequest request_for(const Specialisation& s,
   return request;
 }
 
-namespace {
-
-struct Key {
-  const Device* device;
-  Specialisation specialisation;
-  bool operator==(const Key&) const = default;
-};
-
-struct KeyHash {
-  size_t operator()(const Key& key) const noexcept {
-    const Specialisation& s = key.specialisation;
-    const Features& f = s.features;
-    uint64_t bits = 0;
-    for (const bool is_set :
-         {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
-          f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows, f.is_spilling, f.is_summed, f.has_grad_lse,
-          f.is_wide}) {
-      bits = bits << 1 | (is_set ? 1 : 0);
-    }
-    auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;
-    for (const int64_t value :
-         {static_cast<int64_t>(s.kernel), static_cast<int64_t>(s.dtype),
-          static_cast<int64_t>(f.mask), static_cast<int64_t>(f.mask_dtype),
-          s.head_dim, s.head_dim_v, s.vec, int64_t{s.tile.rows},
-          int64_t{s.tile.cols}, int64_t{s.tile.simdgroups}}) {
-      hash = (hash ^ static_cast<uint64_t>(value)) * 0x9E3779B97F4A7C15u;
-      hash ^= hash >> 29;
-    }
-    return hash;
-  }
-};
-
-const Compiled& compiled(Device& device, const Specialisation& s) {
-  static std::mutex mutex;
-  // Nodes, so that a reference outlives later insertions.
-  static std::unordered_map<Key, Compiled, KeyHash> cache;
-  const Key key{&device, s};
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    const auto found = cache.find(key);
-    if (found != cache.end()) return found->second;
-  }
-  // Compiled outside the lock: others may compile other kernels meanwhile.
-  Compiled fresh{device.pipeline(request_for(s, file_of(s))), s.name(), s};
-  const std::lock_guard<std::mutex> lock(mutex);
-  return cache.emplace(key, std::move(fresh)).first->second;
-}
-
-}  // namespace
-
 const char* entry_of(const Specialisation& s) { return kernel_name(s.kernel); }
 
 const char* element_type(const Specialisation& s, uint32_t slot) {
@@ -240,23 +261,6 @@ const char* element_type(const Specialisation& s, uint32_t slot) {
       return "int32";
     default:
       return dtype_name(s.dtype);
-  }
-}
-
-const Compiled& fitting(Device& device, Specialisation& s) {
-  for (;;) {
-    const Compiled& found = compiled(device, s);
-    const uint32_t most = found.pipeline->max_threads_per_threadgroup();
-    if (s.tile.threads() <= most) return found;
-    const std::optional<Tile> smaller = smaller_tile(s.tile);
-    if (!smaller) {
-      throw Error(ErrorKind::unsupported,
-                  "[" + s.name() + "] needs " +
-                      std::to_string(s.tile.threads()) +
-                      " threads per threadgroup, the compiled kernel allows " +
-                      std::to_string(most) + " on " + device.name());
-    }
-    s.tile = *smaller;
   }
 }
 

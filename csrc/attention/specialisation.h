@@ -1,13 +1,14 @@
-// csrc/attention/specialisation.h: one text of a kernel, and its compiled form.
+// csrc/attention/specialisation.h: one text of a kernel.
 #pragma once
 
-#include <memory>
 #include <string>
 
 #include "attention/problem.h"
 #include "attention/tiles.h"
 
 namespace orchard::attention {
+
+struct Tensors;  // of attention/plan.h
 
 // What a kernel's text has or leaves out.
 struct Features {
@@ -56,13 +57,14 @@ struct Specialisation {
   std::string name() const;
 };
 
-// A compiled specialisation, kept as long as the process: no more text is
-// built and nothing is allocated to find it again.
-struct Compiled {
-  std::shared_ptr<const device::Pipeline> pipeline;
-  std::string name;
-  Specialisation specialisation;
-};
+// The text of one launch, with the tile of the table.  `kept` bounds the
+// elements of ds that a spilling backward keeps of a head; 0: it keeps none.
+Specialisation specialise(device::Family family,
+                          const Problem& problem,
+                          const Tensors& tensors,
+                          Kernel kernel,
+                          int64_t kept,
+                          bool is_summed);
 
 // The kernel function's name, its file, and what a device compiles; the request
 // holds a view of the file's name.
@@ -72,10 +74,5 @@ device::PipelineRequest request_for(const Specialisation& s,
                                     const std::string& file);
 // What a buffer of the kernel holds: "float16", "int32" and so on.
 const char* element_type(const Specialisation& s, uint32_t slot);
-
-// That of a specialisation, or of one with a smaller tile, which it becomes:
-// how many threads a kernel's registers leave room for is known only once
-// compiled.
-const Compiled& fitting(device::Device& device, Specialisation& s);
 
 }  // namespace orchard::attention

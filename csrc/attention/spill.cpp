@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "attention/compiled.h"
 #include "attention/tiles.h"
 
 namespace orchard::attention {
@@ -75,28 +76,38 @@ int64_t columns_of_chunk(const Problem& problem,
   return most < kLeastColumns ? 0 : even_part(problem.len_kv, most, unit);
 }
 
-}  // namespace
+// No more elements of one head are kept, whatever the tile.
+int64_t most_kept(const Problem& problem, int64_t max_bytes) {
+  constexpr int64_t kAboveAnyTile = 1024;
+  const int64_t group = problem.heads_q / problem.heads_kv;
+  return std::min(max_bytes / element_bytes(problem.dtype) / group,
+                  round_up(problem.len_q, kAboveAnyTile) *
+                      round_up(problem.len_kv, kAboveAnyTile));
+}
 
-Spill choose_spill(const device::Limits& limits,
-                   const Problem& problem,
-                   const Wanted& wanted,
-                   int64_t max_bytes) {
-  Spill spill;
-  const int64_t largest = std::max(problem.head_dim, problem.head_dim_v);
-  if (!wanted.dq || !wanted.dkdv || max_bytes == 0) return spill;
-  if (max_bytes < 0) {
-    if (!spill_is_faster(limits.family, problem.dtype, largest)) return spill;
-    max_bytes = default_scratch(limits);
-  }
-  const Tile& tile =
-      choose_tile(limits.family, Kernel::backward_dkdv, problem.dtype, largest);
-  const int64_t columns = columns_of_chunk(problem, tile, max_bytes);
-  if (columns == 0) return spill;
-  const int64_t widest = std::min(columns, problem.len_kv);
-  const int64_t each = pair_bytes(problem, tile, widest);
+// The kernel that reads what `dkdv` writes: its tile divides that one's, so
+// that every fragment it reads was written.
+const Compiled& reader_of(device::Device& device,
+                          const Problem& problem,
+                          const Tensors& tensors,
+                          const Compiled& dkdv,
+                          int64_t kept,
+                          bool is_summed) {
+  Specialisation s = specialise(device.limits().family, problem, tensors,
+                                Kernel::backward_dq_spilled, kept, is_summed);
+  const Tile& written = dkdv.specialisation.tile;  // powers of two, all
+  s.tile.rows = std::min(s.tile.rows, written.rows);
+  s.tile.cols = std::min(s.tile.cols, written.cols);
+  return compiled(device, s);
+}
+
+// All rows of some key heads, and some or all of their columns.
+void cut(const Problem& problem,
+         const Tile& tile,
+         int64_t columns,
+         int64_t part,
+         Spill& spill) {
   const int64_t pairs = problem.batch * problem.heads_kv;
-  const int64_t part =
-      even_part(pairs, std::max<int64_t>(max_bytes / each, 1), 1);
   for (int64_t pair = 0; pair < pairs; pair += part) {
     for (int64_t column = 0; column < problem.len_kv; column += columns) {
       const int64_t end = std::min(column + columns, problem.len_kv);
@@ -109,14 +120,47 @@ Spill choose_spill(const device::Limits& limits,
       spill.pairs.push_back(std::min(part, pairs - pair));
     }
   }
+}
+
+}  // namespace
+
+Spill choose_spill(device::Device& device,
+                   const Problem& problem,
+                   const Tensors& tensors,
+                   const Wanted& wanted,
+                   int64_t max_bytes) {
+  Spill spill;
+  const device::Limits& limits = device.limits();
+  const int64_t largest = std::max(problem.head_dim, problem.head_dim_v);
+  if (!wanted.dq || !wanted.dkdv || max_bytes == 0) return spill;
+  if (max_bytes < 0) {
+    if (!spill_is_faster(limits.family, problem.dtype, largest)) return spill;
+    max_bytes = default_scratch(limits);
+  }
+  const int64_t kept = most_kept(problem, max_bytes);
+  const Specialisation writer = specialise(limits.family, problem, tensors,
+                                           Kernel::backward_dkdv, kept, false);
+  // Not compiled where it will not be used.
+  if (columns_of_chunk(problem, writer.tile, max_bytes) == 0) return spill;
+  spill.dkdv = &compiled(device, writer);
+  const Tile& tile = spill.dkdv->specialisation.tile;
+  const int64_t columns = columns_of_chunk(problem, tile, max_bytes);
+  if (columns == 0) return spill;
+  const int64_t widest = std::min(columns, problem.len_kv);
+  const int64_t each = pair_bytes(problem, tile, widest);
+  const int64_t part = even_part(problem.batch * problem.heads_kv,
+                                 std::max<int64_t>(max_bytes / each, 1), 1);
+  cut(problem, tile, columns, part, spill);
   const int64_t fragments = part * pair_fragments(problem, tile, widest);
   spill.spill_bytes = fragments * fragment_bytes(problem);
   spill.units_bytes = fragments * unit_bytes(problem);
   // float32 sums have their place in dq itself.
-  if (columns < problem.len_kv && problem.dtype != DType::float32) {
-    const Tile& dq_tile = choose_tile(
-        limits.family, Kernel::backward_dq_spilled, problem.dtype, largest);
-    spill.sums_bytes = part * sums_bytes_of_pair(problem, dq_tile);
+  const bool is_summed =
+      columns < problem.len_kv && problem.dtype != DType::float32;
+  spill.dq = &reader_of(device, problem, tensors, *spill.dkdv, kept, is_summed);
+  if (is_summed) {
+    spill.sums_bytes =
+        part * sums_bytes_of_pair(problem, spill.dq->specialisation.tile);
   }
   // A softcap changes the gradient between the bias and q.k.
   spill.serves_mask = wanted.mask && spill.chunks.size() == 1 &&

@@ -10,6 +10,9 @@
 
 namespace orchard::attention {
 
+struct Compiled;  // of attention/compiled.h
+struct Tensors;   // of attention/plan.h
+
 // Scratch that a backward takes at most unless told otherwise, and the share of
 // what the device can hold.
 inline constexpr int64_t kDefaultScratch = int64_t{256} << 20;
@@ -29,6 +32,10 @@ struct Spill {
   int64_t units_bytes = 0;         // of its fragments; 0: they need none
   int64_t sums_bytes = 0;          // dq between chunks of columns; 0: none
   bool serves_mask = false;        // the mask's gradient can be read off it
+  // The kernels that agree on it: the one that writes the gradients of the
+  // scores, and the one that reads them.
+  const Compiled* dkdv = nullptr;
+  const Compiled* dq = nullptr;
 
   bool is_used() const { return !chunks.empty(); }
   bool is_summed() const { return sums_bytes > 0; }
@@ -37,9 +44,11 @@ struct Spill {
 
 // `max_bytes` of scratch: 0 means recompute; with a positive number whatever
 // fits is kept, with a negative one the defaults hold and the tables say
-// whether it is worth it.
-Spill choose_spill(const device::Limits& limits,
+// whether it is worth it.  The kernels are made here, because their tiles say
+// how the scratch is laid out.
+Spill choose_spill(device::Device& device,
                    const Problem& problem,
+                   const Tensors& tensors,
                    const Wanted& wanted,
                    int64_t max_bytes);
 

@@ -2,6 +2,7 @@
 // the model of docs/benchmarks.md; no row has been measured on a chip.
 #include "attention/tiles.h"
 
+#include <algorithm>
 #include <span>
 
 namespace orchard::attention {
@@ -204,11 +205,26 @@ Tile decode_tile(Family family,
   return tile;
 }
 
-std::optional<Tile> smaller_tile(const Tile& tile) {
+std::optional<Tile> smaller_tile(Kernel kernel,
+                                 const Tile& tile,
+                                 int64_t largest_head_dim) {
+  constexpr int kMostSlices = 4;
   Tile smaller = tile;
-  const int tiles = tile.simdgroups / tile.split;
-  if (tiles < 2) return std::nullopt;
-  smaller.simdgroups = tiles / 2 * tile.split;
+  if (tile.rows * tile.cols > 1) {
+    smaller.rows = smaller.cols = 1;
+    return smaller;
+  }
+  const auto fragments = [&](int split) {
+    return (largest_head_dim + 8 * split - 1) / (8 * split);
+  };
+  smaller.split = std::min(2 * tile.split, kMostSlices);
+  const bool has_slices = kernel != Kernel::backward_prepare &&
+                          kernel != Kernel::backward_dbias_spilled &&
+                          kernel != Kernel::combine;
+  if (!has_slices || fragments(smaller.split) >= fragments(tile.split)) {
+    return std::nullopt;
+  }
+  smaller.simdgroups = kernel == Kernel::decode ? smaller.split : kMostSlices;
   return smaller;
 }
 

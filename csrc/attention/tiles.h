@@ -60,9 +60,11 @@ Tile decode_tile(device::Family family,
                  int64_t rows,
                  int64_t page_size);
 
-// The same work with fewer simdgroups per threadgroup, for a kernel whose
-// compiled form allows fewer threads than its row of the table; nothing when
-// only the simdgroups that share one tile are left.
-std::optional<Tile> smaller_tile(const Tile& tile);
+// The next tile with fewer registers a thread, for a kernel of which no
+// pipeline could be made: one fragment of scores, then more slices of head_dim.
+// Nothing when no tile has fewer.
+std::optional<Tile> smaller_tile(Kernel kernel,
+                                 const Tile& tile,
+                                 int64_t largest_head_dim);
 
 }  // namespace orchard::attention

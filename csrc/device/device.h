@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -21,7 +22,8 @@ enum class ErrorKind : uint8_t {
   invalid_problem,
   unsupported,
   device,
-  compile
+  compile,
+  pipeline  // the text compiles, but the device runs no such kernel
 };
 
 // The one exception type of the C++ side.  Its text starts with the name of
@@ -32,6 +34,8 @@ class Error : public std::runtime_error {
   Error(ErrorKind kind, const std::string& message)
       : std::runtime_error(std::string(tag(kind)) + message), kind_(kind) {}
   ErrorKind kind() const noexcept { return kind_; }
+  // What it says, without the class.
+  std::string message() const { return what() + std::strlen(tag(kind_)); }
 
   static const char* tag(ErrorKind kind) noexcept {
     switch (kind) {
@@ -42,6 +46,7 @@ class Error : public std::runtime_error {
       case ErrorKind::device:
         return "[DeviceError] ";
       case ErrorKind::compile:
+      case ErrorKind::pipeline:
         break;
     }
     return "[KernelCompileError] ";
@@ -121,7 +126,8 @@ class Device {
   virtual ~Device() = default;
   virtual std::string name() const = 0;
   virtual const Limits& limits() const = 0;
-  // Compiles, or returns the cached pipeline; safe under threads.
+  // Compiles, or returns the cached pipeline; safe under threads.  Throws
+  // Error(pipeline) where another tile of the same kernel may still work.
   virtual std::shared_ptr<const Pipeline> pipeline(
       const PipelineRequest& request) = 0;
   // Encodes the launches in order; each sees the writes of those before it.

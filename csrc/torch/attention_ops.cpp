@@ -253,7 +253,7 @@ Gradients run_backward(const BackwardCall& given) {
   }
   device::Device& device = device_of(kBackward, call.q);
   const attention::Spill spill = attention::choose_spill(
-      device.limits(), problem,
+      device, problem, views,
       {gradients[0].defined(), gradients[1].defined(), gradients[3].defined()},
       scratch_bytes);
   const Tensor spilled = scratch(call.q, spill.spill_bytes);

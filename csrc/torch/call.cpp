@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -89,18 +91,33 @@ void check_mask_tensor(const char* operation, const Call& call) {
   }
 }
 
+// A length that only the run will know is checked then: asking for it here
+// would make torch.compile give up.
+void check_length(const char* operation,
+                  const char* name,
+                  const c10::SymInt& length) {
+  const auto known = length.maybe_as_int();
+  if (known && (*known < 0 || *known > attention::kMaxLength)) {
+    refuse(operation, name, " must be 0 to ", attention::kMaxLength, ", got ",
+           *known);
+  }
+}
+
+// The longest sequence's length, at least 1: kernels launch for some row.
+int64_t longest(const c10::SymInt& length) {
+  return std::max<int64_t>(length.expect_int(), 1);
+}
+
 void check_packed(const char* operation, const Call& call) {
   if (call.q.sym_size(0) != 1) {
     refuse(operation, "packed sequences take a batch of 1, got ",
            call.q.sym_size(0));
   }
-  if (!call.starts_kv.defined() || call.settings.max_len_q < 1 ||
-      call.settings.max_len_kv < 1) {
-    refuse(operation,
-           "packed sequences need cu_seqlens_q, cu_seqlens_k and positive "
-           "max_seqlen_q and max_seqlen_k, got ",
-           call.settings.max_len_q, " and ", call.settings.max_len_kv);
+  if (!call.starts_kv.defined()) {
+    refuse(operation, "cu_seqlens_q came without cu_seqlens_k");
   }
+  check_length(operation, "max_seqlen_q", call.max_len_q);
+  check_length(operation, "max_seqlen_k", call.max_len_kv);
   const c10::SymInt length = call.starts_q.sym_numel();
   if (length < 2) {
     refuse(operation, "cu_seqlens_q must have a number for each sequence and ",
@@ -162,8 +179,8 @@ Call Call::read(c10::ArrayRef<c10::IValue> arguments, size_t first) {
   settings.window_left = next().toInt();
   settings.window_right = next().toInt();
   settings.is_bottom_right = next().toBool();
-  settings.max_len_q = next().toInt();
-  settings.max_len_kv = next().toInt();
+  call.max_len_q = next().toSymInt();
+  call.max_len_kv = next().toSymInt();
   return call;
 }
 
@@ -174,8 +191,7 @@ void Call::push(torch::jit::Stack& stack) const {
   }
   torch::jit::push(stack, settings.scale, settings.softcap, settings.dropout_p,
                    settings.window_left, settings.window_right,
-                   settings.is_bottom_right, settings.max_len_q,
-                   settings.max_len_kv);
+                   settings.is_bottom_right, max_len_q, max_len_kv);
 }
 
 std::array<Tensor, Call::kTensors> Call::tensors() const {
@@ -202,6 +218,8 @@ void check_call(const char* operation, const Call& call) {
   auto shapes = shapes_of<c10::SymInt>(call);
   if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
   attention::check_shapes(operation, shapes);
+  check_length(operation, "len_q", shapes.q[2]);
+  check_length(operation, "len_kv", shapes.k[2]);
   if (call.is_packed() || call.starts_kv.defined()) {
     if (!call.is_packed()) {
       refuse(operation, "cu_seqlens_k came without cu_seqlens_q");
@@ -231,9 +249,9 @@ Problem problem_of(const char* operation, const Call& call) {
   problem.heads_q = call.q.size(1);
   problem.heads_kv = call.k.size(1);
   problem.rows_per_head = call.q.size(2);
-  problem.len_q = problem.is_packed ? call.settings.max_len_q : call.q.size(2);
+  problem.len_q = problem.is_packed ? longest(call.max_len_q) : call.q.size(2);
   problem.len_kv =
-      problem.is_packed ? call.settings.max_len_kv : call.k.size(2);
+      problem.is_packed ? longest(call.max_len_kv) : call.k.size(2);
   problem.head_dim = call.q.size(3);
   problem.head_dim_v = call.v.size(3);
   if (call.mask.defined()) {
@@ -261,8 +279,7 @@ Tensor empty_like_layout(const Tensor& like,
     return is_zeroed ? at::zeros_symint(shape, like.options())
                      : at::empty_symint(shape, like.options());
   };
-  const bool is_rows_outside = like.sym_size(1) != 1 && like.sym_size(2) != 1 &&
-                               like.sym_stride(1) < like.sym_stride(2);
+  const bool is_rows_outside = like.sym_stride(1) < like.sym_stride(2);
   if (!is_rows_outside) return make(sizes);
   return make({sizes[0], sizes[2], sizes[1], sizes[3]}).transpose(1, 2);
 }

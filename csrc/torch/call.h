@@ -17,7 +17,7 @@ namespace orchard::torch_ops {
   "Tensor? sinks, Tensor? seed, Tensor? cu_seqlens_q, "                     \
   "Tensor? cu_seqlens_k, float scale, float softcap, float dropout_p, "     \
   "int window_left, int window_right, bool is_bottom_right, "               \
-  "int max_seqlen_q, int max_seqlen_k"
+  "SymInt max_seqlen_q, SymInt max_seqlen_k"
 
 // std::optional from PyTorch 2.4 on, before that PyTorch's own.
 using OptionalTensor =
@@ -27,6 +27,9 @@ using OptionalTensor =
 struct Call {
   at::Tensor q, k, v, mask, slopes, sinks, seed, starts_q, starts_kv;
   attention::Settings settings;
+  // Of packed sequences, else 0.  torch.compile may have computed them from
+  // cu_seqlens: only the run knows them then.
+  c10::SymInt max_len_q = 0, max_len_kv = 0;
   // k and v are pages, or a cache with entries of its own: their first size is
   // not the batch.
   bool is_indirect = false;

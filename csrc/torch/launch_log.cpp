@@ -12,9 +12,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <set>
 #include <sstream>
+#include <string>
 
-#include "attention/specialisation.h"
+#include "attention/compiled.h"
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -80,7 +82,28 @@ void append(const std::string& path, const std::string& text) {
   ::close(file);
 }
 
+// Once for each kernel, however often it is launched.
+void warn_of_smaller_tile(const attention::Compiled& kernel) {
+  static std::mutex mutex;
+  static std::set<std::string> warned;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!warned.insert(kernel.name).second) return;
+  }
+  TORCH_WARN(
+      "orchard_ops runs ", kernel.name,
+      ", a smaller and slower tile than it would choose: ", kernel.replaced);
+}
+
 }  // namespace
+
+void warn_of_smaller_tiles(const attention::Plan& plan) {
+  for (size_t i = 0; i < plan.kernels.size(); ++i) {
+    if (!plan.kernels[i]->replaced.empty()) {
+      warn_of_smaller_tile(*plan.kernels[i]);
+    }
+  }
+}
 
 void log_call(const char* direction,
               int64_t call,

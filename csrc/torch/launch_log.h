@@ -15,6 +15,9 @@ void log_call(const char* direction,
               const attention::Problem& problem,
               const attention::Plan& plan);
 
+// A warning for each kernel that had to take a smaller tile, once.
+void warn_of_smaller_tiles(const attention::Plan& plan);
+
 // One line for each buffer that the plan binds, and one with the number of
 // copies that the bridge made for the call, if it was asked for.
 void log_tensors(const char* direction,

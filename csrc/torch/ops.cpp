@@ -3,8 +3,11 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
+#include <string>
 #include <tuple>
+#include <vector>
 
+#include "attention/survey.h"
 #include "torch/attention_ops.h"
 #include "torch/bridge.h"
 #include "torch/call.h"
@@ -40,6 +43,20 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> call_counts() {
   return {now.forward, now.backward, now.copies, now.bytes_copied};
 }
 
+// Three lists side by side: attention/survey.h.
+std::tuple<std::vector<std::string>, std::vector<int64_t>, std::vector<int64_t>>
+thread_limits(const at::Tensor& like) {
+  std::vector<std::string> kernels;
+  std::vector<int64_t> with_attribute, without;
+  for (const attention::ThreadLimit& limit :
+       attention::thread_limits(device_of("thread_limits", like))) {
+    kernels.push_back(limit.kernel);
+    with_attribute.push_back(limit.with_attribute);
+    without.push_back(limit.without);
+  }
+  return {kernels, with_attribute, without};
+}
+
 // Waits for MPS and reports what failed there; elsewhere submit() has waited.
 void synchronize() {
 #ifdef ORCHARD_WITH_METAL
@@ -70,6 +87,7 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("supports(" ORCHARD_CALL_SCHEMA ") -> str", boxed<&supports>());
   m.def("describe_storage(Tensor tensor) -> (str, int, int, str)",
         describe_storage);
+  m.def("thread_limits(Tensor like) -> (str[], int[], int[])", thread_limits);
   m.def("call_counts() -> (int, int, int, int)", call_counts);
   m.def("reset_call_counts() -> ()", reset_counts);
   m.def("backward_scratch() -> int", backward_scratch);

@@ -12,7 +12,7 @@
 #include <mutex>
 #include <sstream>
 
-#include "attention/specialisation.h"
+#include "attention/compiled.h"
 #include "device/kernel_source.h"
 #include "torch/bridge.h"
 

@@ -28,6 +28,7 @@ void run(device::Device& device,
          const attention::Problem& problem,
          const attention::Plan& plan,
          int64_t copies) {
+  warn_of_smaller_tiles(plan);
   if (!submit_recorded(device, like, plan)) device.submit(plan.launches);
   const int64_t number = direction == Direction::backward ? next_backward_call()
                                                           : next_forward_call();

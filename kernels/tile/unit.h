@@ -35,8 +35,8 @@ METAL_FUNC void lower_unit(thread Accumulator* ds,
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
 #pragma clang loop unroll(full)
     for (int e = 0; e < 2; ++e) {
-      float x = ds[f].thread_elements()[e];
-      exponent = max(exponent, finite_exponent(x));
+      uint found = finite_exponent(ds[f].thread_elements()[e]);
+      exponent = max(exponent, found);
     }
   }
 #pragma clang loop unroll(full)
@@ -62,8 +62,8 @@ METAL_FUNC void fit_unit(thread Accumulator* ds,
   for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
 #pragma clang loop unroll(full)
     for (int e = 0; e < 2; ++e) {
-      float x = ds[f].thread_elements()[e];
-      largest = max(largest, fabs(x));
+      float size = fabs(ds[f].thread_elements()[e]);
+      largest = max(largest, size);
     }
   }
   if (simd_any(largest > LARGEST_HALF)) lower_unit<COUNT>(ds, unit, sums);

@@ -6,7 +6,6 @@ import itertools
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from orchard_ops import sim
 
 from . import _work
 from ._calibration import efficiency, peer_ps_per_score
+from ._child import python
 from ._chips import CHIPS, PUBLISHED, chip_named
 from ._work import Shape
 
@@ -321,7 +321,7 @@ def _compile_times() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("compiled", "from the cache"):
             done = subprocess.run(
-                [sys.executable, "-c", _COMPILE],
+                python(_COMPILE),
                 env={**os.environ, "ORCHARD_CACHE_DIR": folder},
                 check=True,
                 capture_output=True,

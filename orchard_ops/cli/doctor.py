@@ -73,6 +73,8 @@ def _examine(wanted: str | None, with_benchmark: bool) -> dict[str, Any]:
         findings.update(_device_findings(device))
         findings["self_test"] = self_test(device)
         findings["lane_layout"] = _lane_layout(device, findings["self_test"])
+        if device.type == "mps":  # The simulator has no registers to run out of.
+            findings["threads_per_threadgroup"] = _thread_limits(device)
         findings["ok"] = all_ok(findings["self_test"])
         if with_benchmark:
             findings["benchmark_of"] = _timing.NOTE[device.type]
@@ -94,6 +96,20 @@ def _lane_layout(device: torch.device, rows: list[dict[str, Any]]) -> str:
         return "as the kernels assume (probed on this GPU)"
     errors = [row["error"] for row in rows if "error" in row]
     return f"not confirmed: {errors[0] if errors else 'nothing ran'}"
+
+
+def _thread_limits(device: torch.device) -> dict[str, dict[str, int]]:
+    """Return kernel → maxTotalThreadsPerThreadgroup of its pipeline.
+
+    As it ships, with max_total_threads_per_threadgroup, Metal repeats that number;
+    without the attribute its own tells of the registers.  0: no pipeline.
+    """
+    like = torch.empty(1, device=device)
+    rows = zip(*torch.ops.orchard_ops.thread_limits(like))
+    return {
+        name: {"with_attribute": with_attribute, "without": without}
+        for name, with_attribute, without in rows
+    }
 
 
 def _versions() -> dict[str, Any]:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from ._install import install_as_flash_attn
+from ._install import install_as_flash_attn, uninstall_as_flash_attn
 from .flash_attn_interface import (
     flash_attn_func,
     flash_attn_kvpacked_func,
@@ -32,4 +32,5 @@ __all__ = [
     "flash_attn_varlen_qkvpacked_func",
     "flash_attn_with_kvcache",
     "install_as_flash_attn",
+    "uninstall_as_flash_attn",
 ]

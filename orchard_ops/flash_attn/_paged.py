@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import check_is_tensor
 from .._errors import InvalidProblemError
 
-__all__ = ["gather_pages"]
+__all__ = ["check_table", "gather_pages"]
 
 
 def gather_pages(
@@ -25,14 +26,10 @@ def gather_pages(
     Returns:
         Both as ``[total, heads, head_dim]``.
     """
-    page_size = caches[0].size(1)
+    pages, page_size = caches[0].shape[:2]
+    lengths = _lengths_of(name, cu_seqlens)
     starts = cu_seqlens.cpu().long()
-    lengths = starts.diff()
-    if block_table.dim() != 2 or block_table.size(0) != lengths.size(0):
-        raise InvalidProblemError(
-            f"[{name}] expected block_table of shape [{lengths.size(0)}, pages], a row "
-            f"for each sequence of cu_seqlens_k, got {list(block_table.shape)}"
-        )
+    check_table(name, block_table, lengths.size(0), "each sequence of cu_seqlens_k")
     if lengths.numel() and int(lengths.max()) > page_size * block_table.size(1):
         raise InvalidProblemError(
             f"[{name}] expected block_table to have pages for {int(lengths.max())} "
@@ -43,6 +40,37 @@ def gather_pages(
     )
     place = torch.arange(sequence.size(0), device="cpu") - starts[sequence]
     page = block_table.cpu().long()[sequence, place // page_size]
+    wrong = page[(page < 0) | (page >= pages)]
+    if wrong.numel():
+        raise InvalidProblemError(
+            f"[{name}] expected block_table to name pages from 0 to {pages - 1}, as k "
+            f"has, got {int(wrong[0])}; name one that is there"
+        )
     rows = (page * page_size + place % page_size).to(caches[0].device)
     k, v = (cache.flatten(0, 1).index_select(0, rows) for cache in caches)
     return k, v
+
+
+def check_table(name: str, table: Tensor, rows: int, of_what: str) -> None:
+    """Check that a block_table has a row for each of something."""
+    check_is_tensor(name, "block_table", table)
+    is_whole = table.dtype in (torch.int32, torch.int64)
+    if table.dim() != 2 or table.size(0) != rows or not is_whole:
+        raise InvalidProblemError(
+            f"[{name}] expected block_table to be int32 of shape [{rows}, pages], a "
+            f"row for {of_what}, got {table.dtype} of shape {list(table.shape)}; make "
+            "it with torch.stack"
+        )
+
+
+def _lengths_of(name: str, cu_seqlens: Tensor) -> Tensor:
+    """Return the sequences' lengths, on the CPU."""
+    check_is_tensor(name, "cu_seqlens_k", cu_seqlens)
+    lengths = cu_seqlens.cpu().long().diff() if cu_seqlens.dim() == 1 else None
+    if lengths is None or int(cu_seqlens[:1].sum()) != 0 or bool((lengths < 0).any()):
+        raise InvalidProblemError(
+            f"[{name}] expected cu_seqlens_k to rise from 0, one number more than "
+            f"there are sequences, got {cu_seqlens.tolist()}; it holds where each "
+            "sequence begins, and at last where the last ends"
+        )
+    return lengths

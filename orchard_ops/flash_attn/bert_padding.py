@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._checks import check_is_tensor, whole_number
+
 __all__ = ["index_first_axis", "index_put_first_axis", "pad_input", "unpad_input"]
 
 
@@ -19,6 +21,7 @@ def index_first_axis(input: Tensor, indices: Tensor) -> Tensor:  # noqa: A002 - 
     Returns:
         ``[some, ...]``.
     """
+    _check_dense("index_first_axis", input=input, indices=indices)
     return input.index_select(0, indices)
 
 
@@ -35,6 +38,9 @@ def index_put_first_axis(
     Returns:
         ``[first_axis_dim, ...]``, differentiable in values.
     """
+    name, advice = "index_put_first_axis", "say how many rows the result has"
+    first_axis_dim = whole_number(name, "first_axis_dim", first_axis_dim, advice)
+    _check_dense(name, values=values, indices=indices)
     zeros = values.new_zeros(first_axis_dim, *values.shape[1:])
     # Not index_copy, which MPS lacks before PyTorch 2.6.
     return zeros.index_put((indices,), values)
@@ -59,13 +65,17 @@ def unpad_input(
         longest length; how many of each sequence's tokens attention_mask itself keeps
         ``[batch]`` int32.
     """
+    _check_dense(
+        "unpad_input", hidden_states=hidden_states, attention_mask=attention_mask
+    )
     kept = attention_mask if unused_mask is None else attention_mask + unused_mask
     lengths = kept.sum(-1, dtype=torch.int32)
     used = attention_mask.sum(-1, dtype=torch.int32)
     indices = torch.nonzero(kept.flatten()).flatten()
     cu_seqlens = functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    longest = int(lengths.max().item())  # item, for old compilers
     tokens = index_first_axis(hidden_states.flatten(0, 1), indices)
-    return tokens, indices, cu_seqlens, int(lengths.max()), used
+    return tokens, indices, cu_seqlens, longest, used
 
 
 def pad_input(
@@ -82,5 +92,14 @@ def pad_input(
     Returns:
         ``[batch, seqlen, ...]``.
     """
+    _check_dense("pad_input", hidden_states=hidden_states, indices=indices)
+    batch = whole_number("pad_input", "batch", batch, "pass the number of sequences")
+    advice = "pass the length to pad to"
+    seqlen = whole_number("pad_input", "seqlen", seqlen, advice)
     padded = index_put_first_axis(hidden_states, indices, batch * seqlen)
     return padded.view(batch, seqlen, *hidden_states.shape[1:])
+
+
+def _check_dense(name: str, **tensors: Tensor) -> None:
+    for label, tensor in tensors.items():
+        check_is_tensor(name, label, tensor)

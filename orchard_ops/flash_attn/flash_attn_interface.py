@@ -26,11 +26,11 @@ from typing import Union
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
-from .._checks import check_is_tensor
+from .._checks import check_is_tensor, check_number, window_pair
 from .._errors import InvalidProblemError
 from .._kvcache import flash_attention_with_kvcache
 from .._run import run
-from ._paged import gather_pages
+from ._paged import check_table, gather_pages
 from ._probabilities import signed_probabilities
 
 __all__ = [
@@ -82,7 +82,7 @@ def flash_attn_func(
     arguments = dense_arguments(
         name, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None,
         dropout_p, causal, softmax_scale, True, causal_alignment="bottom-right",
-        window=_window(name, window_size), softcap=max(softcap, 0.0),
+        window=_window(name, window_size), softcap=_cap(name, softcap),
         alibi_slopes=alibi_slopes, sinks=None,
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments, return_attn_probs)
@@ -186,7 +186,7 @@ def flash_attn_varlen_func(
     arguments = packed_arguments(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
-        window=_window(name, window_size), softcap=max(softcap, 0.0),
+        window=_window(name, window_size), softcap=_cap(name, softcap),
         alibi_slopes=alibi_slopes, sinks=None,
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments, return_attn_probs)
@@ -304,14 +304,17 @@ def flash_attn_with_kvcache(
                 f"[{name}] expected cache_seqlens with k and v, got None; say where "
                 "the new keys belong"
             )
-        pages = 1 if block_table is None else block_table.size(1)
+        pages = 1
+        if block_table is not None:
+            check_table(name, block_table, q.size(0), "q's batch")
+            pages = block_table.size(1)
         cache_seqlens = k_cache.size(1) * pages
     return flash_attention_with_kvcache(
         q, k_cache, v_cache, k, v, cache_seqlens=cache_seqlens,
         block_table=block_table, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
         rotary_interleaved=rotary_interleaved, cache_batch_idx=cache_batch_idx,
         cache_leftpad=cache_leftpad, scale=softmax_scale, is_causal=causal,
-        window=_window(name, window_size), softcap=max(softcap, 0.0),
+        window=_window(name, window_size), softcap=_cap(name, softcap),
         alibi_slopes=alibi_slopes, num_splits=num_splits,
         return_lse=return_softmax_lse,
     )  # fmt: skip
@@ -328,13 +331,13 @@ def _attend(
 
 
 def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
-    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
-        raise InvalidProblemError(
-            f"[{name}] expected window_size to be two integers (left, right), got "
-            f"{window_size!r}; (-1, -1) is no window"
-        )
-    left, right = window_size
+    advice = "(-1, -1) is no window"
+    left, right = window_pair(name, "window_size", window_size, advice)
     return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
+
+
+def _cap(name: str, softcap: float) -> float:
+    return max(check_number(name, "softcap", softcap), 0.0)
 
 
 def _unpack(

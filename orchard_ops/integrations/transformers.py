@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+import sys
+from functools import partial, wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from .._errors import UnsupportedError
 
 __all__ = ["attention", "register"]
 
+_names: set[str] = set()  # registered
 _REFUSED = {
     "cache": "continuous batching's paged cache",
     "head_mask": "a head_mask",
@@ -29,8 +31,10 @@ _REFUSED = {
 def register(name: str = "orchard") -> None:
     """Offer the kernels to transformers as an attention implementation.
 
-    Reaches the models that look their attention up in transformers' registry.  Some of
-    an older transformers do not (T5 before its registry), and go on as they would.
+    Reaches the models that look their attention up in transformers' registry.  Some do
+    not: those with a table of their own raise UnsupportedError when they are built or
+    run (BERT, RoBERTa and ModernBERT before transformers 5), and those that never ask
+    go on as they would (T5 before transformers 5).
 
     Args:
         name: what to pass as ``attn_implementation``.
@@ -52,7 +56,13 @@ def register(name: str = "orchard") -> None:
     # A dictionary at first; later one whose register() reaches its copies.
     getattr(functions, "register", functions.__setitem__)(name, function)
     if masking:
-        masking.ALL_MASK_ATTENTION_FUNCTIONS.register(name, masking.sdpa_mask)
+        # Before PyTorch 2.5 it would fill rows without keys, which PyTorch's function
+        # needs and the kernels do not, and fail where the mask is one for all.
+        mask_function = partial(masking.sdpa_mask, allow_torch_fix=False)
+        masking.ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask_function)
+    if not _names:
+        _watch_tables(modeling.PreTrainedModel)
+    _names.add(name)
 
 
 def attention(
@@ -122,6 +132,48 @@ def attention(
     )
     assert isinstance(out, Tensor)
     return out.transpose(1, 2).contiguous(), None
+
+
+class _Table(dict[str, Any]):
+    """A model's own table of attention implementations, which says what it lacks."""
+
+    owner = ""
+
+    def __missing__(self, name: str) -> NoReturn:
+        """Say why there is nothing by our name."""
+        if name not in _names:
+            raise KeyError(name)
+        version = import_module("transformers").__version__
+        raise UnsupportedError(
+            f"[transformers] expected a model that looks {name!r} up in transformers' "
+            f"attention registry, got one of {self.owner} (transformers {version}), "
+            'which has a table of its own; use attn_implementation="sdpa" together '
+            "with orchard_ops.sdpa.enable(), or a transformers whose model asks"
+        )
+
+
+def _watch_tables(model: Any) -> None:
+    """Give models that ask for our name tables that explain themselves."""
+    begin = model.__init__
+
+    @wraps(begin)
+    def begin_watched(self: Any, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        name = getattr(self.config, "_attn_implementation", None)
+        if isinstance(name, str) and name in _names:
+            _explain_tables(type(self), name)
+
+    model.__init__ = begin_watched
+
+
+def _explain_tables(model: type, name: str) -> None:
+    modules = {base.__module__ for base in model.__mro__}
+    for module in modules:
+        names = vars(sys.modules[module]) if module.startswith("transformers.") else {}
+        for key, table in list(names.items()):
+            if type(table) is dict and "eager" in table and name not in table:
+                names[key] = _Table(table)
+                names[key].owner = module
 
 
 def _masking() -> Any:

@@ -21,7 +21,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-DEVICE = ("csrc/device/*.cpp", "csrc/device/sim/*.cpp", "csrc/device/metal/*.cpp")
+DEVICE = (
+    *("csrc/device/*.cpp", "csrc/device/metal/*.cpp"),
+    *("csrc/device/sim/*.cpp", "csrc/device/sim/check/*.cpp"),
+)
 STAND_IN = ("tests/metal_runtime/*.cpp", "tests/metal_runtime/*.S")
 ATTENTION = ("csrc/attention/*.cpp",)
 # They depend on the PyTorch whose streams they are.

@@ -20,6 +20,8 @@ struct Function : Object {
   std::string source, name;
 };
 
+constexpr uint64_t kThreadsByRegisters = 384;
+
 std::mutex seen_mutex;
 Compilation seen_compilation;
 int64_t seen_compilations = 0;
@@ -112,14 +114,37 @@ Function* new_function(Library* self, SEL, Text* name) {
   return made;
 }
 
+int64_t define_of(const std::string& source, const std::string& name) {
+  const std::string start = "#define " + name + " ";
+  const size_t at = source.find(start);
+  return at == source.npos ? 1 : std::stoll(source.substr(at + start.size()));
+}
+
+bool has_registers_for(const Function& function) {
+  const auto found = faults().tiles.find(function.name);
+  if (found == faults().tiles.end()) return true;
+  const auto define = [&](const char* name) {
+    return define_of(function.source, name);
+  };
+  return define("TILE_ROWS") * define("TILE_COLS") <= found->second.fragments &&
+         define("SPLIT") >= found->second.slices;
+}
+
 Pipeline* new_pipeline(Object*, SEL, Function* function, Failure** error) {
   if (!faults().is_making_pipelines) {
     return fail(error, "Compiler encountered an internal error");
+  }
+  if (!has_registers_for(*function)) {
+    return fail(error,
+                "Compute function exceeds available temporary registers");
   }
   try {
     auto compiled = sim::compile(function->source, function->name, {});
     auto* made = make<Pipeline>("MTLComputePipelineState");
     made->compiled = std::move(compiled);
+    made->is_bounded =
+        function->source.find("#define max_total_threads_per_threadgroup(") ==
+        std::string::npos;
     return made;
   } catch (const std::exception& problem) {
     return fail(error, problem.what());
@@ -128,6 +153,8 @@ Pipeline* new_pipeline(Object*, SEL, Function* function, Failure** error) {
 
 uint64_t max_threads(Pipeline* self, SEL) {
   if (faults().max_threads != 0) return faults().max_threads;
+  // Metal repeats the attribute; without it, registers say.
+  if (!self->is_bounded) return kThreadsByRegisters;
   return self->compiled->max_threads_per_threadgroup();
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,11 @@ struct Buffer;
 }
 
 namespace standin {
+
+struct TileLimit {
+  int64_t fragments;  // at most, TILE_ROWS * TILE_COLS
+  int64_t slices;     // at least, SPLIT
+};
 
 struct Faults {
   bool has_device = true;
@@ -25,6 +31,9 @@ struct Faults {
   int macos = 15;
   int family = 7;            // newest Apple family it supports
   uint32_t max_threads = 0;  // of a compiled pipeline; 0: as compiled
+  // The largest tiles whose pipelines are made, by kernel: what needs more
+  // registers, a larger tile or fewer slices, fails as on a GPU.
+  std::map<std::string, TileLimit> tiles;
 };
 Faults& faults();
 

@@ -21,6 +21,7 @@ struct Failure : Object {
   std::string reason;
 };
 struct Pipeline : Object {
+  bool is_bounded = true;  // by max_total_threads_per_threadgroup
   std::shared_ptr<const orchard::device::Pipeline> compiled;
 };
 struct Buffer : Object {

@@ -80,14 +80,14 @@ kernel void refused(device const float* x [[buffer(0)]],
 #ifdef FLOAT_TO_BFLOAT
   bfloat narrow = p.scale;
 #endif
-#ifdef BFLOAT_TO_FLOAT
-  float wide = bfloat(p.scale);
+#ifdef BFLOAT_TO_HALF
+  half narrow = bfloat(p.scale);
 #endif
 #ifdef HALF_TO_BFLOAT
   bfloat narrow = half(p.scale);
 #endif
 #ifdef BFLOAT_TIMES_FLOAT
-  y[1] = float(bfloat(p.scale) * p.scale);
+  bfloat scaled = bfloat(p.scale) * p.scale;
 #endif
 #ifdef USES_BFLOAT
   bfloat narrow = bfloat(p.scale);

@@ -3,9 +3,13 @@
 // the element types and the features below: one line each, "file entry
 // NAME=VALUE…". Nothing is retyped: the plan itself runs, on a device that only
 // writes down.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <initializer_list>
+#include <map>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -64,16 +68,30 @@ constexpr Feature kOfCaches[] = {
 
 class Recorded final : public device::Pipeline {
  public:
-  explicit Recorded(uint32_t threads) : threads_(threads) {}
-  uint32_t max_threads_per_threadgroup() const override { return threads_; }
-
- private:
-  uint32_t threads_;
+  uint32_t max_threads_per_threadgroup() const override { return 1024; }
 };
+
+// Whether a tile's registers are as few as they get: one fragment of scores, of
+// head_dim one fragment or a quarter.
+bool is_smallest(const device::PipelineRequest& request) {
+  std::map<std::string, int> defines;
+  for (const auto& [name, value] : request.defines) {
+    defines[name] = std::atoi(value.c_str());
+  }
+  const int largest = std::max(defines["HEAD_DIM"], defines["HEAD_DIM_V"]);
+  const std::string_view file = request.file;
+  const bool has_slices = file != "backward_prepare.metal" &&
+                          file != "backward_dbias_spilled.metal" &&
+                          file != "combine.metal";
+  return defines["TILE_ROWS"] * defines["TILE_COLS"] == 1 &&
+         (!has_slices || defines["SPLIT"] == 4 ||
+          largest <= 8 * defines["SPLIT"]);
+}
 
 class Recorder final : public device::Device {
  public:
-  Recorder(device::Family family, uint32_t threads) : threads_(threads) {
+  Recorder(device::Family family, bool has_registers)
+      : has_registers_(has_registers) {
     limits_.family = family;
   }
   std::string name() const override { return "recorder"; }
@@ -86,7 +104,10 @@ class Recorder final : public device::Device {
       line.append(1, ' ').append(name).append(1, '=').append(value);
     }
     lines.insert(line);
-    return std::make_shared<Recorded>(threads_);
+    if (!has_registers_ && !is_smallest(request)) {
+      throw Error(ErrorKind::pipeline, "too many registers");
+    }
+    return std::make_shared<Recorded>();
   }
   void submit(std::span<const device::Launch>) override {}
 
@@ -95,7 +116,7 @@ class Recorder final : public device::Device {
 
  private:
   device::Limits limits_;
-  uint32_t threads_;  // that every compiled kernel is said to allow
+  bool has_registers_;  // or only the smallest tile of each kernel runs
 };
 
 Problem problem_of(DType dtype,
@@ -138,23 +159,26 @@ void plan(Recorder& recorder, const Problem& problem, Plans... plans) {
   const attention::Tensors tensors = tensors_of(problem, recorder.row);
   const auto run = [&](const auto& one) {
     attention::Plan made;
-    try {
-      one(recorder, problem, tensors, made);
-    } catch (const Error& error) {
-      // The recorder allows fewer threads than any tile needs.
-      if (error.kind() != ErrorKind::unsupported) throw;
-    }
+    one(recorder, problem, tensors, made);
   };
   (run(plans), ...);
 }
 
 // With scratch for everything; `is_summed`: for some columns at a time.
-void spill(Recorder& recorder, const Problem& problem, bool is_summed) {
+void spill(Recorder& recorder, Problem problem, bool is_summed) {
   const attention::Wanted wanted{true, true, problem.mask == MaskKind::bias};
-  attention::Spill spill = attention::choose_spill(recorder.limits(), problem,
-                                                   wanted, int64_t{1} << 30);
   // float32 adds up in dq itself.
-  if (is_summed && problem.dtype != DType::float32) spill.sums_bytes = 1;
+  if (is_summed && problem.dtype == DType::float32) return;
+  int64_t scratch = int64_t{1} << 30;
+  if (is_summed) {
+    problem.len_kv = 4096;
+    scratch = kRows * problem.len_kv / 2 * element_bytes(problem.dtype);
+  }
+  const attention::Spill spill = attention::choose_spill(
+      recorder, problem, tensors_of(problem, recorder.row), wanted, scratch);
+  if (spill.is_summed() != is_summed) {
+    throw std::logic_error("expected the other kind of spill");
+  }
   plan(recorder, problem,
        [&](device::Device& device, const Problem& p,
            const attention::Tensors& tensors, attention::Plan& made) {
@@ -191,9 +215,9 @@ std::set<int64_t> classes(device::Family family, DType dtype) {
 
 // Everything that a class of GPU asks for.
 std::set<std::string> lines_of(device::Family family) {
-  Recorder usual(family, 1024);
+  Recorder usual(family, true);
   // As if registers always ran out: every smaller tile is asked for in turn.
-  Recorder narrow(family, 1);
+  Recorder narrow(family, false);
   const auto& [window, bias, slopes, softcap, sinks, dropout] = kTogether;
   for (const DType dtype : kDTypes) {
     for (const int64_t most : classes(family, dtype)) {
@@ -209,6 +233,7 @@ std::set<std::string> lines_of(device::Family family) {
           largest({window, bias, slopes, softcap, sinks, dropout});
       attend(usual, all);
       attend(narrow, all);
+      spill(narrow, largest({window}), true);
       spill(usual, largest({kPlain}), true);
       spill(usual, largest({window}), true);
       decode(narrow, largest({kPlain}));

@@ -25,14 +25,14 @@ NS::SharedPtr<MTL::CompileOptions> compile_options() {
 
 [[noreturn]] void fail(const device::PipelineRequest& request,
                        const char* step,
-                       const std::string& reason) {
+                       const std::string& reason,
+                       ErrorKind kind = ErrorKind::compile) {
   const uint32_t version = language_version();
-  throw Error(ErrorKind::compile, "[metal] " + std::string(request.entry) +
-                                      " (" + std::string(request.file) +
-                                      ", Metal " +
-                                      std::to_string(version >> 16) + "." +
-                                      std::to_string(version & 0xffff) + ") " +
-                                      step + ": " + reason);
+  throw Error(kind, "[metal] " + std::string(request.entry) + " (" +
+                        std::string(request.file) + ", Metal " +
+                        std::to_string(version >> 16) + "." +
+                        std::to_string(version & 0xffff) + ") " + step + ": " +
+                        reason);
 }
 
 std::shared_ptr<const Pipeline> compile(
@@ -49,7 +49,11 @@ std::shared_ptr<const Pipeline> compile(
   error = nullptr;
   auto state =
       NS::TransferPtr(device->newComputePipelineState(function.get(), &error));
-  if (!state) fail(request, "gives no pipeline", to_std(error));
+  if (!state) {
+    // Without defines, as the probe, a kernel has no other form to try.
+    fail(request, "gives no pipeline", to_std(error),
+         request.defines.empty() ? ErrorKind::compile : ErrorKind::pipeline);
+  }
   return std::make_shared<Pipeline>(std::move(state), name);
 }
 

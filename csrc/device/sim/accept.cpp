@@ -12,6 +12,7 @@ std::string accept(std::string_view preprocessed, int version) {
   check::Unit unit(preprocessed, version);
   check::check_words(unit);
   check::check_language(unit);
+  check::check_constants(unit);
   check::check_pointers(unit);
   check::check_variables(unit);
   check::check_kernels(unit);

@@ -18,9 +18,8 @@
 #include <sstream>
 #include <vector>
 
-#include "device/kernel_source.h"
-#include "device/sim/accept.h"
 #include "device/sim/files.h"
+#include "device/sim/headers.h"
 #include "device/sim/sim.h"
 #include "device/sim/toolchain.h"
 #include "device/sim/translate.h"
@@ -28,87 +27,11 @@
 namespace orchard::sim {
 namespace {
 
-constexpr std::string_view kSimulatorRoot = "csrc/device/sim/";
-constexpr std::string_view kHeaderRoot = "csrc/device/sim/msl/";
-// Headers of Metal's that kernels may include; all stand in prelude.h.
-constexpr const char* kMetalHeaders[] = {
-    "metal_stdlib",    "metal_simdgroup",   "metal_simdgroup_matrix",
-    "metal_math",      "metal_common",      "metal_integer",
-    "metal_compute",   "metal_atomic",      "metal_relational",
-    "metal_geometric", "metal_types",       "metal_limits",
-    "metal_numeric",   "metal_type_traits", "metal_pack",
-    "metal_config",    "metal_quadgroup",   "metal_extended_vector",
-};
-
-// All that what is compiled depends on: the headers, and the translator.
-const std::string& embedded_simulator() {
-  static const std::string text = [] {
-    std::string text;
-    for (const device::EmbeddedText& entry : device::embedded_texts()) {
-      if (entry.path.starts_with(kSimulatorRoot)) {
-        text += entry.path;
-        text += entry.text;
-      }
-    }
-    return text;
-  }();
-  return text;
-}
-
-// Folder with the headers and empty stand-ins for Metal's; made once.
-std::string header_folder() {
-  const std::string folder =
-      cache_folder() + "/headers-" + digest(embedded_simulator()).substr(0, 16);
-  if (exists(folder + "/metal_stdlib")) return folder;
-  ScratchFolder scratch;
-  const std::string fresh = scratch.path() + "/headers";
-  std::filesystem::create_directory(fresh);
-  for (const device::EmbeddedText& entry : device::embedded_texts()) {
-    if (!entry.path.starts_with(kHeaderRoot)) continue;
-    const std::string_view name = entry.path.substr(kHeaderRoot.size());
-    write_file(fresh + "/" + std::string(name), entry.text);
-  }
-  for (const char* name : kMetalHeaders) write_file(fresh + "/" + name, "");
-  // Another process may have been first; then its folder is as good.
-  std::error_code ignored;
-  std::filesystem::rename(fresh, folder, ignored);
-  return folder;
-}
-
-// prelude.h as the compiler keeps it after reading it, made once: that takes as
-// long as half a kernel.
 std::string precompiled_prelude(bool is_strict, const Toolchain& tools) {
-  const std::string headers = header_folder();
-  Words words = compile_flags(is_strict);
-  // It names the headers that it was made from, and wants to find them there.
-  words.insert(words.end(),
-               {"-I" + headers, "-x", "c++-header", headers + "/prelude.h"});
-  const std::string key = digest(joined(words) + identity(tools));
-  const std::string target =
-      cache_folder() + "/prelude-" + key.substr(0, 16) + ".pch";
-  if (exists(target)) return target;
-  const ScratchFolder scratch;
-  const std::string fresh = scratch.path() + "/prelude.pch";
-  // By content, not by time: a cache may be copied.
-  words.insert(words.end(), {"-Xclang", "-fno-pch-timestamp", "-o", fresh});
-  run_step(tools.driver, words, scratch.path());
-  std::filesystem::rename(fresh, target);
-  return target;
-}
-
-std::string preprocess(const std::string& source,
-                       const Toolchain& tools,
-                       const Words& defines,
-                       const std::string& folder) {
-  const std::string headers = header_folder();
-  const std::string from = folder + "/kernel.metal";
-  const std::string to = folder + "/kernel.ii";
-  write_file(from, source);
-  Words step = {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers};
-  step.insert(step.end(), defines.begin(), defines.end());
-  step.insert(step.end(), {"-include", headers + "/macros.h", from, "-o", to});
-  run_step(tools.driver, step, folder);
-  return read_file(to);
+  Words flags = compile_flags(is_strict);
+  flags.insert(flags.end(),
+               {"-x", "c++-header", "-Xclang", "-fno-pch-timestamp"});
+  return precompiled("prelude.h", tools.driver, flags);
 }
 
 void build(const std::string& source,
@@ -176,36 +99,6 @@ std::shared_ptr<const Binary> load(const std::string& path) {
 }
 
 }  // namespace
-
-Footprint accept_text(const std::string& source, uint32_t language_version) {
-  const Toolchain tools = find_toolchain();
-  const ScratchFolder scratch;
-  const std::string& at = scratch.path();
-  const auto number = static_cast<int>((language_version >> 16) * 100 +
-                                       (language_version & 0xffff) * 10);
-  const std::string version = "-DMSL_LANGUAGE=" + std::to_string(number);
-  write_file(at + "/kernel.cl",
-             accept(preprocess(source, tools, {version}, at), number));
-  // C++ for OpenCL is the one language of clang's that keeps all of Metal's
-  // address spaces apart, the private one of threads among them.
-  run_step(tools.front_end,
-           {"-triple", "spir64-unknown-unknown", "-x", "clcpp",
-            "-cl-std=clc++2021", "-cl-single-precision-constant",
-            "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,"
-            "-__opencl_c_device_enqueue,"
-            "-__opencl_c_program_scope_global_variables",
-            "-O2", "-disable-llvm-passes", "-emit-llvm", "-w", "-ferror-limit",
-            "20", version, "-include", header_folder() + "/accept.h",
-            at + "/kernel.cl", "-o", at + "/typed.ll"},
-           at);
-  run_step(tools.front_end,
-           {"-triple", "spir64-unknown-unknown", "-x", "ir", "-O2",
-            "-emit-llvm", at + "/typed.ll", "-o", at + "/optimized.ll"},
-           at);
-  // Threadgroup variables as declared, arrays as the optimizer left them.
-  return {declared_threadgroup_bytes(read_file(at + "/typed.ll")),
-          spilled_types(read_file(at + "/optimized.ll"))};
-}
 
 const abi::Kernel& Binary::find(std::string_view entry) const {
   std::string names;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "torch/metalsim/compat.h"
 #include "torch/metalsim/device.h"
 #include "torch/metalsim/memory.h"
 
@@ -112,7 +113,13 @@ void set_family(std::string name) {
   sim::options().family = static_cast<device::Family>(name[0] - 'A');
 }
 
+std::string autocast_dtype_name() { return c10::toString(autocast_dtype()); }
+
 TORCH_LIBRARY(orchard_metalsim, m) {
+  m.def("is_autocast_enabled() -> bool", &is_autocast_enabled);
+  m.def("set_autocast_enabled(bool enabled) -> ()", &set_autocast_enabled);
+  m.def("autocast_dtype() -> str", &autocast_dtype_name);
+  m.def("set_autocast_dtype(ScalarType dtype) -> ()", &set_autocast_dtype);
   m.def("manual_seed(int seed) -> ()", &manual_seed);
   m.def("seed() -> int", &seed);
   m.def("initial_seed() -> int", &initial_seed);

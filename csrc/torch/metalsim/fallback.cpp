@@ -13,6 +13,7 @@
 
 #include "torch/metalsim/device.h"
 #include "torch/metalsim/host_views.h"
+#include "torch/metalsim/kernels.h"
 
 namespace orchard::metalsim {
 namespace {
@@ -164,8 +165,18 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   Call(op, stack).run();
 }
 
-TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+torch::CppFunction fallback() {
+  return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>();
+}
+
+TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(fallback()); }
+
+bool has_composite(const c10::OperatorHandle& op) {
+  using Key = c10::DispatchKey;
+  return op.hasKernelForDispatchKey(Key::CompositeExplicitAutograd) ||
+         op.hasKernelForDispatchKey(
+             Key::CompositeExplicitAutogradNonFunctional) ||
+         op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd);
 }
 
 }  // namespace
@@ -176,6 +187,20 @@ std::vector<std::string> take_fallbacks() {
   for (const auto& name : seen().names) names.push_back(c10::toString(name));
   seen().names.clear();
   return names;
+}
+
+void register_kernels_of_cpu(torch::Library& m) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    if (name.getNamespace() != "aten") continue;
+    const auto op = dispatcher.findSchema(name);
+    if (!op.has_value() || !has_composite(*op) ||
+        !op->hasKernelForDispatchKey(c10::DispatchKey::CPU) ||
+        op->hasKernelForDispatchKey(c10::DispatchKey::PrivateUse1)) {
+      continue;
+    }
+    m.impl(toString(name).c_str(), fallback());
+  }
 }
 
 }  // namespace orchard::metalsim

@@ -10,6 +10,7 @@
 
 #include "torch/metalsim/compat.h"
 #include "torch/metalsim/host_views.h"
+#include "torch/metalsim/kernels.h"
 
 namespace orchard::metalsim {
 namespace {
@@ -74,11 +75,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   return {views.adopt(dinput), views.adopt(dweight), views.adopt(dbias)};
 }
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+}  // namespace
+
+void register_layers(torch::Library& m) {
   m.impl("native_dropout", &native_dropout);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
 }
 
-}  // namespace
 }  // namespace orchard::metalsim

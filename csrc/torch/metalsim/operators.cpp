@@ -9,6 +9,7 @@
 
 #include "torch/metalsim/compat.h"
 #include "torch/metalsim/host_views.h"
+#include "torch/metalsim/kernels.h"
 
 namespace orchard::metalsim {
 namespace {
@@ -44,6 +45,16 @@ at::Tensor empty_strided(c10::IntArrayRef size,
   check_options(layout, place);
   return at::detail::empty_strided_generic(size, stride, allocator(), keys,
                                            c10::dtype_or_default(dtype));
+}
+
+// Gradients of functions without a slope.  PyTorch's own have no memory, which
+// its CPU kernels know how to leave alone and a window onto memory does not.
+at::Tensor zero_tensor(c10::IntArrayRef size,
+                       optional<c10::ScalarType> dtype,
+                       optional<c10::Layout> layout,
+                       optional<c10::Device> place,
+                       optional<bool> is_pinned) {
+  return empty(size, dtype, layout, place, is_pinned, {}).zero_();
 }
 
 at::Tensor as_strided(const at::Tensor& self,
@@ -178,6 +189,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("is_pinned", &is_pinned_tensor);
   m.impl("_pin_memory", &pin_memory);
+  m.impl("_efficientzerotensor", &zero_tensor);
+  register_layers(m);
+  register_kernels_of_cpu(m);
 }
 
 }  // namespace

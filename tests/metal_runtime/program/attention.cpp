@@ -133,8 +133,9 @@ void Attention::backward(device::Device& device) const {
 
 void Attention::spilled_backward(device::Device& device) const {
   constexpr int64_t kScratch = 1 << 20;
-  const attention::Spill spill = attention::choose_spill(
-      device.limits(), problem_, {.dq = true, .dkdv = true}, kScratch);
+  const attention::Spill spill =
+      attention::choose_spill(device, problem_, gradient_tensors(),
+                              {.dq = true, .dkdv = true}, kScratch);
   if (!spill.is_used() || spill.is_summed()) {
     throw std::logic_error("expected the spill of one chunk of columns");
   }

@@ -185,11 +185,34 @@ void reports_a_gpu_error_at_the_next_submission() {
 
 void takes_a_smaller_tile_when_registers_run_out() {
   const Attention attention(StorageMode::private_);
-  faults().max_threads = 64;
+  for (const char* kernel : {"forward", "backward_dkdv", "backward_dq"}) {
+    faults().tiles[kernel] = {.fragments = 1, .slices = 2};
+  }
   attention.forward(gpu());
-  expect_in(encoded().back(), " x 64");
+  attention.backward(gpu());
+  const int64_t compiled = compilations();
+  attention.forward(gpu());
+  attention.backward(gpu());
+  expect(compilations() == compiled, "the choice was not remembered");
   source().stream.synchronize();
   expect(attention.forward_error() < 1e-5, "wrong result");
+  expect(attention.backward_error() < 1e-5, "wrong gradients");
+}
+
+// Whichever of the two that share the scratch has no registers.
+void a_spilled_backward_takes_smaller_tiles(const char* kernel) {
+  const Attention attention(StorageMode::private_);
+  faults().tiles[kernel] = {.fragments = 1, .slices = 2};
+  attention.forward(gpu());
+  attention.spilled_backward(gpu());
+  source().stream.synchronize();
+  expect(attention.backward_error() < 1e-5, "wrong gradients");
+}
+void a_spilling_kernel_takes_a_smaller_tile() {
+  a_spilled_backward_takes_smaller_tiles("backward_dkdv");
+}
+void a_kernel_after_a_spill_takes_a_smaller_tile() {
+  a_spilled_backward_takes_smaller_tiles("backward_dq_spilled");
 }
 
 void plans_a_warm_call_without_allocating() {
@@ -200,8 +223,19 @@ void plans_a_warm_call_without_allocating() {
 
 void says_that_no_tile_is_small_enough() {
   const Attention attention(StorageMode::private_);
+  const auto forward = [&] { attention.forward(gpu()); };
+  faults().tiles["forward"] = {.fragments = 1, .slices = 8};
+  const std::string text = error_of(ErrorKind::compile, forward);
+  expect_in(text, "[KernelCompileError]");
+  expect_in(text, "exceeds available temporary registers");
+  faults().tiles.clear();
+  forward();
+}
+
+void says_that_a_threadgroup_is_too_large() {
+  const Attention attention(StorageMode::private_);
   faults().max_threads = 16;
-  expect_in(error_of(ErrorKind::unsupported, [&] { attention.forward(gpu()); }),
+  expect_in(error_of(ErrorKind::compile, [&] { attention.forward(gpu()); }),
             "allows 16");
 }
 
@@ -294,8 +328,11 @@ constexpr Test kTests[] = {
     TEST(reports_a_gpu_error_once),
     TEST(reports_a_gpu_error_at_the_next_submission),
     TEST(takes_a_smaller_tile_when_registers_run_out),
+    TEST(a_spilling_kernel_takes_a_smaller_tile),
+    TEST(a_kernel_after_a_spill_takes_a_smaller_tile),
     TEST(plans_a_warm_call_without_allocating),
     TEST(says_that_no_tile_is_small_enough),
+    TEST(says_that_a_threadgroup_is_too_large),
     TEST(refuses_a_wrong_launch_before_encoding),
     TEST(refuses_handles_that_are_no_buffers),
     TEST(neither_leaks_nor_releases_too_much),

@@ -16,6 +16,15 @@ namespace {
 
 void fail_gpu(bool is_failing) { faults().is_running = !is_failing; }
 
+// From now on pipelines of a kernel's larger tiles fail; of none, for "".
+void limit_tiles(const std::string& kernel, int64_t fragments, int64_t slices) {
+  if (kernel.empty()) {
+    faults().tiles.clear();
+  } else {
+    faults().tiles[kernel] = {fragments, slices};
+  }
+}
+
 int64_t live(const std::string& kind) {
   const auto now = statistics().live;
   const auto found = now.find(kind);
@@ -47,6 +56,9 @@ at::Tensor wrap_host_memory(const at::Tensor& like) {
 TORCH_LIBRARY(standin, m) {
   m.def("wrap_host_memory(Tensor like) -> Tensor", wrap_host_memory);
   m.def("fail_gpu(bool is_failing) -> ()", fail_gpu);
+  m.def("limit_tiles(str kernel, int fragments, int slices) -> ()",
+        limit_tiles);
+  m.def("compilations() -> int", compilations);
   m.def("live(str kind) -> int", live);
   m.def("misuses() -> int[]", misuses);
   m.def("take_encoded() -> str[]", take_encoded);

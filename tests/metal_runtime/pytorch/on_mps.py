@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import re
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import orchard_ops
 from orchard_ops._errors import translate
+from orchard_ops.cli import app
 
 standin = torch.ops.standin
+Capture = pytest.CaptureFixture[str]
 MODE = os.environ["STANDIN_STORAGE_MODE"]
 
 
@@ -110,3 +117,155 @@ def test_buffers_and_command_buffers_are_given_back(device: torch.device) -> Non
         round_trip()
     gc.collect()
     assert [standin.live(kind) for kind in kinds] == before
+
+
+def causal_gradients(
+    device: torch.device, dtype: torch.dtype, dim: int
+) -> list[torch.Tensor]:
+    """Return out and the gradients of a causal attention, on the CPU."""
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, grad = (
+        torch.randn(1, 2, 72, dim, generator=generator).to(device, dtype)
+        for _ in range(4)
+    )
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = orchard_ops.flash_attention(*leaves, is_causal=True)
+    return [x.detach().cpu() for x in (out, *torch.autograd.grad(out, leaves, grad))]
+
+
+def check_gradients(
+    device: torch.device, dtype: torch.dtype, dim: int, scratch: int
+) -> None:
+    """Compare with PyTorch's own on the CPU, in float32."""
+    with orchard_ops.backward_scratch(scratch):
+        found = causal_gradients(device, dtype, dim)
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, grad = (
+        torch.randn(1, 2, 72, dim, generator=generator).to(dtype).float()
+        for _ in range(4)
+    )
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
+    expected = [out, *torch.autograd.grad(out, leaves, grad)]
+    tolerance = 1e-5 if dtype == torch.float32 else 4e-3
+    for actual, right in zip(found, expected):
+        error = (actual.float() - right).abs().max() / right.abs().max()
+        assert error < tolerance
+
+
+@contextmanager
+def says_so(capfd: Capture) -> Iterator[None]:
+    """Fail unless a warning says of each kernel once that its tile is smaller.
+
+    PyTorch hands it to Python from a backward's thread, else it goes to stderr.
+    """
+    capfd.readouterr()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    text = "\n".join([capfd.readouterr().err, *(str(w.message) for w in caught)])
+    said = re.findall(r"orchard_ops runs (\S+),.* available temporary registers", text)
+    assert said
+    assert len(said) == len(set(said))
+
+
+# Whose tables have tiles of many fragments, and tiles in several slices.
+SHAPES = [(torch.float16, 64), (torch.float32, 128)]
+# What a kernel must do with: fragments of scores at most, slices at least.
+LIMITS = [
+    {"forward": (1, 1), "backward_dkdv": (1, 1), "backward_dq": (1, 1)},
+    {"backward_dkdv": (1, 4)},
+    {"backward_dq_spilled": (1, 4), "backward_dq": (1, 4), "forward": (1, 4)},
+]
+
+
+@pytest.mark.parametrize("scratch", [0, 1 << 24])
+@pytest.mark.parametrize("limits", LIMITS, ids=["fragments", "writer", "readers"])
+@pytest.mark.parametrize(("dtype", "dim"), SHAPES)
+def test_kernels_without_registers_take_smaller_tiles(
+    device: torch.device,
+    capfd: Capture,
+    limits: dict[str, tuple[int, int]],
+    dtype: torch.dtype,
+    dim: int,
+    scratch: int,
+) -> None:
+    """Pipelines that fail are replaced, and kernels agree on what they share."""
+    # Each its own text, so that no earlier test has compiled it.
+    dim -= 2 * LIMITS.index(limits) + (scratch > 0)
+    for kernel, limit in limits.items():
+        standin.limit_tiles(kernel, *limit)
+    try:
+        with says_so(capfd):
+            check_gradients(device, dtype, dim, scratch)
+        compiled = standin.compilations()
+        check_gradients(device, dtype, dim, scratch)
+        assert standin.compilations() == compiled
+    finally:
+        standin.limit_tiles("", 0, 0)
+
+
+def decode(device: torch.device, dim: int) -> None:
+    """Compare a decoding step over pages with plain attention."""
+    generator = torch.Generator().manual_seed(2)
+    q = torch.randn(2, 3, 4, dim, generator=generator).half()
+    pages = torch.randn(8, 16, 2, dim, generator=generator).half()
+    table = torch.tensor([[3, 0, 5, 1], [7, 2, 6, 4]], dtype=torch.int32)
+    lengths = torch.tensor([64, 37], dtype=torch.int32)
+    out = orchard_ops.flash_attention_with_kvcache(
+        q.to(device), pages.to(device), pages.to(device), num_splits=3,
+        cache_seqlens=lengths.to(device), block_table=table.to(device), is_causal=True,
+    )  # fmt: skip
+    for i in range(2):
+        keys = pages.float()[table[i].long()].flatten(0, 1)[: lengths[i]]
+        keys = keys.repeat_interleave(2, 1).transpose(0, 1)
+        seen = torch.ones(3, int(lengths[i]), dtype=torch.bool).tril(
+            int(lengths[i]) - 3
+        )
+        right = torch.nn.functional.scaled_dot_product_attention(
+            q[i].float().transpose(0, 1), keys, keys, attn_mask=seen
+        )
+        error = (out[i].cpu().float() - right.transpose(0, 1)).abs().max()
+        assert error < 2e-3
+
+
+@pytest.mark.parametrize(("dim", "slices"), [(64, 1), (64, 4), (192, 4)])
+def test_decode_without_registers_takes_a_smaller_tile(
+    device: torch.device, capfd: Capture, dim: int, slices: int
+) -> None:
+    """Parts and pages are walked with one fragment a simdgroup, and in slices."""
+    dim -= slices
+    standin.limit_tiles("decode", 1, slices)
+    try:
+        with says_so(capfd):
+            decode(device, dim)
+        compiled = standin.compilations()
+        decode(device, dim)
+        assert standin.compilations() == compiled
+    finally:
+        standin.limit_tiles("", 0, 0)
+
+
+def test_no_tile_that_runs_is_a_compile_error(device: torch.device) -> None:
+    """Only when no tile gives a pipeline the call fails, in Metal's own words."""
+    q, k, v = (x.detach()[..., :11] for x in inputs(device))
+    standin.limit_tiles("forward", 1, 8)
+    with pytest.raises(orchard_ops.KernelCompileError) as caught:
+        orchard_ops.flash_attention(q, k, v)
+    standin.limit_tiles("", 0, 0)
+    assert "exceeds available temporary registers" in str(caught.value)
+    assert "smaller tiles" in str(caught.value)
+    orchard_ops.flash_attention(q, k, v)
+
+
+def test_doctor_reports_threads_with_and_without_the_attribute() -> None:
+    """Each class of kernel is there: Metal repeats the attribute, registers speak."""
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 0, result.output
+    limits = json.loads(result.output)["threads_per_threadgroup"]
+    kernels = {name.partition("_half")[0] for name in limits}
+    assert kernels >= {"forward", "backward_dkdv", "backward_dq", "decode", "combine"}
+    assert any(name.endswith("_spilling") for name in limits)
+    for found in limits.values():
+        assert found["with_attribute"] in (64, 128, 192, 256)
+        assert found["without"] == 384

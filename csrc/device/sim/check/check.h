@@ -29,5 +29,7 @@ void check_kernels(Unit& unit);
 void check_variables(Unit& unit);
 // Statements and declarations of C++ that the version lacks.
 void check_language(Unit& unit);
+// What a constexpr function calls.
+void check_constants(Unit& unit);
 
 }  // namespace orchard::sim::check

@@ -11,9 +11,7 @@
 #endif
 #define __METAL_IOS__ 0
 #define __METAL_MACOS__ 1
-#if __METAL_VERSION__ >= 310
 #define __HAVE_BFLOAT__ 1
-#endif
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_CONST const
 #define METAL_INTERNAL static

@@ -1,0 +1,111 @@
+// csrc/device/sim/accept_text.cpp: runs the type checker of Metal's rules; see
+// compile.h.
+#include <regex>
+
+#include "device/sim/accept.h"
+#include "device/sim/compile.h"
+#include "device/sim/files.h"
+#include "device/sim/headers.h"
+#include "device/sim/opencl.h"
+#include "device/sim/toolchain.h"
+
+namespace orchard::sim {
+namespace {
+
+// C++ for OpenCL is the one language of clang's that keeps all of Metal's
+// address spaces apart, the private one of threads among them.
+Words type_flags(int version) {
+  return {"-triple",
+          "spir64-unknown-unknown",
+          "-x",
+          "clcpp",
+          "-cl-std=clc++2021",
+          "-cl-single-precision-constant",
+          "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,"
+          "-__opencl_c_device_enqueue,"
+          "-__opencl_c_program_scope_global_variables",
+          "-fdeclspec",
+          "-O2",
+          "-disable-llvm-passes",
+          "-w",
+          "-ferror-limit",
+          "20",
+          "-DMSL_LANGUAGE=" + std::to_string(version)};
+}
+
+// Says in Metal's words what the compiler says in OpenCL's.
+std::string in_metals_words(std::string text) {
+  constexpr std::pair<std::string_view, std::string_view> words[] = {
+      {"__private ", "thread "},
+      {"__global ", "device "},
+      {"__local ", "threadgroup "},
+      {"__constant ", "constant "},
+      {" __private", ""},
+      {"__generic ", ""},
+      {"msl::", ""}};
+  for (const auto& [from, to] : words) {
+    for (size_t at = 0; (at = text.find(from, at)) != text.npos;) {
+      text.replace(at, from.size(), to);
+    }
+  }
+  static const auto* const component = new std::regex(
+      "no member named '([xyzwrgba]{1,4})' in '((packed_)?vec<)");
+  static const auto* const member = new std::regex(
+      "no member named '(\\w+)' in '(metal::)?msl_atomic<(.*)>'");
+  text = std::regex_replace(text, *component,
+                            "illegal vector component name '$1' in '$2");
+  return std::regex_replace(text, *member,
+                            "atomic<$3> is used by functions such as "
+                            "atomic_fetch_add_explicit, not by '.$1'");
+}
+
+// Type-checks kernel.cl in `folder` and writes typed.ll there.
+void type_check(std::string text,
+                int version,
+                const Toolchain& tools,
+                const std::string& folder) {
+  Words words = tools.front_end;
+  const Words flags = type_flags(version);
+  Words header = flags;
+  header.insert(header.end(), {"-fno-pch-timestamp", "-emit-pch"});
+  const std::string declared = precompiled("accept.h", tools.front_end, header);
+  words.insert(words.end(), flags.begin(), flags.end());
+  words.insert(words.end(),
+               {"-I" + header_folder(), "-emit-llvm", "-include-pch", declared,
+                folder + "/kernel.cl", "-o", folder + "/typed.ll"});
+  for (;;) {
+    write_file(folder + "/kernel.cl", text);
+    const Outcome outcome = run_program(words, folder);
+    if (outcome.status == 0) return;
+    std::string repaired = repair(text, outcome.output);
+    if (repaired == text) {
+      throw Error(ErrorKind::compile,
+                  "simulator: the kernel does not compile\n" +
+                      in_metals_words(outcome.output));
+    }
+    text = std::move(repaired);
+  }
+}
+
+}  // namespace
+
+Footprint accept_text(const std::string& source, uint32_t language_version) {
+  const Toolchain tools = find_toolchain();
+  const ScratchFolder scratch;
+  const std::string& at = scratch.path();
+  const auto version = static_cast<int>((language_version >> 16) * 100 +
+                                        (language_version & 0xffff) * 10);
+  const std::string define = "-DMSL_LANGUAGE=" + std::to_string(version);
+  type_check(
+      to_opencl(accept(preprocess(source, tools, {define}, at), version)),
+      version, tools, at);
+  run_step(tools.front_end,
+           {"-triple", "spir64-unknown-unknown", "-x", "ir", "-O2",
+            "-emit-llvm", at + "/typed.ll", "-o", at + "/optimized.ll"},
+           at);
+  // Threadgroup variables as declared, arrays as the optimizer left them.
+  return {declared_threadgroup_bytes(read_file(at + "/typed.ll")),
+          spilled_types(read_file(at + "/optimized.ll"))};
+}
+
+}  // namespace orchard::sim

@@ -1,0 +1,120 @@
+// csrc/device/sim/headers.cpp: see headers.h.
+#include "device/sim/headers.h"
+
+#include <filesystem>
+
+#include "device/kernel_source.h"
+#include "device/sim/files.h"
+
+namespace orchard::sim {
+namespace {
+
+constexpr std::string_view kSimulatorRoot = "csrc/device/sim/";
+constexpr std::string_view kHeaderRoot = "csrc/device/sim/msl/";
+// Headers of Metal's that kernels may include; all stand in prelude.h.
+constexpr const char* kMetalHeaders[] = {
+    "metal_stdlib",
+    "metal_simdgroup",
+    "metal_simdgroup_matrix",
+    "metal_math",
+    "metal_common",
+    "metal_integer",
+    "metal_compute",
+    "metal_atomic",
+    "metal_relational",
+    "metal_geometric",
+    "metal_types",
+    "metal_limits",
+    "metal_numeric",
+    "metal_type_traits",
+    "metal_pack",
+    "metal_config",
+    "metal_quadgroup",
+    "metal_extended_vector",
+    "metal_packed_vector",
+    "metal_array",
+    "metal_matrix",
+    "metal_logging",
+    "metal_assert",
+    "metal_utility",
+    "metal_initializer_list",
+    "metal_functional",
+    "metal_uniform",
+    "metal_texture",
+    "metal_graphics",
+    "metal_visible_function_table",
+};
+
+}  // namespace
+
+const std::string& embedded_simulator() {
+  static const std::string text = [] {
+    std::string text;
+    for (const device::EmbeddedText& entry : device::embedded_texts()) {
+      if (entry.path.starts_with(kSimulatorRoot)) {
+        text += entry.path;
+        text += entry.text;
+      }
+    }
+    return text;
+  }();
+  return text;
+}
+
+std::string header_folder() {
+  const std::string folder =
+      cache_folder() + "/headers-" + digest(embedded_simulator()).substr(0, 16);
+  if (exists(folder + "/metal_stdlib")) return folder;
+  ScratchFolder scratch;
+  const std::string fresh = scratch.path() + "/headers";
+  std::filesystem::create_directory(fresh);
+  for (const device::EmbeddedText& entry : device::embedded_texts()) {
+    if (!entry.path.starts_with(kHeaderRoot)) continue;
+    const std::string_view name = entry.path.substr(kHeaderRoot.size());
+    write_file(fresh + "/" + std::string(name), entry.text);
+  }
+  for (const char* name : kMetalHeaders) write_file(fresh + "/" + name, "");
+  // Another process may have been first; then its folder is as good.
+  std::error_code ignored;
+  std::filesystem::rename(fresh, folder, ignored);
+  return folder;
+}
+
+std::string precompiled(const std::string& header,
+                        const Words& command,
+                        const Words& flags) {
+  const std::string headers = header_folder();
+  const std::string key =
+      digest(headers + joined(flags) + identity(find_toolchain()));
+  const std::string target = cache_folder() + "/" +
+                             header.substr(0, header.find('.')) + "-" +
+                             key.substr(0, 16) + ".pch";
+  if (exists(target)) return target;
+  const ScratchFolder scratch;
+  const std::string fresh = scratch.path() + "/header.pch";
+  Words words = flags;
+  // It names the headers that it was made from, and wants to find them there;
+  // by content, not by time, as a cache may be copied.
+  words.insert(words.end(),
+               {"-I" + headers, headers + "/" + header, "-o", fresh});
+  run_step(command, words, scratch.path());
+  std::filesystem::rename(fresh, target);
+  return target;
+}
+
+std::string preprocess(const std::string& source,
+                       const Toolchain& tools,
+                       const Words& defines,
+                       const std::string& folder) {
+  const std::string headers = header_folder();
+  const std::string from = folder + "/kernel.metal";
+  const std::string to = folder + "/kernel.ii";
+  write_file(from, source);
+  Words step = {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers};
+  step.insert(step.end(), defines.begin(), defines.end());
+  step.insert(step.end(), {"-include", headers + "/macros.h", from, "-o", to});
+  run_step(tools.driver, step, folder);
+  return read_file(to);
+}
+
+}  // namespace orchard::sim

@@ -1,0 +1,29 @@
+// csrc/device/sim/headers.h: Metal's headers as the simulator's compiler sees
+// them.
+#pragma once
+
+#include <string>
+
+#include "device/sim/toolchain.h"
+
+namespace orchard::sim {
+
+// All that what is compiled depends on: the headers, and the translator.
+const std::string& embedded_simulator();
+
+// Folder with the headers and empty stand-ins for Metal's; made once.
+std::string header_folder();
+
+// One of them as the compiler keeps it after reading it, made once: reading
+// takes longer than a kernel does.
+std::string precompiled(const std::string& header,
+                        const Words& command,
+                        const Words& flags);
+
+// Expands a kernel's macros and includes.
+std::string preprocess(const std::string& source,
+                       const Toolchain& tools,
+                       const Words& defines,
+                       const std::string& folder);
+
+}  // namespace orchard::sim

@@ -1,0 +1,181 @@
+"""A call of ``F.scaled_dot_product_attention``, and whether the kernels serve it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.overrides import (
+    _get_current_function_mode_stack,
+    has_torch_function,
+)
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from ._attention import flash_attention, supports
+from ._tracing import is_compiling, is_transformed
+
+__all__ = [
+    "HAS_GQA",
+    "Call",
+    "attend",
+    "call_of",
+    "causal_bias_class",
+    "is_causal_bias",
+    "reason_against",
+]
+
+
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+HAS_GQA = _TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
+_HAS_BIASES = _TORCH >= (2, 3)  # there is torch.nn.attention.bias
+
+
+class Call(NamedTuple):
+    """The arguments of ``F.scaled_dot_product_attention``, in its order."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None
+    dropout_p: float
+    is_causal: bool
+    scale: float | None
+    enable_gqa: bool
+
+
+def call_of(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Call:
+    """Return the call of these arguments, given as PyTorch's function takes them."""
+    return Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+
+def is_causal_bias(mask: object) -> bool:
+    """Say whether a mask is one of ``torch.nn.attention.bias``'s two causal biases."""
+    if mask is None or not _HAS_BIASES or type(mask) is Tensor:
+        return False
+    bias = causal_bias_class()
+    return bias is not None and isinstance(mask, bias)
+
+
+def causal_bias_class() -> Any:
+    """Return the class of PyTorch's causal biases, None where none can be.
+
+    Whoever has one has loaded its module, which takes long.
+    """
+    module = sys.modules.get("torch.nn.attention.bias")
+    return None if module is None else module.CausalBias
+
+
+def attend(call: Call) -> Tensor:
+    """Run the kernels."""
+    mask, is_causal, alignment = _masking(call)
+    out = flash_attention(
+        call.query, call.key, call.value, mask, call.dropout_p, is_causal, call.scale,
+        call.enable_gqa, causal_alignment=alignment,
+    )  # fmt: skip
+    assert isinstance(out, Tensor)
+    return out
+
+
+def reason_against(call: Call) -> str:
+    """Return why PyTorch's own function must serve, or an empty string."""
+    query, key, value, mask = call[:4]
+    is_eager = not is_compiling()
+    if is_eager and has_torch_function(call):
+        reason = _overriding_reason(call)
+        if reason:
+            return reason
+    if query.device.type not in ("mps", "metalsim"):
+        return f"device {query.device.type}: PyTorch's own function serves it"
+    if query.is_nested or key.is_nested or value.is_nested:
+        return "nested tensors: flash_attention_varlen takes packed ones"
+    if call.is_causal and mask is not None:
+        return "attn_mask together with is_causal=True: PyTorch's rules decide"
+    if is_causal_bias(mask) and not _is_bias_of(call):
+        return "a causal bias of other lengths than query and key: PyTorch's rules"
+    if is_eager:
+        reason = _eager_reason(query, key, value)
+        if reason:
+            return reason
+    mask, is_causal, alignment = _masking(call)
+    return supports(
+        query, key, value, mask, call.dropout_p, is_causal, call.scale,
+        call.enable_gqa, causal_alignment=alignment,
+    )[1]  # fmt: skip
+
+
+def _masking(call: Call) -> tuple[Tensor | None, bool, str]:
+    """Return mask, causality and its alignment in the kernels' terms."""
+    if not is_causal_bias(call.attn_mask):
+        return call.attn_mask, call.is_causal, "top-left"
+    bias: Any = call.attn_mask
+    is_lower_right = bias.variant.name == "LOWER_RIGHT"
+    return None, True, "bottom-right" if is_lower_right else "top-left"
+
+
+def _is_bias_of(call: Call) -> bool:
+    bias: Any = call.attn_mask
+    lengths = (call.query.size(-2), call.key.size(-2))
+    return bool((bias.seq_len_q, bias.seq_len_kv) == lengths)
+
+
+def _overriding_reason(call: Call) -> str:
+    """Say who answers for PyTorch's functions and must see this one."""
+    mask = None if is_causal_bias(call.attn_mask) else call.attn_mask
+    for argument in (call.query, call.key, call.value, mask, *call[4:]):
+        if _overrides(argument):
+            return "a subclass of Tensor or a tracer that overrides PyTorch's functions"
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    # All but the one that says where new tensors are made.
+    if [mode for mode in modes if type(mode) is not DeviceContext]:
+        return "inside a TorchFunctionMode"
+    return ""
+
+
+def _overrides(value: object) -> bool:
+    function = getattr(type(value), "__torch_function__", None)
+    if function is None or type(value) is Tensor:
+        return False
+    return function is not torch._C._disabled_torch_function_impl
+
+
+def _answers_for_operators(kind: type[Tensor]) -> bool:
+    """Say whether a subclass, as DTensor, may know PyTorch's operators alone."""
+    is_usual = kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+    return not is_usual and kind is not FakeTensor
+
+
+def _eager_reason(*tensors: Tensor) -> str:
+    """Return what speaks against the kernels in this state of PyTorch."""
+    if torch._C._len_torch_dispatch_stack():
+        modes = _get_current_dispatch_mode_stack()
+        if [mode for mode in modes if type(mode) is ProxyTorchDispatchMode]:
+            return "inside torch.fx.experimental.proxy_tensor.make_fx"
+    for tensor in tensors:
+        if type(tensor) is not Tensor and _answers_for_operators(type(tensor)):
+            return "a subclass of Tensor that answers for PyTorch's operators"
+    # PyTorch's function has no types.
+    if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
+        return "flash attention is switched off by torch.nn.attention.sdpa_kernel"
+    if torch._C._is_tracing():
+        return "inside torch.jit.trace"
+    if is_transformed():
+        return "inside a torch.func transform"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    return ""

@@ -1,0 +1,140 @@
+"""Every command that README, CONTRIBUTING or docs name runs in CI or in a test.
+
+Each is held to a line of CI, in its shortest form, or to a test that runs the same
+code; a command that nothing runs fails here until it is given one.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchard_ops.cli import _child
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+CI = ".ci/run"
+HOSTED = ".github/workflows/tests.yml"
+SESSIONS = "noxfile.py"
+# By how a command begins, the longest first: a file, and what runs the command there.
+RUN_BY = {
+    ".ci/run": (HOSTED, "- run: .ci/run"),
+    ".nox/test-torch24/bin/orchard-ops doctor": (
+        "tests/test_cli.py",
+        "def test_doctor_refuses_what_is_no_test_result",
+    ),
+    "cmake -S . -B build/": (SESSIONS, "build-dir=build/"),
+    "cmake --build build/": (SESSIONS, "build-dir=build/"),
+    "conda build": ("tests/test_conda.py", "def test_a_real_conda_builds"),
+    "conda create": ("tests/test_conda.py", "def test_every_variant_can_be_solved"),
+    "conda run": ("recipe/recipe.yaml", "orchard-ops doctor"),
+    "nix build": ("tools/nix_flake.py", '"build"'),
+    "nix develop": ("tools/nix_flake.py", "develop"),
+    "nix flake check": ("tools/nix_flake.py", '"flake", "check"'),
+    "nix flake lock": ("tests/test_nix.py", "def test_notices_a_lock"),
+    "nix fmt": ("tests/test_nix.py", "def test_names_a_misformatted_line"),
+    "nix run": ("tools/nix_flake.py", "apps"),
+    "nox": (CI, '"$environment/bin/nox" --non-interactive'),
+    "nox -l": (CI, "noxfile.py --list"),
+    "nox -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
+    "nox -r -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
+    "nox -R -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
+    'nox -s "test-opinfo': ("tests/test_opinfo.py", "def test_operator_agrees"),
+    "nox -s test-transformers": (CI, "test-transformers(release='newest')"),
+    "nox -s bench": (CI, "session bench -- --suite memory"),
+    "nox -s compile-macos": (CI, "session compile-macos"),
+    "nox -s conda": (CI, "session conda -- --sample"),
+    "nox -s cuda": ("tests/test_cuda_check.py", "def test_says_why_it_cannot_run"),
+    "nox -s demo": (CI, "session demo -- --steps 2"),
+    "nox -s kernels": (CI, "session kernels -- -k probe"),
+    "nox -s lint": (SESSIONS, 'nox.options.sessions = ["lint"'),
+    "nox -s nix": (CI, "session nix -- --evaluate"),
+    "nox -s nix-wheels": ("tests/test_nix.py", "def test_verifies_every_hash"),
+    "nox -s package": (CI, "session package -- sdist"),
+    "nox -s tune": (CI, "session tune -- --check"),
+    "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
+    "orchard-ops bench": ("tests/test_bench.py", "def test_bench_reports"),
+    "orchard-ops doctor": ("tests/test_cli.py", "def test_doctor_writes_one_report"),
+    "orchard-ops replay": ("tests/test_record.py", "def test_a_replay_writes"),
+    "pip install": (SESSIONS, "built_wheel(session, name)"),
+    "pip wheel": (SESSIONS, '"pip", "wheel"'),
+    "pre-commit install": (".pre-commit-config.yaml", "ruff"),
+    "pytest tests": (SESSIONS, '"pytest", "-n", "2"'),
+    'python -c "import': ("tests/test_commands.py", "def test_one_liners_run"),
+    "python -m venv": (CI, "-m venv"),
+    "python recipe/smoke.py": ("tools/conda_environments.py", '"smoke.py"'),
+    "python tests/cuda": ("tests/test_cuda_check.py", "def test_says_why"),
+    "python tests/specialisations": ("tests/test_specialisations.py", "listed()"),
+    "python tools/conda_variants.py": ("tools/check_versions.py", "conda_variants"),
+    "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
+}
+PROGRAMS = r"(?:nox|orchard-ops|nix|conda|pip|pytest|cmake|pre-commit|python) "
+COMMAND = re.compile(rf"nox$|\.ci/run|\.nox/\S+/bin/|{PROGRAMS}")
+
+
+def commands(text: str) -> set[str]:
+    """Return the commands in a page: lines of its blocks, and spans of code."""
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    lines = [line for block in fence.findall(text) for line in block.splitlines()]
+    spans = re.findall(r"`([^`]+)`", fence.sub("", text))
+    lines += [" ".join(span.split()) for span in spans]
+    parts = [part.strip() for line in lines for part in re.split(r"&&|\s#", line)]
+    without = (re.sub(r"^(?:\w+=\S+ )+", "", part) for part in parts)
+    return {part for part in without if COMMAND.match(part)}
+
+
+def runner(command: str) -> str | None:
+    """Return the longest entry that a command begins with."""
+    fitting = [start for start in RUN_BY if command.startswith(start)]
+    # `nox` itself is a command, and the beginning of others that need their own.
+    fitting = [start for start in fitting if start != "nox" or command == "nox"]
+    return max(fitting, key=len, default=None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_command_is_run_somewhere(page: Path) -> None:
+    """A command that is named has an entry."""
+    text = page.read_text(encoding="utf-8")
+    assert [each for each in sorted(commands(text)) if runner(each) is None] == []
+
+
+@pytest.mark.parametrize("start", RUN_BY)
+def test_what_runs_it_is_there(start: str) -> None:
+    """The line of CI or the test exists, and some page names the command."""
+    file, words = RUN_BY[start]
+    assert words in (ROOT / file).read_text(encoding="utf-8")
+    named = {each for page in PAGES for each in commands(page.read_text("utf-8"))}
+    assert start in {runner(each) for each in named}
+
+
+def test_commands_are_found_in_blocks_and_spans() -> None:
+    """Blocks, spans over two lines, variables before a command; no other code."""
+    page = (
+        "a `nox -s\nlint` b `x = 1`\n```sh\nA=1 pytest tests  # why\nls && nox\n```\n"
+    )
+    assert commands(page) == {"nox -s lint", "pytest tests", "nox"}
+    assert runner("nox -s unheard-of") is None
+
+
+def test_one_liners_run() -> None:
+    """Each ``python -c`` of the pages ends well."""
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    lines = {each for page in pages for each in commands(page) if "python -c" in each}
+    assert len(lines) >= 3
+    for line in lines:
+        _, _, text = shlex.split(line)
+        subprocess.run(_child.python(text), check=True, capture_output=True)
+
+
+def test_every_session_is_named() -> None:
+    """A session of noxfile.py stands in CONTRIBUTING.md."""
+    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    named = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for quoted, plain in re.findall(
+        r'^@nox\.session(?:\(name="([\w-]+)".*)?.*\n(?:@.*\n)*def (\w+)', text, re.M
+    ):
+        assert re.search(rf'nox -s "?{quoted or plain}\b', named), quoted or plain
