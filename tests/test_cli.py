@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
-from orchard_ops.cli import _self_test, app
+from orchard_ops.cli import _checkup, _self_test, app
 from orchard_ops.cli._comparison import Comparison, Result
 from orchard_ops.cli._corpus import Batches, read_corpus
 from orchard_ops.cli._gpt import Shape
@@ -30,10 +31,21 @@ def test_doctor_finds_a_working_device(device: torch.device) -> None:
 
 
 def test_doctor_prints_a_table(device: torch.device) -> None:
-    """Without --json doctor prints the same for people."""
+    """Without --json doctor prints a line a check, and what to do at the end."""
     done = CliRunner().invoke(app, ["doctor", "--device", device.type])
     assert done.exit_code == 0
     assert torch.__version__ in done.stdout
+    assert done.stdout.count("pass") == 6
+    assert "All is well." in done.stdout
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is a GPU")
+def test_doctor_says_what_to_do_when_something_is_wrong() -> None:
+    """A check that fails says FAIL, and the last line where to go."""
+    done = CliRunner().invoke(app, ["doctor", "--device", "mps"])
+    assert done.exit_code == 1
+    assert "FAIL" in done.stdout
+    assert "--report FILE" in " ".join(done.stdout.split())
 
 
 def report(path: Path, device: str, *more: str) -> Any:
@@ -121,6 +133,74 @@ def test_doctor_finds_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(orchard_ops, "flash_attention", raising)
     assert all(row["error"] == "gone" for row in _self_test.self_test(cpu))
+
+
+# A child without PyTorch: it crashes, hangs or ends at the checks of that name.
+FAKE_CHILD = """
+import json, os, time
+with os.fdopen(int(sys.argv[1]), "w") as out:
+    for name in json.loads(sys.argv[3]):
+        if name == "crash":
+            os.write(2, b"-[MTLBuffer length]: failed assertion\\n")
+            os.abort()
+        if name == "end":
+            os._exit(7)
+        if name == "hang":
+            time.sleep(600)
+        row = {"check": name, "ok": True, "line": "fine", "found": {}}
+        out.write(json.dumps(row) + "\\n")
+        out.flush()
+"""
+
+
+def test_doctor_outlives_a_check_that_crashes_or_hangs() -> None:
+    """Such a check has failed, with the reason; the others run all the same."""
+    names = ["device", "crash", "one", "hang", "end", "two"]
+    found = list(_checkup.examine(None, names, limit=2.0, text=FAKE_CHILD))
+    assert [outcome.check for outcome in found] == names
+    assert [outcome.ok for outcome in found] == [True, False, True, False, False, True]
+    assert "SIGABRT: -[MTLBuffer length]: failed assertion" in found[1].line
+    assert "no answer in 2 seconds" in found[3].line
+    assert "status 7" in found[4].line
+
+
+def test_doctor_runs_nothing_without_a_device() -> None:
+    """The check of the device comes first; the others need one."""
+    found = list(_checkup.examine("none", ["device", "float32"]))
+    assert [(outcome.check, outcome.ok) for outcome in found] == [("device", False)]
+    assert "expected the device mps or metalsim" in found[0].line
+
+
+def test_a_report_holds_what_was_found_before_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are written as they come: an end in the middle leaves a whole report."""
+
+    def examine(*_: Any) -> Iterator[_checkup.Outcome]:
+        yield _checkup.Outcome("device", True, "mps", {"device": "mps:0"})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_checkup, "examine", examine)
+    done = report(tmp_path / "report.json", "metalsim")
+    assert done.exit_code != 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["device"] == "mps:0"
+    assert not found["is_complete"]
+    assert not found["ok"]
+
+
+def test_a_dtype_that_the_device_lacks_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch's MPS of 2.1 and 2.2 refuses bfloat16 with a TypeError."""
+
+    class Refuses:
+        def to(self, _: torch.device) -> None:
+            raise TypeError("BFloat16 is not supported on MPS")
+
+    monkeypatch.setattr(_self_test, "_inputs", lambda _: [Refuses()] * 4)
+    row = _self_test.row(_self_test.CASES[-1], torch.device("cpu"))
+    assert row["not_supported"] == "BFloat16 is not supported on MPS"
 
 
 def test_corpus_reads_source_code_only(tmp_path: Path) -> None:

@@ -25,14 +25,19 @@ def open_new(path: Path) -> TextIO:
 
 
 def write(file: TextIO, findings: dict[str, Any]) -> None:
-    """Write findings as JSON; the user's home folder becomes ``~``."""
+    """Write findings as JSON, in place of those before; home becomes ``~``.
+
+    Called whenever something was found: what a crash leaves is a whole report.
+    """
     findings = {"macos": platform.mac_ver()[0], "machine": platform.machine()} | (
         findings
     )
     text = json.dumps(findings, indent=1)
     home = json.dumps(str(Path.home()))[1:-1]
+    file.seek(0)
+    file.truncate()
     file.write(text.replace(home, "~") + "\n")
-    file.close()
+    file.flush()
 
 
 def summary_of_tests(results: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import orchard_ops
 
 from .._errors import translate
 
-__all__ = ["CASES", "Case", "all_ok", "self_test"]
+__all__ = ["CASES", "Case", "all_ok", "row", "self_test"]
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,28 @@ def self_test(device: torch.device) -> list[dict[str, Any]]:
         A row a case: its fields, ``largest_error`` and ``ok``; or ``error``; or
         ``not_supported``, the reason that `supports` gives.
     """
-    return [_row(case, device) for case in CASES]
+    return [row(case, device) for case in CASES]
 
 
-def _row(case: Case, device: torch.device) -> dict[str, Any]:
-    row = asdict(case) | {"dtype": str(case.dtype).rpartition(".")[2]}
+def row(case: Case, device: torch.device) -> dict[str, Any]:
+    """Run one case on the device; returns its row of `self_test`."""
+    found = asdict(case) | {"dtype": str(case.dtype).rpartition(".")[2]}
     parts = _inputs(case)
     try:
-        q, k, v = (part.to(device) for part in parts[:3])
+        try:
+            q, k, v = (part.to(device) for part in parts[:3])
+        except TypeError as error:  # bfloat16, where PyTorch's MPS has none
+            return found | {"not_supported": str(error)}
         is_supported, reason = orchard_ops.supports(q, k, v)
         if not is_supported:  # bfloat16 on macOS 13
-            return row | {"not_supported": reason}
-        row["largest_error"] = _error(parts, case.is_causal, device)
-        row["ok"] = row["largest_error"] <= case.tolerance  # False for NaN
+            return found | {"not_supported": reason}
+        found["largest_error"] = _error(parts, case.is_causal, device)
+        found["ok"] = found["largest_error"] <= case.tolerance  # False for NaN
     except (orchard_ops.OrchardError, RuntimeError) as error:
         # What fails inside backward passes through autograd untyped.
         known = translate(error) if isinstance(error, RuntimeError) else error
-        row.update(ok=False, error=str(known))
-    return row
+        found.update(ok=False, error=str(known))
+    return found
 
 
 def all_ok(rows: list[dict[str, Any]]) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TextIO
 
 import torch
 import typer
@@ -16,11 +16,8 @@ from rich.table import Table
 
 import orchard_ops
 
-from .. import _native
-from .._errors import translate
-from . import _report, _timing
-from ._device import STORAGE_MODES, choose_device, storage_mode
-from ._self_test import all_ok, self_test
+from . import _checkup, _report
+from ._checkup import Outcome
 
 __all__ = ["doctor"]
 
@@ -41,10 +38,14 @@ def doctor(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Results of pytest --junit-xml, to sum up in the report."),
     ] = None,
+    limit: Annotated[
+        float, typer.Option(help="Seconds that one check may take.")
+    ] = _checkup.LIMIT,
 ) -> None:
     """Show versions, device, libraries and caches, and check small attentions.
 
-    The exit status is 1 if the device is missing or computes something wrong.
+    The exit status is 0 only if all is well.  Each check runs in a process of its
+    own, so one that crashes or hangs is reported like one that is wrong.
     """
     if tests is not None and report is None:
         raise typer.BadParameter("--tests is for the report: name one with --report")
@@ -53,63 +54,70 @@ def doctor(
         summary = _report.summary_of_tests(tests) if tests is not None else None
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    findings = _examine(device, with_benchmark=file is not None)
+    findings = _versions()
     if summary is not None:
         findings["tests"] = summary
-    if file is not None:
-        _report.write(file, findings)
+    outcomes = _examine(findings, device, file, limit)
     if as_json:
         typer.echo(json.dumps(findings, indent=2))
     else:
-        _print(findings)
+        _print(findings, outcomes, report)
     if not findings["ok"]:
         raise typer.Exit(1)
 
 
-def _examine(wanted: str | None, with_benchmark: bool) -> dict[str, Any]:
-    findings = _versions()
-    try:
-        device = choose_device(wanted)
-        findings.update(_device_findings(device))
-        findings["self_test"] = self_test(device)
-        findings["lane_layout"] = _lane_layout(device, findings["self_test"])
-        if device.type == "mps":  # The simulator has no registers to run out of.
-            findings["threads_per_threadgroup"] = _thread_limits(device)
-        findings["ok"] = all_ok(findings["self_test"])
-        if with_benchmark:
-            findings["benchmark_of"] = _timing.NOTE[device.type]
-            findings["benchmark"] = _timing.short_benchmark(device)
-    except (orchard_ops.OrchardError, RuntimeError) as error:
-        known = translate(error) if isinstance(error, RuntimeError) else error
-        findings.update(ok=False, error=str(known))
-    findings["libraries"] = {
-        name: str(path) for name, path in _native.loaded_libraries().items()
-    }
-    return findings
+def _examine(
+    findings: dict[str, Any], wanted: str | None, file: TextIO | None, limit: float
+) -> list[Outcome]:
+    """Run the checks; add what they find, and write the report as it grows."""
+    names = _checkup.checks(wanted, with_benchmark=file is not None)
+    findings.update(ok=False, is_complete=False, self_test=[], checks=[])
+    outcomes: list[Outcome] = []
+    if file is not None:
+        _report.write(file, findings)
+    print("checking the device ...", file=sys.stderr, flush=True)
+    for outcome in _checkup.examine(wanted, names, limit):
+        outcomes.append(outcome)
+        _add(findings, outcome)
+        if file is not None:
+            _report.write(file, findings)
+        if len(outcomes) < len(names) and outcomes[0].ok:
+            progress = f"checking {names[len(outcomes)]} ..."
+            print(progress, file=sys.stderr, flush=True)
+    findings["is_complete"] = True
+    findings["lane_layout"] = _lane_layout(findings)
+    has_result = any("largest_error" in row for row in findings["self_test"])
+    findings["ok"] = has_result and all(outcome.ok for outcome in outcomes)
+    if file is not None:
+        _report.write(file, findings)
+        file.close()
+    return outcomes
 
 
-def _lane_layout(device: torch.device, rows: list[dict[str, Any]]) -> str:
+def _add(findings: dict[str, Any], outcome: Outcome) -> None:
+    """Add one outcome to the findings."""
+    row = {"check": outcome.check, "ok": outcome.ok, "line": outcome.line}
+    findings["checks"].append(row)
+    if outcome.check in (_checkup.DEVICE, _checkup.BENCHMARK):
+        findings.update(outcome.found)
+    elif outcome.check == _checkup.THREADS:
+        findings["threads_per_threadgroup"] = outcome.found.get("threads", {})
+    else:
+        died = {"name": outcome.check, "ok": False, "error": outcome.line}
+        findings["self_test"].append(outcome.found or died)
+    if not outcome.ok:
+        findings.setdefault("error", outcome.line)
+
+
+def _lane_layout(findings: dict[str, Any]) -> str:
     """Say what the probe before the first kernel found."""
-    if device.type != "mps":
+    if not str(findings.get("device", "")).startswith("mps"):
         return "not probed: the simulator has the layout that the kernels assume"
+    rows = findings["self_test"]
     if any("largest_error" in row for row in rows):
         return "as the kernels assume (probed on this GPU)"
     errors = [row["error"] for row in rows if "error" in row]
     return f"not confirmed: {errors[0] if errors else 'nothing ran'}"
-
-
-def _thread_limits(device: torch.device) -> dict[str, dict[str, int]]:
-    """Return kernel → maxTotalThreadsPerThreadgroup of its pipeline.
-
-    As it ships, with max_total_threads_per_threadgroup, Metal repeats that number;
-    without the attribute its own tells of the registers.  0: no pipeline.
-    """
-    like = torch.empty(1, device=device)
-    rows = zip(*torch.ops.orchard_ops.thread_limits(like))
-    return {
-        name: {"with_attribute": with_attribute, "without": without}
-        for name, with_attribute, without in rows
-    }
 
 
 def _versions() -> dict[str, Any]:
@@ -121,27 +129,27 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _device_findings(device: torch.device) -> dict[str, Any]:
-    storages = []
-    for mode in STORAGE_MODES if device.type == "metalsim" else STORAGE_MODES[:1]:
-        with storage_mode(device, mode):
-            sample = torch.empty(4, 16, device=device)[1:]
-        storages.append(asdict(orchard_ops.storage.describe(sample)))
-    return {
-        "device": str(device),
-        "device_name": storages[0]["device_name"],
-        "storages": storages,
-    }
-
-
-def _print(findings: dict[str, Any]) -> None:
-    table = Table(show_header=False)
-    for name, value in findings.items():
-        for line in value if isinstance(value, list) else [value]:
-            text = (
-                "\n".join(f"{key}: {item}" for key, item in line.items())
-                if isinstance(line, dict)
-                else str(line)
-            )
-            table.add_row(name, escape(text))
-    Console().print(table)
+def _print(
+    findings: dict[str, Any], outcomes: list[Outcome], report: Path | None
+) -> None:
+    console = Console()
+    console.print(
+        f"orchard-ops {findings['orchard_ops']}, PyTorch {findings['torch']}, Python "
+        f"{findings['python']}, {findings['platform']}",
+        highlight=False,
+    )
+    table = Table("check", "result", "what was found")
+    for outcome in outcomes:
+        table.add_row(
+            outcome.check, "pass" if outcome.ok else "FAIL", escape(outcome.line)
+        )
+    console.print(table)
+    if findings["ok"]:
+        console.print("All is well.")
+    elif report is None:
+        console.print(
+            "Something is wrong: see docs/troubleshooting.md, or run this again with "
+            "--report FILE and attach that file to an issue."
+        )
+    else:
+        console.print(f"Something is wrong: attach {report} to an issue.")

@@ -262,7 +262,7 @@ def test_doctor_reports_threads_with_and_without_the_attribute() -> None:
     """Each class of kernel is there: Metal repeats the attribute, registers speak."""
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0, result.output
-    limits = json.loads(result.output)["threads_per_threadgroup"]
+    limits = json.loads(result.stdout)["threads_per_threadgroup"]
     kernels = {name.partition("_half")[0] for name in limits}
     assert kernels >= {"forward", "backward_dkdv", "backward_dq", "decode", "combine"}
     assert any(name.endswith("_spilling") for name in limits)
