@@ -37,9 +37,8 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
   MaskExtent all = mask_extent(p, int(group.z), row0, column0);
   int column_step = p.mask_columns == 1 ? 0 : COLS;
 
-  Accumulator sums[TILE_ROWS * TILE_COLS];
-#pragma clang loop unroll(full)
-  for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) sums[f] = zero_accumulator();
+  MaskSums sums;
+  begin_sums(sums);
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
     for (int head = all.head; head < all.head_end; ++head) {
       Domain d;
@@ -65,13 +64,9 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
           multiply_columns(rows, k, v, p, d.len_kv, column, base, base_v, at, s,
                            dp);
           SUM_SLICES(s);
-          differentiate<1, 1>(p, d, sight.kept, row, column, at, rows.stats, s,
-                              dp);
-#pragma clang loop unroll(full)
-          for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) {
-            sums[f].thread_elements()[0] += dp[f].thread_elements()[0];
-            sums[f].thread_elements()[1] += dp[f].thread_elements()[1];
-          }
+          differentiate<1, 1>(p, d, sight.kept, row, column, at, 1.0f,
+                              rows.stats, s, dp);
+          add_block(sums, dp);
         }
       }
     }

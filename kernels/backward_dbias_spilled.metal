@@ -10,9 +10,9 @@
 #include "tile/spill.h"
 
 // Adds the fragment at row, column of one query head, if there is one.
-METAL_FUNC void add_fragment(thread Accumulator& sum,
+METAL_FUNC void add_fragment(thread MaskSums& sums,
                              device const ELEM* spill,
-                             constant SpillChunk& chunk,
+                             UNITS_PARAMETER constant SpillChunk& chunk,
                              constant AttentionParams& p,
                              thread const Domain& d,
                              int head,
@@ -22,16 +22,25 @@ METAL_FUNC void add_fragment(thread Accumulator& sum,
   Range seen = visible_columns(p, d, row, min(row + 8, d.len_q) - 1);
   if (column >= seen.end || column + 8 <= seen.begin) return;
   Operand ds;
-  spill_load(spill + spill_head(chunk, head),
-             spill_fragment(chunk, row, column), lane, ds);
-  sum.thread_elements()[0] += float(ds.thread_elements()[0]);
-  sum.thread_elements()[1] += float(ds.thread_elements()[1]);
+  Index index = spill_fragment(chunk, row, column);
+  long before = spill_head(chunk, head);
+  spill_load(spill + 64 * before, index, lane, ds);
+#if IS_HALF
+  float factor = 1.0f / units[before + index];
+#else
+  float factor = 1.0f;
+#endif
+  Accumulator block[1];
+  block[0].thread_elements()[0] = float(ds.thread_elements()[0]) * factor;
+  block[0].thread_elements()[1] = float(ds.thread_elements()[1]) * factor;
+  add_block(sums, block);
 }
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        device const ELEM* spill [[buffer(SLOT_SPILL)]],
-                       constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],
+                       UNITS_ARGUMENT constant SpillChunk& chunk
+                       [[buffer(SLOT_CHUNK)]],
                        constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
                        uint3 group [[threadgroup_position_in_grid]],
                        uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -43,19 +52,19 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
   MaskExtent all = mask_extent(p, int(group.z), row0, column0);
   Domain d;
   SET_EXTENT(d);
-  Accumulator sum[1];
-  sum[0] = zero_accumulator();
+  MaskSums sums;
+  begin_sums(sums);
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
     for (int head = all.head; head < all.head_end; ++head) {
       for (int row = row0; row < all.row_end && row < d.len_q; row += ROWS) {
         for (int column = all.column;
              column < all.column_end && column < d.len_kv; column += COLS) {
-          add_fragment(sum[0], spill, chunk, p, d, batch * p.heads_q + head,
-                       row, column, lane);
+          add_fragment(sums, spill, UNITS_PASSED chunk, p, d,
+                       batch * p.heads_q + head, row, column, lane);
         }
       }
     }
   }
   store_sums(grad_mask + long(group.z) * p.mask_rows * p.mask_columns, p, row0,
-             column0, at, sum);
+             column0, at, sums);
 }

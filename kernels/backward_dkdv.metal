@@ -9,6 +9,7 @@
 #include "tile/prelude.h"
 #include "tile/exchange.h"
 #include "tile/gradient.h"
+#include "tile/unit.h"
 #include "tile/spill.h"
 
 // Rows of q and grad_out are read in two orders: as left operands against k
@@ -25,6 +26,7 @@ struct Columns {
   Operand v[TILE_COLS * (SLICE_V / 8)];
   Accumulator dk[TILE_COLS * (SLICE / 8)];
   Accumulator dv[TILE_COLS * (SLICE_V / 8)];
+  float unit;  // of dk
 };
 
 // s[c] = sum over dimensions of rows * columns[c], one row fragment.
@@ -92,11 +94,14 @@ METAL_FUNC void add_rows(thread Columns& columns,
   }
   SUM_SLICES(s);
   if (sight.is_edge) {
-    differentiate<1, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
+    differentiate<1, 0>(p, d, sight.kept, row0, column0, at, columns.unit,
+                        row_stat, s, dp);
   } else {
-    differentiate<0, 0>(p, d, sight.kept, row0, column0, at, row_stat, s, dp);
+    differentiate<0, 0>(p, d, sight.kept, row0, column0, at, columns.unit,
+                        row_stat, s, dp);
   }
-  SPILL_TILE(dp)
+  fit_unit<TILE_COLS*(SLICE / 8)>(dp, columns.unit, columns.dk);
+  SPILL_TILE(dp, columns.unit)
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + 2 * at.pair;
@@ -110,6 +115,39 @@ METAL_FUNC void add_rows(thread Columns& columns,
                        row_of(q, p.q.row, row + 1, d.len_q), base, at,
                        q_columns);
     accumulate<SLICE / 8>(q_columns, dp + t * TILE_COLS, columns.dk);
+  }
+}
+
+METAL_FUNC void clear(thread Columns& columns) {
+  clear_all<TILE_COLS*(SLICE / 8)>(columns.dk);
+  clear_all<TILE_COLS*(SLICE_V / 8)>(columns.dv);
+}
+
+// `dk`, `dv`: row 0 of the sequence.
+METAL_FUNC void store(thread Columns& columns,
+                      device ELEM* dk,
+                      device ELEM* dv,
+                      constant AttentionParams& p,
+                      int len_kv,
+                      int column0,
+                      int base,
+                      int base_v,
+                      Lane at,
+                      Kept kept) {
+#if HAS_DROPOUT
+  float value_scale = p.keep_scale;
+#else
+  float value_scale = 1.0f;
+#endif
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * at.pair;
+    Keys::store_columns(dk + column * p.dk.row, p.dk.row, len_kv - column, base,
+                        at, p.scale / columns.unit, kept,
+                        columns.dk + c * (SLICE / 8));
+    Values::store_columns(dv + column * p.dv.row, p.dv.row, len_kv - column,
+                          base_v, at, value_scale, kept,
+                          columns.dv + c * (SLICE_V / 8));
   }
 }
 
@@ -152,6 +190,8 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   v += batch * p.v.batch + head_kv * p.v.head + d.first_kv * p.v.row;
 
   Columns columns;
+  columns.unit = FIRST_UNIT;
+  clear(columns);
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * at.pair;
@@ -161,16 +201,14 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
     ValueRows::load_columns(row_of(v, p.v.row, column, d.len_kv),
                             row_of(v, p.v.row, column + 1, d.len_kv), base_v,
                             at, columns.v + c * (SLICE_V / 8));
-#pragma clang loop unroll(full)
-    for (int f = 0; f < SLICE / 8; ++f) {
-      columns.dk[c * (SLICE / 8) + f] = zero_accumulator();
-    }
-#pragma clang loop unroll(full)
-    for (int f = 0; f < SLICE_V / 8; ++f) {
-      columns.dv[c * (SLICE_V / 8) + f] = zero_accumulator();
-    }
   }
 
+  dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
+  dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
+  Kept kept = kept_nothing();
+#if SUMS_IN_PARTS
+  int blocks = 0;
+#endif
   // With barriers inside, all tiles of a threadgroup walk the same rows.
   int first = SPLIT > 1 ? group_column0 : column0;
   int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
@@ -184,29 +222,21 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
       Sight sight = look(p, d, row0, column0, 0, COLS, tile, at);
       SET_SPILL(int(group.y) * p.group + member)
       if (sight.is_empty) {
-        SPILL_ZEROS
+        SPILL_ZEROS(columns.unit)
         continue;
       }
+#if SUMS_IN_PARTS
+      if (is_part_over(blocks, ROWS, PART_ROWS)) {
+        store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
+        clear(columns);
+        kept.is_there = true;
+      }
+#endif
       add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
                stats + first_row, delta + first_row, p, d, sight, row0, column0,
                base, base_v, at, EXCHANGE_PASSED SPILL_PASSED simdgroup, lane);
     }
   }
 
-  dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
-  dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
-#if HAS_DROPOUT
-  float value_scale = p.keep_scale;
-#else
-  float value_scale = 1.0f;
-#endif
-#pragma clang loop unroll(full)
-  for (int c = 0; c < TILE_COLS; ++c) {
-    int column = column0 + 8 * c + 2 * at.pair;
-    Keys::store_columns(dk + column * p.dk.row, p.dk.row, d.len_kv - column,
-                        base, at, p.scale, columns.dk + c * (SLICE / 8));
-    Values::store_columns(dv + column * p.dv.row, p.dv.row, d.len_kv - column,
-                          base_v, at, value_scale,
-                          columns.dv + c * (SLICE_V / 8));
-  }
+  store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
 }

@@ -8,8 +8,10 @@
 #include "tile/exchange.h"
 #include "tile/gradient.h"
 #include "tile/rows.h"
+#include "tile/unit.h"
+#include "tile/store_dq.h"
 
-typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
+#define FRAGMENTS (TILE_ROWS * (SLICE / 8))
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void backward_dq(
     device const ELEM* q [[buffer(SLOT_Q)]],
@@ -42,6 +44,7 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
   v += batch * p.v.batch + (head / p.group) * p.v.head + d.first_kv * p.v.row;
   grad_out += batch * p.grad_out.batch + head * p.grad_out.head +
               d.first_q * p.grad_out.row;
+  dq += batch * p.dq.batch + head * p.dq.head + d.first_q * p.dq.row;
   long first_row = batch * p.rows.batch + head * p.rows.head + d.first_q;
   stats += first_row;
   delta += first_row;
@@ -49,12 +52,14 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
   Rows rows;
   load_tile(rows, q, grad_out, stats, delta, p, d.len_q, row0, base, base_v,
             at);
-  Accumulator gradient[TILE_ROWS * (SLICE / 8)];
-#pragma clang loop unroll(full)
-  for (int f = 0; f < TILE_ROWS * (SLICE / 8); ++f) {
-    gradient[f] = zero_accumulator();
-  }
+  Accumulator gradient[FRAGMENTS];
+  clear_all<FRAGMENTS>(gradient);
+  Kept kept = kept_nothing();
+#if SUMS_IN_PARTS
+  int blocks = 0;
+#endif
 
+  float unit = FIRST_UNIT;
   // With barriers inside, all tiles of a threadgroup walk the same blocks.
   int first = SPLIT > 1 ? group_row0 : row0;
   int last = min(first + (SPLIT > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
@@ -63,6 +68,13 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
     int column0 = block * COLS;
     Sight sight = look(p, d, row0, column0, ROWS, 0, tile, at);
     if (sight.is_empty) continue;
+#if SUMS_IN_PARTS
+    if (is_part_over(blocks, COLS, PART_COLUMNS)) {
+      store_dq(dq, p, d.len_q, row0, base, at, p.scale, kept, gradient);
+      clear_all<FRAGMENTS>(gradient);
+      kept.is_there = true;
+    }
+#endif
     // Scores, then output gradients against values, in one array: the
     // exchange sums both at once.
     Accumulator s[SCORE_FRAGMENTS];
@@ -70,12 +82,13 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
     multiply_columns(rows, k, v, p, d.len_kv, column0, base, base_v, at, s, dp);
     SUM_SLICES(s);
     if (sight.is_edge) {
-      differentiate<1, 0>(p, d, sight.kept, row0, column0, at, rows.stats, s,
-                          dp);
+      differentiate<1, 0>(p, d, sight.kept, row0, column0, at, unit, rows.stats,
+                          s, dp);
     } else {
-      differentiate<0, 0>(p, d, sight.kept, row0, column0, at, rows.stats, s,
-                          dp);
+      differentiate<0, 0>(p, d, sight.kept, row0, column0, at, unit, rows.stats,
+                          s, dp);
     }
+    fit_unit<FRAGMENTS>(dp, unit, gradient);
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
       Operand ds[TILE_ROWS];
@@ -89,13 +102,5 @@ typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
     }
   }
 
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    if (row < d.len_q) {
-      device ELEM* to = dq + batch * p.dq.batch + head * p.dq.head +
-                        (d.first_q + row) * p.dq.row;
-      Gradients::store_rows(to, base, at, p.scale, gradient + t * (SLICE / 8));
-    }
-  }
+  store_dq(dq, p, d.len_q, row0, base, at, p.scale / unit, kept, gradient);
 }

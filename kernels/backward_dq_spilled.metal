@@ -7,13 +7,31 @@
 // causal.  Simdgroups that share a tile take a slice of head_dim each.
 #include "tile/prelude.h"
 #include "tile/spill.h"
-
-typedef Spread<HEAD_DIM, SLICE, 0> Gradients;
+#include "tile/unit.h"
+#include "tile/store_dq.h"
 
 #define FRAGMENTS (TILE_ROWS * (SLICE / 8))
 
+#if IS_HALF
+// The units of the 32 fragments from `index` on, of which `count` are there,
+// one a lane: read once for all of them, because they are seldom different.
+METAL_FUNC bool has_other_unit(
+    device const float* units, Index index, int count, float unit, uint lane) {
+  return simd_any(int(lane) < count && units[index + Index(lane)] != unit);
+}
+
+// Brings dq to the unit of the next fragments.
+METAL_FUNC void follow_unit(float next,
+                            thread float& unit,
+                            thread Accumulator* gradient) {
+  if (next == unit) return;
+  multiply_all<FRAGMENTS>(gradient, next / unit);
+  unit = next;
+}
+#endif
+
 // Where columns come in several chunks, dq of the chunks before, as the
-// accumulators that they are.
+// accumulators that they are; in float32 it is in its place (tile/parts.h).
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
 
@@ -41,8 +59,8 @@ METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
 backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                     device ELEM* dq [[buffer(SLOT_DQ)]],
                     device const ELEM* spill [[buffer(SLOT_SPILL)]],
-                    SUMS_ARGUMENT DOMAIN_ARGUMENTS constant SpillChunk& chunk
-                    [[buffer(SLOT_CHUNK)]],
+                    UNITS_ARGUMENT SUMS_ARGUMENT DOMAIN_ARGUMENTS
+                        constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],
                     constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
                     uint3 group [[threadgroup_position_in_grid]],
                     uint3 groups [[threadgroups_per_grid]],
@@ -61,26 +79,63 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   SET_EXTENT(d);
   if (row0 >= d.len_q) return;  // a whole simdgroup leaves
   k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
-  spill += spill_head(chunk, head);
+  dq += batch * p.dq.batch + head_q * p.dq.head + d.first_q * p.dq.row;
+  spill += 64 * spill_head(chunk, head);
+#if IS_HALF
+  units += spill_head(chunk, head);
+#endif
 
   Accumulator gradient[FRAGMENTS];
-#pragma clang loop unroll(full)
-  for (int f = 0; f < FRAGMENTS; ++f) gradient[f] = zero_accumulator();
+  clear_all<FRAGMENTS>(gradient);
+  Kept kept = kept_nothing();
+#if SUMS_IN_PARTS
+  int blocks = 0;
+  kept.is_there = chunk.column0 > 0;
+#endif
 #if IS_SUMMED
   sums += (long(head * int(groups.x) * TILES + tile) * SPLIT + slice) *
               (FRAGMENTS * 64) +
           2 * lane;
-  if (chunk.column0 > 0) load_sums(sums, gradient);
+  if (chunk.column0 > 0) {
+    load_sums(sums, gradient);
+    multiply_all<FRAGMENTS>(gradient, FIRST_UNIT);
+  }
 #endif
+  float unit = FIRST_UNIT;
   int last = min(row0 + ROWS, d.len_q) - 1;
   Range seen = visible_columns(p, d, row0, last);
   seen.begin = max(seen.begin, chunk.column0);
   seen.end = min(seen.end, chunk.column_end);
   seen = unless_empty(seen, true);
+#if IS_HALF
+  int first_block = seen.begin / COLS;
+  int end = (seen.end + COLS - 1) / COLS * TILE_COLS;
+  bool is_mixed = false;
+#endif
   for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
+#if SUMS_IN_PARTS
+    if (is_part_over(blocks, COLS, PART_COLUMNS)) {
+      store_dq(dq, p, d.len_q, row0, base, at, p.scale, kept, gradient);
+      clear_all<FRAGMENTS>(gradient);
+      kept.is_there = true;
+    }
+#endif
+#if IS_HALF
+    if ((block - first_block) % (32 / TILE_COLS) == 0) {
+      is_mixed =
+          has_other_unit(units, spill_fragment(chunk, row0, block * COLS),
+                         end - block * TILE_COLS, unit, lane);
+    }
+#endif
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
       int column0 = block * COLS + 8 * c;
+#if IS_HALF
+      if (is_mixed) {
+        follow_unit(units[spill_fragment(chunk, row0, column0)], unit,
+                    gradient);
+      }
+#endif
       Operand ds[TILE_ROWS];
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
@@ -94,17 +149,10 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   }
 #if IS_SUMMED
   if (!chunk.is_last) {
+    multiply_all<FRAGMENTS>(gradient, 1.0f / unit);
     store_sums(sums, gradient);
     return;
   }
 #endif
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    if (row < d.len_q) {
-      device ELEM* to = dq + batch * p.dq.batch + head_q * p.dq.head +
-                        (d.first_q + row) * p.dq.row;
-      Gradients::store_rows(to, base, at, p.scale, gradient + t * (SLICE / 8));
-    }
-  }
+  store_dq(dq, p, d.len_q, row0, base, at, p.scale / unit, kept, gradient);
 }

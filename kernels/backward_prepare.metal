@@ -1,14 +1,24 @@
 // kernels/backward_prepare.metal: delta = sum over dimensions of
-// grad_out * out, for each row.
+// grad_out * out, for each row; less the gradient of lse, if there is one.  A
+// score's gradient is weight * (dp - delta), and lse's derivative by the score
+// is the same weight.
 //
 // Grid: (ceil(len_q / SIMDGROUPS), heads_q, batch); one simdgroup a row.
 #include "tile/prelude.h"
+
+#if HAS_GRAD_LSE
+#define GRAD_LSE_ARGUMENTS                                \
+  device const float *grad_lse [[buffer(SLOT_GRAD_LSE)]], \
+      device const float *lse [[buffer(SLOT_LSE)]],
+#else
+#define GRAD_LSE_ARGUMENTS
+#endif
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
                  device const ELEM* grad_out [[buffer(SLOT_GRAD_OUT)]],
                  device float* delta [[buffer(SLOT_DELTA)]],
-                 DOMAIN_ARGUMENTS constant AttentionParams& p
+                 GRAD_LSE_ARGUMENTS DOMAIN_ARGUMENTS constant AttentionParams& p
                  [[buffer(SLOT_PARAMS)]],
                  uint3 group [[threadgroup_position_in_grid]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -33,5 +43,13 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
     for (int e = 0; e < VEC; ++e) sum = fma(float(x[e]), float(g[e]), sum);
   }
   sum = simd_sum(sum);
-  if (lane == 0) delta[batch * p.rows.batch + head * p.rows.head + row] = sum;
+  if (lane == 0) {
+    long index = batch * p.rows.batch + head * p.rows.head + row;
+#if HAS_GRAD_LSE
+    // The lse of nothing is -inf whatever the scores are, and what follows it
+    // often has a gradient of NaN there.
+    if (!is_minus_infinity(lse[index])) sum -= grad_lse[index];
+#endif
+    delta[index] = sum;
+  }
 }

@@ -49,6 +49,6 @@
   if (lane == 0) {
     lse[batch * p.rows.batch + head * p.rows.head + position] =
         is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
-                 : largest * SCORE_TO_NATURAL + LN2 * precise::log2(total);
+                 : fma(largest, SCORE_TO_NATURAL, LN2 * precise::log2(total));
   }
 }

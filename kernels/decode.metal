@@ -56,9 +56,11 @@
   d.group = p.group;
   d.first_q = 0;
   d.first_kv = 0;
-  d.len_kv = lengths[batch];
+  // The host has not looked at these numbers.  One that names a place outside
+  // the cache becomes the nearest inside, here and below.
+  d.len_kv = max(0, min(lengths[batch], p.len_kv));
 #if HAS_LEFT_PADS
-  d.first_kv = left_pads[batch];
+  d.first_kv = max(0, min(left_pads[batch], d.len_kv));
   d.len_kv -= d.first_kv;
 #endif
   d.offset = d.len_kv - p.len_q;
@@ -67,7 +69,7 @@
 #endif
   int cache_row = batch;
 #if HAS_CACHE_ROWS
-  cache_row = cache_rows[batch];
+  cache_row = max(0, min(cache_rows[batch], p.cache_entries - 1));
 #endif
 #if IS_PAGED
   cache_row = 0;  // the table says where a block of keys lies
@@ -98,7 +100,7 @@
 #if IS_PAGED
     // A block lies in one page.  Less the page's first column, because the
     // columns of a block count from the first of all.
-    long page = table[column0 / p.page_size];
+    long page = max(0, min(table[column0 / p.page_size], p.cache_entries - 1));
     int page_column = column0 / p.page_size * p.page_size;
     attend(state, k + (page * p.k.batch - page_column * p.k.row),
            v + (page * p.v.batch - page_column * p.v.row), p, d, sight, row0,

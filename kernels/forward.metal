@@ -26,6 +26,39 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
 #define SINKS_ARGUMENT
 #endif
 
+#if SUMS_IN_PARTS
+// Adds one part of the keys to those in memory (tile/parts.h), which first come
+// to the maximum that rows have by now.  `out`: row 0 of the sequence.
+METAL_FUNC void keep_part(thread ForwardState& state,
+                          device ELEM* out,
+                          constant AttentionParams& p,
+                          int len_q,
+                          int row0,
+                          int base,
+                          Lane at,
+                          thread Kept& kept) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    float largest = state.row_maximum[t];
+    kept.factor = weight_of(state.kept_maximum[t] - largest);
+    state.kept_maximum[t] = largest;
+    state.kept_total[t] =
+        fma(state.kept_total[t], kept.factor, state.row_total[t]);
+    state.row_total[t] = 0.0f;
+    int row = row0 + 8 * t + at.row;
+    if (row < len_q) {
+      Values::store_rows(out + row * p.out.row, base, at, 1.0f, kept,
+                         state.out + t * (SLICE_V / 8));
+    }
+#pragma clang loop unroll(full)
+    for (int f = 0; f < SLICE_V / 8; ++f) {
+      state.out[t * (SLICE_V / 8) + f] = zero_accumulator();
+    }
+  }
+  kept.is_there = true;
+}
+#endif
+
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void forward(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
@@ -57,6 +90,8 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
   k += batch * p.k.batch + (head / p.group) * p.k.head + d.first_kv * p.k.row;
   v += batch * p.v.batch + (head / p.group) * p.v.head + d.first_kv * p.v.row;
 
+  out += batch * p.out.batch + head * p.out.head + d.first_q * p.out.row;
+
   ForwardState state;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
@@ -64,6 +99,10 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
     begin_row(state, t, row_of(q, p.q.row, row, d.len_q), base, at);
   }
 
+  Kept kept = kept_nothing();
+#if SUMS_IN_PARTS
+  int blocks = 0;
+#endif
   // With barriers inside, all tiles of a threadgroup walk the same blocks.
   int first = SPLIT > 1 ? group_row0 : row0;
   int last = min(first + (SPLIT > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
@@ -72,6 +111,11 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
     int column0 = block * COLS;
     Sight sight = look(p, d, row0, column0, ROWS, 0, tile, at);
     if (sight.is_empty) continue;
+#if SUMS_IN_PARTS
+    if (is_part_over(blocks, COLS, PART_COLUMNS)) {
+      keep_part(state, out, p, d.len_q, row0, base_v, at, kept);
+    }
+#endif
     attend(state, k, v, p, d, sight, row0, column0, base, base_v, at,
            EXCHANGE_PASSED simdgroup, lane);
   }
@@ -79,6 +123,12 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
+#if SUMS_IN_PARTS
+    state.row_total[t] =
+        fma(state.kept_total[t],
+            weight_of(state.kept_maximum[t] - state.row_maximum[t]),
+            state.row_total[t]);
+#endif
     state.row_total[t] = row_sum(state.row_total[t]);
 #if HAS_SINKS
     add_sink(state, t, sinks[head] * SCORE_UNIT);
@@ -87,22 +137,24 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
     bool is_empty = total == 0.0f;  // false for NaN, which must come through
     float inverse = is_empty ? 0.0f : 1.0f / total;
     if (row < d.len_q) {
-      device ELEM* to = out + batch * p.out.batch + head * p.out.head +
-                        (d.first_q + row) * p.out.row;
 #if HAS_DROPOUT
-      Values::store_rows(to, base_v, at, inverse * p.keep_scale,
-                         state.out + t * (SLICE_V / 8));
+      float factor = inverse * p.keep_scale;
 #else
-      Values::store_rows(to, base_v, at, inverse,
-                         state.out + t * (SLICE_V / 8));
+      float factor = inverse;
 #endif
+#if SUMS_IN_PARTS
+      kept.factor =
+          factor * weight_of(state.kept_maximum[t] - state.row_maximum[t]);
+#endif
+      Values::store_rows(out + row * p.out.row, base_v, at, factor, kept,
+                         state.out + t * (SLICE_V / 8));
       if (slice == 0 && at.pair == 0) {
         long index =
             batch * p.rows.batch + head * p.rows.head + d.first_q + row;
         float largest = state.row_maximum[t];
-        lse[index] =
-            is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
-                     : largest * SCORE_TO_NATURAL + LN2 * precise::log2(total);
+        lse[index] = is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
+                              : fma(largest, SCORE_TO_NATURAL,
+                                    LN2 * precise::log2(total));
         stats[index] = float2(is_empty ? EMPTY_MAXIMUM : largest, inverse);
       }
     }

@@ -21,7 +21,7 @@ typedef uint32_t orchard_u32;
 #define SLOT_LSE 4  // float, natural log; rows as AttentionParams::rows says
 #define SLOT_GRAD_OUT 5
 #define SLOT_STATS 6  // float2 a row: maximum, 1 / total
-#define SLOT_DELTA 7  // float a row: sum of grad_out * out
+#define SLOT_DELTA 7  // float a row: sum of grad_out * out, less grad_lse
 #define SLOT_DQ 8
 #define SLOT_DK 9
 #define SLOT_DV 10
@@ -40,9 +40,11 @@ typedef uint32_t orchard_u32;
 #define SLOT_PARTS 22       // float [batch, heads_kv, splits, rows, head_dim_v]
 #define SLOT_PART_STATS 23  // float2 [batch, heads_kv, splits, rows]
 // Of a backward that keeps the gradients of the scores (tile/spill.h):
-#define SLOT_SPILL 24    // ELEM, fragments of SpillChunk
-#define SLOT_CHUNK 25    // SpillChunk
-#define SLOT_DQ_SUMS 26  // float, dq of the chunks of columns so far
+#define SLOT_SPILL 24     // ELEM, fragments of SpillChunk
+#define SLOT_CHUNK 25     // SpillChunk
+#define SLOT_DQ_SUMS 26   // float, dq of the chunks of columns so far
+#define SLOT_GRAD_LSE 27  // float, as SLOT_LSE
+#define SLOT_UNITS 28     // float a fragment of halves in SLOT_SPILL
 
 // What MASK, a define of every kernel, may be.
 #define MASK_NONE 0
@@ -90,11 +92,12 @@ struct AttentionParams {
   float softcap_out;  // softcap in the unit of scores
   orchard_u32 seed_low;
   orchard_u32 seed_high;
-  orchard_u32 drop_below;  // a weight whose 16-bit draw is below is dropped
-  float keep_scale;        // 1 / (1 - drop_below / 65536)
-  orchard_i32 splits;      // decode: parts that the keys are cut into
-  orchard_i32 page_size;   // ... keys a page, if there are pages
-  orchard_i32 table_row;   // ... stride of the table's batch
+  orchard_u32 drop_below;     // a weight whose 16-bit draw is below is dropped
+  float keep_scale;           // 1 / (1 - drop_below / 65536)
+  orchard_i32 splits;         // decode: parts that the keys are cut into
+  orchard_i32 page_size;      // ... keys a page, if there are pages
+  orchard_i32 table_row;      // ... stride of the table's batch
+  orchard_i32 cache_entries;  // ... or pages, of k and v
 };
 
 // A part of the scores whose gradients are kept at once: all rows of some key
@@ -111,5 +114,5 @@ struct SpillChunk {
 #ifndef __METAL_VERSION__
 static_assert(sizeof(SpillChunk) == 24, "SpillChunk is shared with MSL");
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
-static_assert(sizeof(AttentionParams) == 344, "AttentionParams is shared");
+static_assert(sizeof(AttentionParams) == 352, "AttentionParams is shared");
 #endif

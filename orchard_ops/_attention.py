@@ -45,9 +45,9 @@ def flash_attention(
         weights = torch.softmax(scores, -1)            # with a sink: as one more key
         out = F.dropout(weights, dropout_p) @ v
 
-    Differentiable in q, k, v, a float attn_mask and sinks, once (gradients of
-    gradients raise an error); the same bits on every run.  A query that may attend to
-    nothing gives zeros, in the output and in every gradient.
+    Differentiable in q, k, v, a float attn_mask and sinks, through out and through lse,
+    once (gradients of gradients raise an error); the same bits on every run.  A query
+    that may attend to nothing gives zeros, in the output and in every gradient.
 
     Args:
         q: ``[batch, heads_q, len_q, head_dim]``; float32, float16 or bfloat16.
@@ -87,7 +87,7 @@ def flash_attention(
     Returns:
         ``[batch, heads_q, len_q, head_dim_v]`` in q's dtype; with
         ``return_lse`` a pair of that and ``[batch, heads_q, len_q]`` float32
-        (-inf where nothing is attended to; not differentiable).  Three
+        (-inf where nothing is attended to, which no gradient passes).  Three
         dimensions in give one dimension less in both.
 
     Raises:

@@ -117,9 +117,21 @@ def softmax_weights(a: Arguments) -> tuple[Tensor, Tensor]:
     is_dead = ~keep.any(-1, keepdim=True)
     scores = scores.masked_fill(~keep, float("-inf")).masked_fill(is_dead, 0.0)
     weights = torch.softmax(scores, -1).masked_fill(is_dead, 0.0)
-    lse = torch.logsumexp(scores.detach(), -1)
-    lse = lse.masked_fill(is_dead.squeeze(-1), float("-inf"))
+    lse = _log_sum_exp(scores).masked_fill(is_dead.squeeze(-1), float("-inf"))
     return weights[..., : a.k.size(2)], lse.to(torch.float32)
+
+
+def _log_sum_exp(scores: Tensor) -> Tensor:
+    """Return ``torch.logsumexp(scores, -1)``, with a gradient that is a softmax.
+
+    PyTorch's own takes it as exp(score - lse), which is off by the number of keys where
+    all scores are so low that lse rounds to them.
+    """
+    if scores.size(-1) == 0:
+        return torch.logsumexp(scores, -1)
+    top = scores.detach().amax(-1, keepdim=True)
+    top = top.masked_fill(top == float("inf"), 0.0)
+    return torch.exp(scores - top).sum(-1).log() + top.squeeze(-1)
 
 
 def _scores(a: Arguments) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,11 @@ def flash_attention_with_kvcache(
 
     Numbers that the host knows are checked: a cache_seqlens that is an int, and all
     CPU tensors.  In tensors on a device they are not read, because that would wait for
-    it: there lengths, entries and pages outside the cache, or positions outside the
-    rotary table, are the caller's mistake, and undefined.
+    it.  There the nearest number that is possible takes the place of one that is not:
+    a length beyond the capacity is the capacity, a negative one 0, an entry or page
+    beyond the last is the last, a position beyond the rotary table its last row.
+    Nothing outside the tensors is read, and a new key that has no place in the cache is
+    not written.
 
     Args:
         q: ``[batch, len_q, heads_q, head_dim]``; float32, float16 or bfloat16.
@@ -143,16 +146,14 @@ def _attend(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:
 
 def _append(cache: Cache, k: Tensor, v: Tensor) -> Cache:
     """Write new keys and values behind those in the cache; return the longer one."""
-    positions = _positions(cache, k.size(1))
-    if cache.table is not None:
-        page_size = cache.k.size(1)
-        rows = cache.table.long().gather(1, positions // page_size)
-        positions = positions % page_size
-    else:
-        entries = torch.arange(k.size(0), device=k.device)
-        rows = (entries if cache.rows is None else cache.rows.long()).unsqueeze(1)
+    places = _places(cache, k.size(1))
+    is_known = cache.counts is not None and cache.table is None and cache.rows is None
+    is_sure = k.device.type == "cpu" or is_known or not places[0].numel()
     for store, new in ((cache.k, k), (cache.v, v)):
-        store[rows, positions] = new
+        if is_sure:
+            store[places] = new
+        else:
+            _write_inside(store, places, new)
     counts = cache.counts and [count + k.size(1) for count in cache.counts]
     seqlens = cache.seqlens + k.size(1)
     # Not _replace: the compiler of PyTorch 2.4 does not know it.
@@ -160,6 +161,44 @@ def _append(cache: Cache, k: Tensor, v: Tensor) -> Cache:
         *(cache.k, cache.v, seqlens, counts),
         *(cache.table, cache.rows, cache.left_pads),
     )
+
+
+def _places(cache: Cache, length: int) -> tuple[Tensor, Tensor]:
+    """Return which entries and rows, ``[batch, length]``, the next keys belong into.
+
+    One of both is outside the cache where there is no room.
+    """
+    positions = _positions(cache, length)
+    if cache.table is None:
+        entries = torch.arange(positions.size(0), device=positions.device)
+        rows = entries if cache.rows is None else cache.rows.long()
+        return rows.unsqueeze(1).expand_as(positions), positions
+    page_size, width = cache.k.size(1), cache.table.size(1)
+    numbers = positions.div(page_size, rounding_mode="floor")
+    pages = cache.table.long().gather(1, numbers.clamp(0, width - 1))
+    is_there = (numbers >= 0) & (numbers < width)
+    return pages.masked_fill(~is_there, -1), positions % page_size
+
+
+def _write_inside(store: Tensor, places: tuple[Tensor, Tensor], new: Tensor) -> None:
+    """Write what has a place inside the store, without waiting for the device.
+
+    What has none is written as a copy of something that has, to the same place; if
+    nothing has, one place is written with what it holds.
+    """
+    if not store.numel():
+        return
+    row, position = (index.flatten() for index in places)
+    is_inside = (row >= 0) & (row < store.size(0))
+    is_inside = is_inside & (position >= 0) & (position < store.size(1))
+    any_inside = is_inside.float().argmax()
+    source = torch.arange(row.size(0), device=row.device)
+    source = torch.where(is_inside, source, any_inside)
+    row = row.clamp(0, store.size(0) - 1)[source]
+    position = position.clamp(0, store.size(1) - 1)[source]
+    given = new.flatten(0, 1)[source]
+    keeps = ~is_inside[source][:, None, None]
+    store[row, position] = torch.where(keeps, store[row, position], given)
 
 
 def _positions(cache: Cache, length: int) -> Tensor:

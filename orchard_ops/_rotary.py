@@ -20,11 +20,13 @@ def rotate(
         x: ``[batch, len, heads, head_dim]``.
         cos: ``[positions, rotary_dim / 2]``.
         sin: as cos.
-        positions: ``[batch, len]`` integers, rows of cos and sin.
+        positions: ``[batch, len]`` integers, rows of cos and sin; the nearest row for
+            those outside.
         is_interleaved: pairs are dimensions 0 and 1, 2 and 3, ...; else dimension i
             of the first half of rotary_dim with dimension i of the second.
     """
     size = 2 * cos.size(1)
+    positions = positions.clamp(0, cos.size(0) - 1)
     turned, rest = x[..., :size].float(), x[..., size:]
     c, s = (t.float()[positions].unsqueeze(2) for t in (cos, sin))
     if is_interleaved:

@@ -59,7 +59,7 @@ def flash_attention_varlen(
 
     Returns:
         ``[total_q, heads_q, head_dim_v]`` in q's dtype; with ``return_lse`` a pair of
-        that and ``[heads_q, total_q]`` float32 (not differentiable).
+        that and ``[heads_q, total_q]`` float32, with a gradient too.
 
     Raises:
         InvalidProblemError, UnsupportedError, DeviceError: as ``flash_attention``.

@@ -81,6 +81,7 @@ class Case:
     sequences: tuple[tuple[int, int], ...] = ()
     rest: int = 0
     layout: str = "contiguous"  # of q, k, v and grad_out; or "transposed", "sliced"
+    grad_lse: bool = False  # whether lse has a gradient, as out has
 
     @property
     def value_dim(self) -> int:
@@ -192,12 +193,29 @@ _SCALES = [
             len_kv=20),
 ]  # fmt: skip
 
-CASES = [*_HEAD_SIZES, *_LENGTHS, *_HEADS, *_SCALES]
+
+def with_lse_gradients(cases: list[Case]) -> list[Case]:
+    """Let every other case have a gradient of lse too."""
+    return [replace(case, grad_lse=i % 2 == 1) for i, case in enumerate(cases)]
+
+
+CASES = with_lse_gradients([*_HEAD_SIZES, *_LENGTHS, *_HEADS, *_SCALES])
 
 # Nothing to compute, but shapes, zeros and -inf to get right.
 EMPTY_CASES = [
     replace(_D64, name="empty-len-q", len_q=0),
     replace(_D64, name="empty-len-kv", len_kv=0),
+    # One row, so that the sink's gradient, which lse alone has, is a single number.
+    replace(
+        _D64,
+        name="empty-len-kv-sinks",
+        len_q=1,
+        len_kv=0,
+        heads_q=2,
+        heads_kv=2,
+        sinks="normal",
+        grad_lse=True,
+    ),
     replace(_D64, name="empty-len-kv-causal", len_kv=0, causal="bottom-right"),
     replace(_D64, name="empty-both", len_q=0, len_kv=0),
     replace(_D64, name="empty-batch", batch=0),

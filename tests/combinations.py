@@ -72,6 +72,7 @@ def draw_case(seed: int, index: int) -> Case:
         sinks=rng.choice(["normal", "large", "-inf"]) if has("sinks") else "",
         dropout=rng.choice([0.1, rng.uniform(0.001, 0.9)]) if has("dropout") else 0.0,
         layout="sliced" if kind.is_sliced else rng.choice(layouts),
+        grad_lse=index // len(KINDS) % 2 == 1,
         **sizes,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import philox
 import torch
@@ -21,6 +21,7 @@ class Inputs:
     attn_mask: Tensor | None = None
     alibi_slopes: Tensor | None = None
     sinks: Tensor | None = None
+    grad_lse: Tensor | None = None
     # The weights that dropout keeps, [batch, heads_q, len_q, len_kv]; for packed
     # sequences one such mask for each.
     keep: tuple[Tensor, ...] = ()
@@ -52,7 +53,7 @@ def make_inputs(case: Case, draw_index: int = 0) -> Inputs:
     len_q, len_kv = case.len_q, case.len_kv
     if case.sequences:
         len_q, len_kv = (sum(each) + case.rest for each in zip(*case.sequences))
-    return Inputs(
+    inputs = Inputs(
         q=draw(case.heads_q, len_q, case.head_dim),
         k=draw(case.heads_kv, len_kv, case.head_dim),
         v=draw(case.heads_kv, len_kv, case.value_dim),
@@ -62,6 +63,11 @@ def make_inputs(case: Case, draw_index: int = 0) -> Inputs:
         sinks=_draw_sinks(case, generator) if case.sinks else None,
         keep=_keep_masks(case, philox.draw_seed(seed)) if case.dropout else (),
     )
+    if not case.grad_lse:
+        return inputs
+    rows = [*inputs.q.shape[:-1]]
+    shape = [case.heads_q, len_q] if case.sequences else rows
+    return replace(inputs, grad_lse=torch.randn(shape, generator=generator))
 
 
 def _draw_mask(case: Case, mask: Mask, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cases import BF16, F16, F32, Case, Mask
+from cases import BF16, F16, F32, Case, Mask, with_lse_gradients
 
 # Rows and columns that fill neither fragments of 8 nor tiles of 16 to 64.
 _BASE = Case("", F32, batch=2, heads_q=2, heads_kv=2, len_q=21, len_kv=45)
@@ -249,7 +249,7 @@ TOGETHER = _named("together", _BASE, {
     "dv-dropout-bias": dict(head_dim_v=40, dropout=0.2, mask=Mask("float", "bqk")),
 })  # fmt: skip
 
-FEATURE_CASES = [
+FEATURE_CASES = with_lse_gradients([
     *BOOL_MASKS,
     *FLOAT_MASKS,
     *WINDOWS,
@@ -260,4 +260,4 @@ FEATURE_CASES = [
     *VARLENS,
     *LAYOUTS,
     *TOGETHER,
-]
+])  # fmt: skip

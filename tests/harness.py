@@ -129,8 +129,12 @@ def run_case(
         leaves.append(sinks)
     torch.manual_seed(case.manual_seed)
     out, lse = attend(case, q, k, v, asks_lse, **tensors)
-    gradients = [t.cpu() for t in torch.autograd.grad(out, leaves, grad_out)]
-    lse = None if lse is None else lse.cpu()
+    outputs, grads = [out], [grad_out]
+    if lse is not None and inputs.grad_lse is not None:
+        outputs.append(lse)
+        grads.append(put(inputs.grad_lse))
+    gradients = [t.cpu() for t in torch.autograd.grad(outputs, leaves, grads)]
+    lse = None if lse is None else lse.detach().cpu()
     results = Results(out.detach().cpu(), lse, *gradients[:3])
     if mask is not None and mask.requires_grad:
         results = replace(results, dmask=gradients[3])

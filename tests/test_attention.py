@@ -48,13 +48,13 @@ def test_rows_without_keys_are_zero(device: torch.device) -> None:
 
 
 def test_result_types(device: torch.device) -> None:
-    """The output has q's dtype and device, lse is float32 and has no gradient."""
+    """The output has q's dtype and device, lse is float32; both have gradients."""
     q = torch.randn(1, 2, 9, 64).half().to(device).requires_grad_()
     out, lse = orchard_ops.flash_attention(q, q, q, return_lse=True)
     assert (out.dtype, out.device.type) == (torch.float16, device.type)
     assert (lse.dtype, lse.shape) == (torch.float32, (1, 2, 9))
     assert out.requires_grad
-    assert not lse.requires_grad
+    assert lse.requires_grad
 
 
 def test_scale_defaults_to_the_inverse_root(device: torch.device) -> None:

@@ -343,10 +343,12 @@ def test_operators_are_registered_well(name: str, device: torch.device) -> None:
     with torch.no_grad():
         out, lse, stats = torch.ops.orchard_ops.forward(*arguments)
     has_bias = arguments[3] is not None
+    wanted = [True] * 3 + [has_bias] * 2
+    grad_lse = torch.ones_like(lse) if has_bias else None
     plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
     opcheck(
         torch.ops.orchard_ops.backward.default,
-        (torch.ones_like(out), out, lse, stats, *plain, [True] * 3 + [has_bias] * 2),
+        (torch.ones_like(out), grad_lse, out, lse, stats, *plain, wanted),
     )
 
 

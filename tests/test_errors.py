@@ -241,7 +241,7 @@ def test_gradient_of_the_wrong_shape(
     out, lse, stats = torch.ops.orchard_ops.forward(*arguments)
     wanted = [True, True, True, False, False]
     with count_calls() as calls, pytest.raises(RuntimeError) as caught:
-        torch.ops.orchard_ops.backward(grad, out, lse, stats, *arguments, wanted)
+        torch.ops.orchard_ops.backward(grad, None, out, lse, stats, *arguments, wanted)
     error = _errors.translate(caught.value)
     assert isinstance(error, InvalidProblemError)
     assert "(1, 1, 6, 16)" in str(error)

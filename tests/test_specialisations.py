@@ -98,7 +98,11 @@ def test_no_kernel_declares_fewer_than_64_threads(tmp_path: Path) -> None:
     for name in ("metal_stdlib", "metal_simdgroup", "metal_simdgroup_matrix"):
         (tmp_path / name).touch()
     kinds = {(s.file, s["SIMDGROUPS"]): s for s in SHIPPED}
-    assert {simdgroups for _, simdgroups in kinds} >= {1, 2, 4, 6}
+    assert {simdgroups for _, simdgroups in kinds} >= {2, 4, 6}
+    # None has a single one today; a tile may ask for it tomorrow.
+    for shipped in list(kinds.values()):
+        line = re.sub(r"SIMDGROUPS=\d+", "SIMDGROUPS=1", shipped.line)
+        kinds[shipped.file, 1] = Specialisation(line)
     for (file, simdgroups), shipped in kinds.items():
         declared = bound(shipped, tmp_path)
         assert declared == max(64, 32 * simdgroups), file
@@ -144,6 +148,6 @@ def test_budgets_are_counted_as_documented(
     line: str, registers: int, memory: int
 ) -> None:
     """The count gives the design's own figures for 16-bit elements."""
-    s = Specialisation(f"x {line} OPERAND_BYTES=2 SIMDGROUPS=4")
+    s = Specialisation(f"x {line} ELEM_BYTES=2 OPERAND_BYTES=2 SIMDGROUPS=4")
     assert budget.tile_registers(s) == registers
     assert budget.threadgroup_bytes(s) == memory

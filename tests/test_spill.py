@@ -101,8 +101,9 @@ def test_recomputing_matches_float64(
 
 
 HEADS = Case("spill-heads", F16, batch=3, heads_q=4, heads_kv=2, len_q=40, len_kv=56)
-# Scores of one key head: 2 query heads, 64 rows and columns once tiles are filled.
-ONE_HEAD = 2 * 64 * 64 * 2
+# Scores of one key head: 2 query heads, 64 rows and columns once tiles are filled; each
+# 8 by 8 have a float beside them.
+ONE_HEAD = 2 * 64 * (64 * 2 + 4)
 
 
 @pytest.mark.parametrize("causal", ["none", "bottom-right"])
@@ -189,7 +190,7 @@ def test_memory_is_linear_up_to_the_scratch(device: torch.device) -> None:
         pytest.skip("PyTorch's allocators count what they reserve")
     case = Case("spill-memory", F16, len_q=256, len_kv=2048)
     longer = replace(case, len_kv=4096)
-    allowed = 1 << 20
+    allowed = (1 << 20) + (1 << 20) // 32  # and a float beside each 8 by 8
     peaks = []
     for problem in (case, longer):
         with orchard_ops.backward_scratch(0):

@@ -100,6 +100,15 @@ def exchanged_fragments(kernel: str, tile: Tile) -> int:
     return both * tile.rows * tile.cols if tile.split > 1 else 0
 
 
+def shuffles(kernel: str, tile: Tile, element_bytes: int) -> float:
+    """Return those of a tile; the votes are on half's range (kernels/tile/unit.h)."""
+    if kernel == "forward":
+        return _model.SHUFFLES_PER_BLOCK * tile.rows
+    if element_bytes != 2:
+        return 0
+    return tile.cols / 32 if kernel == "backward_dq_spilled" else 1
+
+
 def tile_work(
     kernel: str,
     tile: Tile,
@@ -138,7 +147,7 @@ def tile_work(
     return _model.Work(
         multiplies=_model.PRODUCTS[kernel] * visited * fragments,
         alu=_model.alu(kernel, 2 * visited, reads, part),
-        shuffles=_model.SHUFFLES_PER_BLOCK * tile.rows if kernel == "forward" else 0,
+        shuffles=shuffles(kernel, tile, element_bytes),
         loads=loads + stores + exchanged * (1 + tile.split),
         exponentials=0 if is_spilled else 2 * visited,
         barriers=barriers(kernel, tile),

@@ -26,7 +26,8 @@ struct KeyHash {
     for (const bool is_set :
          {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
           f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows, f.is_spilling, f.is_summed, f.is_wide}) {
+          f.has_cache_rows, f.is_spilling, f.is_summed, f.has_grad_lse,
+          f.is_wide}) {
       bits = bits << 1 | (is_set ? 1 : 0);
     }
     auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;

@@ -93,6 +93,7 @@ AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
   p.splits = static_cast<int32_t>(problem.cache.splits);
   p.page_size = static_cast<int32_t>(problem.cache.page_size);
   p.table_row = static_cast<int32_t>(tensors.table_row);
+  p.cache_entries = static_cast<int32_t>(problem.cache.entries);
   set_scores(problem, p);
   set_mask(problem, tensors.mask, p);
   set_dropout(problem, p);
@@ -172,6 +173,10 @@ void add_feature_arguments(const Features& f,
   }
   if (f.has_slopes) arguments.push_back(reads(SLOT_SLOPES, tensors.slopes));
   if (f.has_sinks) arguments.push_back(reads(SLOT_SINKS, tensors.sinks));
+  if (f.has_grad_lse) {
+    arguments.push_back(reads(SLOT_GRAD_LSE, tensors.grad_lse));
+    arguments.push_back(reads(SLOT_LSE, tensors.lse));
+  }
   if (f.is_packed) {
     arguments.push_back(reads(SLOT_STARTS_Q, tensors.starts_q));
     arguments.push_back(reads(SLOT_STARTS_KV, tensors.starts_kv));
@@ -241,7 +246,7 @@ void plan_forward(Device& device,
 
 namespace {
 
-Arguments with(Arguments arguments, std::initializer_list<Argument> more) {
+Arguments with(Arguments arguments, const Arguments& more) {
   for (const Argument& argument : more) arguments.push_back(argument);
   return arguments;
 }
@@ -254,18 +259,30 @@ void add_spilled(Device& device,
                  const Arguments& inputs,
                  Plan& plan) {
   plan.chunks = spill.chunks;
+  Arguments written = {writes(SLOT_SPILL, tensors.spill)};
+  Arguments read = {reads(SLOT_SPILL, tensors.spill)};
+  if (spill.has_units()) {
+    written.push_back(writes(SLOT_UNITS, tensors.units));
+    read.push_back(reads(SLOT_UNITS, tensors.units));
+  }
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const auto part = [&](const Compiled* kernel) {
       return Part{&plan.chunks[i], spill.pairs[i], kernel};
     };
     add_launch(device, problem, tensors, Kernel::backward_dkdv,
-               with(inputs, {writes(SLOT_DK, tensors.dk.view),
-                             writes(SLOT_DV, tensors.dv.view),
-                             writes(SLOT_SPILL, tensors.spill)}),
+               with(with(inputs, {writes(SLOT_DK, tensors.dk.view),
+                                  writes(SLOT_DV, tensors.dv.view)}),
+                    written),
                plan, part(spill.dkdv));
-    Arguments of_dq = {reads(SLOT_K, tensors.k.view),
-                       writes(SLOT_DQ, tensors.dq.view),
-                       reads(SLOT_SPILL, tensors.spill)};
+    // float32 sums begin where those of the chunks before have ended.
+    const bool is_continued =
+        problem.dtype == DType::float32 && plan.chunks[i].column0 > 0;
+    Arguments of_dq =
+        with(read, {reads(SLOT_K, tensors.k.view),
+                    {SLOT_DQ,
+                     is_continued ? Access::read_write : Access::write,
+                     tensors.dq.view,
+                     {}}});
     if (spill.is_summed()) {
       of_dq.push_back({SLOT_DQ_SUMS, Access::read_write, tensors.dq_sums, {}});
     }
@@ -273,9 +290,8 @@ void add_spilled(Device& device,
                std::move(of_dq), plan, part(spill.dq));
     if (spill.serves_mask) {
       add_launch(device, problem, tensors, Kernel::backward_dbias_spilled,
-                 {writes(SLOT_GRAD_MASK, tensors.grad_mask),
-                  reads(SLOT_SPILL, tensors.spill)},
-                 plan, part(nullptr));
+                 with(read, {writes(SLOT_GRAD_MASK, tensors.grad_mask)}), plan,
+                 part(nullptr));
     }
   }
 }
@@ -319,11 +335,16 @@ void plan_backward(Device& device,
 }
 
 int64_t decode_splits(const Problem& problem) {
-  constexpr int64_t kThreadgroups = 128, kLeastKeys = 64;
+  constexpr int64_t kThreadgroups = 128, kLeastKeys = 64, kMostKeys = 1024;
   const int64_t row_tiles = (problem.rows_of_group() + 15) / 16;
   const int64_t side_by_side = problem.batch * problem.heads_kv * row_tiles;
   const int64_t most = std::max<int64_t>(problem.len_kv / kLeastKeys, 1);
-  return std::clamp<int64_t>(kThreadgroups / side_by_side, 1, most);
+  // A long sum in a row is off by more roundings than float32 users expect.
+  const int64_t least = problem.dtype == DType::float32
+                            ? (problem.len_kv + kMostKeys - 1) / kMostKeys
+                            : 1;
+  return std::clamp<int64_t>(kThreadgroups / side_by_side, least,
+                             std::max(most, least));
 }
 
 void plan_decode(Device& device,

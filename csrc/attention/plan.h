@@ -17,7 +17,7 @@ struct Tensors {
   Layout q, k, v, out, grad_out, dq, dk, dv, mask;
   device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
       grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats,
-      spill, dq_sums;
+      spill, dq_sums, units, grad_lse;
   int64_t table_row = 0;  // stride of the table's batch
 };
 
@@ -52,7 +52,8 @@ void plan_backward(device::Device& device,
                    Plan& plan);
 
 // How many parts a decoding step cuts its keys into, if the caller does not
-// say: enough threadgroups to fill a GPU, no part of fewer than 64 keys.
+// say: enough threadgroups to fill a GPU, no part of fewer than 64 keys, and in
+// float32 none of more than 1,024.
 int64_t decode_splits(const Problem& problem);
 
 // out and lse of q and a cache of k and v; parts and part_stats are scratch.

@@ -57,6 +57,7 @@ struct Cache {
   int64_t page_size = 0;  // keys a page; 0: no pages
   bool has_left_pads = false;
   bool has_rows = false;  // a batch entry names its entry of the cache
+  int64_t entries = 0;    // or pages, of k and v
   int64_t splits = 1;     // parts that the keys are cut into
 
   bool is_paged() const { return page_size > 0; }
@@ -81,6 +82,7 @@ struct Problem {
   bool has_batch_slopes = false;
   bool has_sinks = false;
   bool is_packed = false;
+  bool has_grad_lse = false;  // a backward: lse has a gradient too
   Cache cache;
 
   // Rows of all query heads that share a key head.

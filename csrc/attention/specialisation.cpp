@@ -110,6 +110,7 @@ std::string Features::name() const {
   if (has_cache_rows) text += "_cacherows";
   if (is_spilling) text += "_spilling";
   if (is_summed) text += "_summed";
+  if (has_grad_lse) text += "_gradlse";
   if (is_wide) text += "_wide";
   return text;
 }
@@ -120,6 +121,7 @@ Features features_of(const Problem& problem,
                      bool is_summed) {
   Features f;
   f.is_packed = problem.is_packed;
+  f.has_grad_lse = problem.has_grad_lse && kernel == Kernel::backward_prepare;
   if (kernel == Kernel::backward_prepare || kernel == Kernel::combine) return f;
   f.has_window =
       problem.settings.window_left >= 0 || problem.settings.window_right >= 0;
@@ -218,6 +220,7 @@ device::PipelineRequest request_for(const Specialisation& s,
       {"HAS_SOFTCAP", flag(f.has_softcap)},
       {"HAS_SINKS", flag(f.has_sinks)},
       {"HAS_DROPOUT", flag(f.has_dropout)},
+      {"HAS_GRAD_LSE", flag(f.has_grad_lse)},
       {"IS_PACKED", flag(f.is_packed)},
       {"IS_DECODE", flag(f.is_decode)},
       {"IS_PAGED", flag(f.is_paged)},
@@ -241,6 +244,8 @@ const char* element_type(const Specialisation& s, uint32_t slot) {
     case SLOT_PARTS:
     case SLOT_PART_STATS:
     case SLOT_DQ_SUMS:
+    case SLOT_GRAD_LSE:
+    case SLOT_UNITS:
       return "float32";
     case SLOT_MASK:
     case SLOT_GRAD_MASK:

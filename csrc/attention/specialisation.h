@@ -26,6 +26,7 @@ struct Features {
   bool has_cache_rows = false;
   bool is_spilling = false;
   bool is_summed = false;
+  bool has_grad_lse = false;
   bool is_wide = false;  // a head of a tensor reaches beyond 31 bits
 
   bool operator==(const Features&) const = default;

@@ -25,11 +25,29 @@ int64_t even_part(int64_t total, int64_t most, int64_t unit) {
   return round_up((total + parts - 1) / parts, unit);
 }
 
-// Bytes of the scores of one key head, `columns` wide.
-int64_t pair_bytes(const Problem& problem, const Tile& tile, int64_t columns) {
+constexpr int64_t kFragment = 64;  // scores
+
+int64_t fragment_bytes(const Problem& problem) {
+  return kFragment * element_bytes(problem.dtype);
+}
+
+// Beside each fragment; only half's range needs one (kernels/tile/unit.h).
+int64_t unit_bytes(const Problem& problem) {
+  return problem.dtype == DType::float16 ? sizeof(float) : 0;
+}
+
+// Fragments of the scores of one key head, `columns` wide.
+int64_t pair_fragments(const Problem& problem,
+                       const Tile& tile,
+                       int64_t columns) {
   const int64_t group = problem.heads_q / problem.heads_kv;
   return group * round_up(problem.len_q, 8 * tile.rows) *
-         round_up(columns, 8 * tile.cols) * element_bytes(problem.dtype);
+         round_up(columns, 8 * tile.cols) / kFragment;
+}
+
+int64_t pair_bytes(const Problem& problem, const Tile& tile, int64_t columns) {
+  return pair_fragments(problem, tile, columns) *
+         (fragment_bytes(problem) + unit_bytes(problem));
 }
 
 // Accumulators of backward_dq_spilled for the query heads of one key head.
@@ -128,13 +146,17 @@ Spill choose_spill(device::Device& device,
   const Tile& tile = spill.dkdv->specialisation.tile;
   const int64_t columns = columns_of_chunk(problem, tile, max_bytes);
   if (columns == 0) return spill;
-  const int64_t each =
-      pair_bytes(problem, tile, std::min(columns, problem.len_kv));
+  const int64_t widest = std::min(columns, problem.len_kv);
+  const int64_t each = pair_bytes(problem, tile, widest);
   const int64_t part = even_part(problem.batch * problem.heads_kv,
                                  std::max<int64_t>(max_bytes / each, 1), 1);
   cut(problem, tile, columns, part, spill);
-  spill.spill_bytes = part * each;
-  const bool is_summed = columns < problem.len_kv;
+  const int64_t fragments = part * pair_fragments(problem, tile, widest);
+  spill.spill_bytes = fragments * fragment_bytes(problem);
+  spill.units_bytes = fragments * unit_bytes(problem);
+  // float32 sums have their place in dq itself.
+  const bool is_summed =
+      columns < problem.len_kv && problem.dtype != DType::float32;
   spill.dq = &reader_of(device, problem, tensors, *spill.dkdv, kept, is_summed);
   if (is_summed) {
     spill.sums_bytes =

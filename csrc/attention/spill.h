@@ -29,6 +29,7 @@ struct Spill {
   std::vector<SpillChunk> chunks;  // none: recompute
   std::vector<int64_t> pairs;      // key heads of each chunk, over the batch
   int64_t spill_bytes = 0;         // of the largest chunk
+  int64_t units_bytes = 0;         // of its fragments; 0: they need none
   int64_t sums_bytes = 0;          // dq between chunks of columns; 0: none
   bool serves_mask = false;        // the mask's gradient can be read off it
   // The kernels that agree on it: the one that writes the gradients of the
@@ -38,6 +39,7 @@ struct Spill {
 
   bool is_used() const { return !chunks.empty(); }
   bool is_summed() const { return sums_bytes > 0; }
+  bool has_units() const { return units_bytes > 0; }
 };
 
 // `max_bytes` of scratch: 0 means recompute; with a positive number whatever

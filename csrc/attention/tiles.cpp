@@ -44,10 +44,10 @@ constexpr Tile kForwardB4[] = {
 };
 constexpr Tile kBackwardDkdvA2[] = {
     { 64, 4, 1, 4, 1},  //   63.5 ps, 64 registers
-    { 96, 2, 2, 6, 3},  //  102.9 ps, 64 registers
-    {128, 4, 1, 4, 2},  //  135.5 ps, 64 registers
-    {192, 4, 1, 6, 3},  //  206.0 ps, 64 registers
-    {256, 4, 1, 4, 4},  //  275.0 ps, 64 registers
+    { 96, 2, 2, 6, 3},  //  103.1 ps, 64 registers
+    {128, 4, 1, 4, 2},  //  135.6 ps, 64 registers
+    {192, 4, 1, 6, 3},  //  206.1 ps, 64 registers
+    {256, 4, 1, 4, 4},  //  275.2 ps, 64 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
     { 64, 1, 1, 4, 1},  //   90.4 ps, 68 registers
@@ -60,7 +60,7 @@ constexpr Tile kBackwardDkdvB2[] = {
     { 64, 2, 1, 4, 1},  //  172.9 ps, 56 registers
     {128, 1, 1, 4, 1},  //  344.5 ps, 100 registers
     {192, 2, 2, 4, 4},  //  528.7 ps, 88 registers
-    {256, 1, 1, 4, 2},  //  727.3 ps, 100 registers
+    {256, 1, 1, 4, 2},  //  727.4 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
     { 96, 1, 1, 4, 1},  //  355.0 ps, 100 registers
@@ -70,10 +70,10 @@ constexpr Tile kBackwardDkdvB4[] = {
 };
 constexpr Tile kBackwardDqA2[] = {
     { 64, 1, 8, 4, 1},  //   48.3 ps, 64 registers
-    { 96, 1, 4, 4, 1},  //   71.1 ps, 64 registers
-    {128, 1, 1, 4, 1},  //   95.0 ps, 68 registers
-    {192, 2, 2, 4, 4},  //  151.3 ps, 64 registers
-    {256, 1, 1, 4, 2},  //  203.4 ps, 68 registers
+    { 96, 1, 4, 4, 1},  //   71.2 ps, 64 registers
+    {128, 1, 1, 4, 1},  //   95.2 ps, 68 registers
+    {192, 2, 2, 4, 4},  //  151.5 ps, 64 registers
+    {256, 1, 1, 4, 2},  //  203.8 ps, 68 registers
 };
 constexpr Tile kBackwardDqA4[] = {
     { 64, 1, 4, 4, 1},  //   67.4 ps, 64 registers

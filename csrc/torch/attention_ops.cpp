@@ -104,7 +104,7 @@ using Gradients = std::array<Tensor, kGradients>;
 
 // Everything that backward is given.
 struct BackwardCall {
-  Tensor grad_out, out, lse, stats;
+  Tensor grad_out, grad_lse, out, lse, stats;
   Call call;
   OutputMask is_wanted{};
 };
@@ -113,9 +113,10 @@ BackwardCall read_backward(Stack& stack) {
   const auto arguments = torch::jit::last(stack, kBackwardArguments);
   BackwardCall given;
   given.grad_out = arguments[0].toTensor();
-  given.out = arguments[1].toTensor();
-  given.lse = arguments[2].toTensor();
-  given.stats = arguments[3].toTensor();
+  if (!arguments[1].isNone()) given.grad_lse = arguments[1].toTensor();
+  given.out = arguments[2].toTensor();
+  given.lse = arguments[3].toTensor();
+  given.stats = arguments[4].toTensor();
   given.call = Call::read(arguments, kBackwardTensors);
   const auto wanted = arguments.back().toBoolList();
   for (size_t i = 0; i < kGradients; ++i) given.is_wanted[i] = wanted[i];
@@ -144,6 +145,26 @@ void check_grad_out(const BackwardCall& given) {
       " of shape ", grad_out.sym_sizes());
 }
 
+void check_grad_lse(const BackwardCall& given) {
+  const Tensor& grad = given.grad_lse;
+  const Tensor& lse = given.lse;
+  if (!grad.defined() ||
+      (grad.device() == lse.device() && grad.scalar_type() == at::kFloat &&
+       grad.sym_sizes() == lse.sym_sizes())) {
+    return;
+  }
+  attention::refuse(kBackward, "grad_lse must be Float on ", lse.device().str(),
+                    " of shape ", lse.sym_sizes(), " as lse is, got ",
+                    c10::toString(grad.scalar_type()), " on ",
+                    grad.device().str(), " of shape ", grad.sym_sizes());
+}
+
+void check_backward(const BackwardCall& given) {
+  check_call(kBackward, given.call);
+  check_grad_out(given);
+  check_grad_lse(given);
+}
+
 // Those that are wanted; dk and dv come together.
 Gradients empty_gradients(const BackwardCall& given) {
   const Call& call = given.call;
@@ -169,7 +190,8 @@ Gradients empty_gradients(const BackwardCall& given) {
   return gradients;
 }
 
-// A sink has no value: its gradient is -delta times its weight, over all rows.
+// A sink has no value: its gradient is -delta times its weight, over all rows,
+// delta being less the gradient of lse as it is for keys.
 // One number a head from two a row: plain operators do it.
 void write_sink_gradient(const BackwardCall& given,
                          const Tensor& delta,
@@ -178,7 +200,7 @@ void write_sink_gradient(const BackwardCall& given,
   // Not isneginf, which MPS lacks before PyTorch 2.6.
   const Tensor is_empty =
       given.lse.eq(-std::numeric_limits<double>::infinity());
-  weight.exp_().masked_fill_(is_empty, 0.0).mul_(delta);
+  weight.exp_().mul_(delta).masked_fill_(is_empty, 0.0);
   gradient.copy_(weight.sum(at::IntArrayRef{0, 2}).neg_());
 }
 
@@ -187,16 +209,24 @@ Tensor scratch(const Tensor& like, int64_t bytes) {
   return at::empty({bytes}, like.options().dtype(at::kByte));
 }
 
+// No score: no gradient but of the sinks, which lse is then made of.
+void fill_empty_gradients(const BackwardCall& given, Gradients& gradients) {
+  for (Tensor& gradient : gradients) {
+    if (gradient.defined()) gradient.zero_();
+  }
+  if (gradients[4].defined() && given.grad_lse.defined()) {
+    write_sink_gradient(given, given.grad_lse.neg(), gradients[4]);
+  }
+}
+
 Gradients run_backward(const BackwardCall& given) {
   const Call& call = given.call;
-  check_call(kBackward, call);
-  const Problem problem = problem_of(kBackward, call);
-  check_grad_out(given);
+  check_backward(given);
+  Problem problem = problem_of(kBackward, call);
+  problem.has_grad_lse = given.grad_lse.defined();
   Gradients gradients = empty_gradients(given);
-  if (call.q.numel() == 0 || call.k.numel() == 0) {  // no score: no gradient
-    for (Tensor& gradient : gradients) {
-      if (gradient.defined()) gradient.zero_();
-    }
+  if (call.q.numel() == 0 || call.k.numel() == 0) {
+    fill_empty_gradients(given, gradients);
     return gradients;
   }
   const auto numbers = given.stats.options();
@@ -210,6 +240,8 @@ Gradients run_backward(const BackwardCall& given) {
   views.out = inputs.layout(given.out);
   views.grad_out = inputs.layout(given.grad_out);
   views.stats = inputs.numbers(given.stats);
+  views.grad_lse = inputs.numbers(given.grad_lse);
+  if (given.grad_lse.defined()) views.lse = inputs.numbers(given.lse);
   views.delta = buffer_view(kBackward, delta);
   if (gradients[0].defined()) views.dq = layout_of(kBackward, gradients[0]);
   if (gradients[1].defined()) {
@@ -225,8 +257,10 @@ Gradients run_backward(const BackwardCall& given) {
       {gradients[0].defined(), gradients[1].defined(), gradients[3].defined()},
       scratch_bytes);
   const Tensor spilled = scratch(call.q, spill.spill_bytes);
+  const Tensor units = scratch(call.q, spill.units_bytes);
   const Tensor sums = scratch(call.q, spill.sums_bytes);
   if (spilled.defined()) views.spill = buffer_view(kBackward, spilled);
+  if (units.defined()) views.units = buffer_view(kBackward, units);
   if (sums.defined()) views.dq_sums = buffer_view(kBackward, sums);
   attention::Plan plan;
   attention::plan_backward(device, problem, views, spill, plan);
@@ -265,8 +299,7 @@ void backward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
 
 void backward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {
   const BackwardCall given = read_backward(*stack);
-  check_call(kBackward, given.call);
-  check_grad_out(given);
+  check_backward(given);
   push_gradients(*stack, empty_gradients(given));
 }
 

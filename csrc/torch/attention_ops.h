@@ -12,9 +12,9 @@ namespace orchard::torch_ops {
 inline constexpr const char* kForward = "flash_attention";
 inline constexpr const char* kBackward = "flash_attention_backward";
 
-// backward's arguments before and after those of Call: grad_out, out, lse,
-// stats; output_mask: q, k, v, attn_mask, sinks.
-inline constexpr size_t kBackwardTensors = 4;
+// backward's arguments before and after those of Call: grad_out, grad_lse (or
+// none), out, lse, stats; output_mask: q, k, v, attn_mask, sinks.
+inline constexpr size_t kBackwardTensors = 5;
 inline constexpr size_t kBackwardArguments = kBackwardTensors + 17 + 1;
 inline constexpr size_t kGradients = 5;
 

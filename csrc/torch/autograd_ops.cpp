@@ -46,10 +46,16 @@ c10::List<bool> to_list(const OutputMask& is_wanted) {
   return list;
 }
 
-Stack run_backward(at::TensorList tensors,
+c10::IValue or_none(const Tensor& tensor) {
+  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
+}
+
+// `tensors`: those before the arguments of the call; some may be undefined.
+Stack run_backward(const variable_list& tensors,
                    const Call& call,
                    const OutputMask& is_wanted) {
-  Stack stack(tensors.begin(), tensors.end());
+  Stack stack;
+  for (const Tensor& tensor : tensors) stack.push_back(or_none(tensor));
   call.push(stack);
   stack.emplace_back(to_list(is_wanted));
   return run_below(backward_op(), std::move(stack));
@@ -59,11 +65,12 @@ Tensor tensor_or_none(const c10::IValue& value) {
   return value.isNone() ? Tensor() : value.toTensor();
 }
 
-// Carries the first gradients and refuses second ones.
+// Carries the first gradients and refuses second ones.  Only the tensors of the
+// list `inputs` are tracked, which holds all that are defined.
 struct BackwardFunction : Function<BackwardFunction> {
   static variable_list forward(AutogradContext* /*context*/,
-                               at::TensorList tensors,
                                at::TensorList /*inputs*/,
+                               const variable_list& tensors,
                                const Call& call,
                                const OutputMask& is_wanted) {
     variable_list wanted;  // a custom function cannot return undefined ones
@@ -126,7 +133,9 @@ struct ForwardFunction : Function<ForwardFunction> {
       kept.push_back(settings[i]);
     }
     context->saved_data["settings"] = kept;
-    context->mark_non_differentiable({lse, stats});
+    context->mark_non_differentiable({stats});
+    // out or lse, whichever nothing was made of, has no gradient.
+    context->set_materialize_grads(false);
     return {out, lse, stats};
   }
 
@@ -144,14 +153,16 @@ struct ForwardFunction : Function<ForwardFunction> {
     const Call call = Call::read(arguments, 0);
     const size_t inputs = differentiable(call).size();
     variable_list result(inputs + 1);  // one more for the call itself
-    if (!grads[0].defined()) return result;
+    if (!grads[0].defined() && !grads[1].defined()) return result;
     // Which of the five gradients belongs to each input.
     std::array<size_t, kGradients> which{0, 1, 2, call.has_bias() ? 3u : 4u, 4};
     OutputMask is_wanted{};
     for (size_t i = 0; i < inputs; ++i) {
       is_wanted[which[i]] = context->needs_input_grad(i);
     }
-    Stack stack{grads[0], saved[0], saved[1], saved[2]};
+    const Tensor grad_out =
+        grads[0].defined() ? grads[0] : at::zeros_like(saved[0]);
+    Stack stack{grad_out, or_none(grads[1]), saved[0], saved[1], saved[2]};
     call.push(stack);
     stack.emplace_back(to_list(is_wanted));
     // Through the Autograd key again, for the clear error of second gradients.
@@ -186,7 +197,7 @@ void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
   const auto arguments = torch::jit::last(*stack, kBackwardArguments);
   variable_list tensors;
   for (size_t i = 0; i < kBackwardTensors; ++i) {
-    tensors.push_back(arguments[i].toTensor());
+    tensors.push_back(tensor_or_none(arguments[i]));
   }
   const Call call = Call::read(arguments, kBackwardTensors);
   OutputMask is_wanted{};
@@ -195,14 +206,16 @@ void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
   torch::jit::drop(*stack, kBackwardArguments);
 
   variable_list inputs;
-  for (const Tensor& tensor : call.tensors()) {
-    if (tensor.defined()) inputs.push_back(tensor);
+  const auto of_call = call.tensors();
+  for (const at::TensorList list :
+       {at::TensorList(tensors), at::TensorList(of_call)}) {
+    for (const Tensor& tensor : list) {
+      if (tensor.defined()) inputs.push_back(tensor);
+    }
   }
   bool is_recorded = false;
-  for (const variable_list* list : {&tensors, &inputs}) {
-    for (const Tensor& tensor : *list) {
-      is_recorded = is_recorded || tensor.requires_grad();
-    }
+  for (const Tensor& tensor : inputs) {
+    is_recorded = is_recorded || tensor.requires_grad();
   }
   if (!is_recorded || !at::GradMode::is_enabled()) {
     for (const c10::IValue& value : run_backward(tensors, call, is_wanted)) {
@@ -210,8 +223,8 @@ void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
     }
     return;
   }
-  const auto outputs = BackwardFunction::apply(
-      at::TensorList(tensors), at::TensorList(inputs), call, is_wanted);
+  const auto outputs =
+      BackwardFunction::apply(at::TensorList(inputs), tensors, call, is_wanted);
   auto next = outputs.begin();
   const bool has_dkv = is_wanted[1] || is_wanted[2];
   const OutputMask is_given{is_wanted[0], has_dkv, has_dkv,

@@ -83,11 +83,13 @@ void check_step(const Step& step) {
 Problem problem_of(const Step& step) {
   Problem problem = torch_ops::problem_of(kDecode, call_of(step));
   problem.cache.is_used = true;
+  problem.cache.entries = step.k.size(0);
   problem.cache.has_left_pads = step.left_pads.defined();
   problem.cache.has_rows = step.cache_rows.defined();
   if (step.table.defined()) {
     problem.cache.page_size = step.k.size(2);
-    problem.len_kv = step.table.size(1) * step.k.size(2);
+    problem.len_kv =
+        std::min(step.table.size(1) * step.k.size(2), attention::kMaxLength);
   }
   return problem;
 }

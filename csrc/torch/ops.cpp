@@ -80,8 +80,8 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("forward(" ORCHARD_CALL_SCHEMA
         ") -> (Tensor out, Tensor lse, Tensor stats)");
   m.def(
-      "backward(Tensor grad_out, Tensor out, Tensor lse, Tensor "
-      "stats, " ORCHARD_CALL_SCHEMA
+      "backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor lse, "
+      "Tensor stats, " ORCHARD_CALL_SCHEMA
       ", bool[5] output_mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // These only report: one function for every key.
   m.def("supports(" ORCHARD_CALL_SCHEMA ") -> str", boxed<&supports>());

@@ -10,6 +10,11 @@ struct ForwardState {
   Accumulator out[TILE_ROWS * (SLICE_V / 8)];
   float row_maximum[TILE_ROWS];  // over the row's four lanes
   float row_total[TILE_ROWS];    // this lane's share of the row's sum
+#if SUMS_IN_PARTS
+  // Of the parts that are in memory: the maximum that they are measured by.
+  float kept_maximum[TILE_ROWS];
+  float kept_total[TILE_ROWS];
+#endif
 };
 
 // Reads one row of q and clears what it gathers.
@@ -25,6 +30,10 @@ METAL_FUNC void begin_row(thread ForwardState& state,
   }
   state.row_maximum[t] = LOWEST;
   state.row_total[t] = 0.0f;
+#if SUMS_IN_PARTS
+  state.kept_maximum[t] = LOWEST;
+  state.kept_total[t] = 0.0f;
+#endif
 }
 
 // s = q k^T of one block of columns, before scaling.

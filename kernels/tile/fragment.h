@@ -31,6 +31,22 @@ METAL_FUNC Accumulator zero_accumulator() {
   return make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 
+// Of an array of them.
+template <int COUNT>
+METAL_FUNC void multiply_all(thread Accumulator* x, float factor) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < COUNT; ++f) {
+    x[f].thread_elements()[0] *= factor;
+    x[f].thread_elements()[1] *= factor;
+  }
+}
+
+template <int COUNT>
+METAL_FUNC void clear_all(thread Accumulator* x) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < COUNT; ++f) x[f] = zero_accumulator();
+}
+
 // acc += a * b
 METAL_FUNC void multiply_add(thread Accumulator& acc,
                              thread const Operand& a,
@@ -73,13 +89,15 @@ struct Contract {
     Next::load_columns(first, second, base, at, to);
   }
 
-  // Stores accumulators in the order of load_columns, times `factor`.
+  // Stores accumulators in the order of load_columns, times `factor`, added to
+  // what memory holds.
   static METAL_FUNC void store_columns(device ELEM* row,
                                        long row_stride,
                                        int rows_left,
                                        int base,
                                        Lane at,
                                        float factor,
+                                       Kept kept,
                                        thread Accumulator* from) {
     OPERAND x[2 * w];
 #pragma clang loop unroll(full)
@@ -87,14 +105,17 @@ struct Contract {
       x[j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
       x[w + j] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
+    int d = base + D0 + w * at.row;
     if (rows_left > 0) {
-      store_row<w, DIM, ragged>(row, base + D0 + w * at.row, x);
+      add_kept<w, DIM, ragged>(row, d, kept, x);
+      store_row<w, DIM, ragged>(row, d, x);
     }
     if (rows_left > 1) {
-      store_row<w, DIM, ragged>(row + row_stride, base + D0 + w * at.row,
-                                x + w);
+      add_kept<w, DIM, ragged>(row + row_stride, d, kept, x + w);
+      store_row<w, DIM, ragged>(row + row_stride, d, x + w);
     }
-    Next::store_columns(row, row_stride, rows_left, base, at, factor, from);
+    Next::store_columns(row, row_stride, rows_left, base, at, factor, kept,
+                        from);
   }
 };
 
@@ -107,7 +128,7 @@ struct Contract<DIM, LENGTH, LENGTH> {
   static METAL_FUNC void load_columns(
       device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
   static METAL_FUNC void store_columns(
-      device ELEM*, long, int, int, Lane, float, thread Accumulator*) {}
+      device ELEM*, long, int, int, Lane, float, Kept, thread Accumulator*) {}
 };
 
 // The same walk where d runs along the output's columns, or where a lane's two
@@ -183,6 +204,7 @@ struct Spread {
                                     int base,
                                     Lane at,
                                     float factor,
+                                    Kept kept,
                                     thread Accumulator* from) {
     OPERAND x[w];
 #pragma clang loop unroll(full)
@@ -190,8 +212,9 @@ struct Spread {
       x[2 * j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
       x[2 * j + 1] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
+    add_kept<w, DIM, ragged>(row, base + D0 + w * at.pair, kept, x);
     store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
-    Next::store_rows(row, base, at, factor, from);
+    Next::store_rows(row, base, at, factor, kept, from);
   }
 
   // Unrounded, for a sum that another kernel finishes.
@@ -232,7 +255,7 @@ struct Spread<DIM, LENGTH, LENGTH> {
                                        thread const Operand*,
                                        thread Accumulator*) {}
   static METAL_FUNC void store_rows(
-      device ELEM*, int, Lane, float, thread Accumulator*) {}
+      device ELEM*, int, Lane, float, Kept, thread Accumulator*) {}
   static METAL_FUNC void store_floats(device float*,
                                       int,
                                       Lane,

@@ -7,7 +7,7 @@
 struct RowStat {
   float maximum;
   float inverse;  // 1 / total
-  float delta;    // sum of grad_out * out
+  float delta;    // of backward_prepare.metal
 };
 
 // A row that is not there gets weights of zero.
@@ -29,8 +29,8 @@ METAL_FUNC RowStat row_stat_of(device const float2* stats,
 }
 
 // s: q k^T to the weights that v got, but for keep_scale.  dp: grad_out v^T to
-// the gradient of the score: of scale * q k^T, or if OF_BIAS where the bias is
-// added.  Both are zero where a score does not exist.
+// the gradient of the score times `unit` (tile/unit.h): of scale * q k^T, or if
+// OF_BIAS where the bias is added.  Both are zero where a score does not exist.
 template <int IS_EDGE, int OF_BIAS>
 METAL_FUNC void differentiate(constant AttentionParams& p,
                               thread const Domain& d,
@@ -38,12 +38,19 @@ METAL_FUNC void differentiate(constant AttentionParams& p,
                               int row0,
                               int column0,
                               Lane at,
+                              float unit,
                               thread const RowStat* stats,
                               thread Accumulator* s,
                               thread Accumulator* dp) {
+#if HAS_DROPOUT
+  float factor = p.keep_scale * unit;
+#else
+  float factor = unit;
+#endif
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
+    float delta = stats[t].delta * unit;
 #if HAS_DROPOUT
     Draws draws;
 #endif
@@ -64,10 +71,10 @@ METAL_FUNC void differentiate(constant AttentionParams& p,
         float given = weight;
 #if HAS_DROPOUT
         bool is_lost = is_dropped(draws, p, column0 + 8 * c, e);
-        passed = is_lost ? 0.0f : passed * p.keep_scale;
+        passed = is_lost ? 0.0f : passed;
         given = is_lost ? 0.0f : given;
 #endif
-        float gradient = weight * (passed - stats[t].delta);
+        float gradient = weight * fma(passed, factor, -delta);
         if (!OF_BIAS) gradient *= slope;
         if (IS_EDGE) {
           bool is_kept = is_kept_bit(kept, t, c, e);

@@ -29,6 +29,48 @@ METAL_FUNC MaskExtent mask_extent(constant AttentionParams& p,
   return all;
 }
 
+#define MASK_FRAGMENTS (TILE_ROWS * TILE_COLS)
+
+// A tile of the mask's gradient; long float32 sums in parts as tile/parts.h
+// says, which registers have room for here.
+struct MaskSums {
+  Accumulator sums[MASK_FRAGMENTS];
+#if SUMS_IN_PARTS
+  Accumulator parts[MASK_FRAGMENTS];
+  int blocks;
+#endif
+};
+
+METAL_FUNC void add_all(thread Accumulator* to, thread Accumulator* from) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < MASK_FRAGMENTS; ++f) {
+    to[f].thread_elements()[0] += from[f].thread_elements()[0];
+    to[f].thread_elements()[1] += from[f].thread_elements()[1];
+  }
+}
+
+METAL_FUNC void begin_sums(thread MaskSums& all) {
+  clear_all<MASK_FRAGMENTS>(all.sums);
+#if SUMS_IN_PARTS
+  clear_all<MASK_FRAGMENTS>(all.parts);
+  all.blocks = 0;
+#endif
+}
+
+METAL_FUNC void end_part(thread MaskSums& all) {
+#if SUMS_IN_PARTS
+  add_all(all.parts, all.sums);
+  clear_all<MASK_FRAGMENTS>(all.sums);
+#endif
+}
+
+METAL_FUNC void add_block(thread MaskSums& all, thread Accumulator* ds) {
+#if SUMS_IN_PARTS
+  if (is_part_over(all.blocks, ROWS, PART_ROWS)) end_part(all);
+#endif
+  add_all(all.sums, ds);
+}
+
 // Sums over the columns of each row into fragment 0's first element.
 METAL_FUNC void sum_columns(thread Accumulator* sums) {
 #pragma clang loop unroll(full)
@@ -64,7 +106,13 @@ METAL_FUNC void store_sums(device MASK_ELEM* to,
                            int row0,
                            int column0,
                            Lane at,
-                           thread Accumulator* sums) {
+                           thread MaskSums& all) {
+#if SUMS_IN_PARTS
+  end_part(all);
+  thread Accumulator* sums = all.parts;
+#else
+  thread Accumulator* sums = all.sums;
+#endif
   if (p.mask_columns == 1) sum_columns(sums);
   if (p.mask_rows == 1) sum_rows(sums);
 #pragma clang loop unroll(full)

@@ -12,6 +12,7 @@
 //   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS
 //   MASK_ELEM             element type of the mask: uchar, float, half, bfloat
 //   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
+//   HAS_GRAD_LSE          whether the lse has a gradient too
 //   IS_PACKED             sequences lie one after the other in one batch entry
 //   IS_DECODE             keys come from a cache; of that,
 //   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given
@@ -24,6 +25,14 @@
 using namespace metal;
 
 #include "params.h"
+
+// Whether the element type is half, whose range is the narrow one.
+#define IS_HALF_half 1
+#define IS_HALF_float 0
+#define IS_HALF_bfloat 0
+#define IS_HALF_OF(elem) IS_HALF_##elem
+#define IS_HALF_EXPANDED(elem) IS_HALF_OF(elem)
+#define IS_HALF IS_HALF_EXPANDED(ELEM)
 
 #define SLICE_OF(dim) (((dim) + 8 * SPLIT - 1) / (8 * SPLIT) * 8)
 #define SLICE SLICE_OF(HEAD_DIM)
@@ -65,6 +74,7 @@ typedef int Index;
 
 #include "tile/lane.h"
 #include "tile/memory.h"
+#include "tile/parts.h"
 #include "tile/fragment.h"
 #include "tile/domain.h"
 #include "tile/window.h"

@@ -32,8 +32,9 @@ def tile_registers(s: Specialisation) -> int:
     """Registers per lane that live through a kernel's inner loop."""
     if s.kernel in ("backward_prepare", "combine"):
         return 0  # one row per simdgroup, no fragments
-    if s.kernel == "backward_dbias_spilled":  # its sum, and what is added
-        return ACCUMULATOR + operand(s)
+    levels = 2 if s["ELEM_BYTES"] == 4 else 1  # of the sums of a mask's gradient
+    if s.kernel == "backward_dbias_spilled":  # its sums, and what is added
+        return levels * ACCUMULATOR + operand(s)
     d, dv = fragments(s, "HEAD_DIM"), fragments(s, "HEAD_DIM_V")
     rows, columns = s["TILE_ROWS"], s["TILE_COLS"]
     scores = rows * columns * ACCUMULATOR
@@ -45,7 +46,7 @@ def tile_registers(s: Specialisation) -> int:
     if s.kernel == "backward_dq":
         return rows * (d * ACCUMULATOR + kept) + 2 * scores
     if s.kernel == "backward_dbias":  # its own sums instead of dq
-        return rows * kept + 3 * scores
+        return rows * kept + (2 + levels) * scores
     if s.kernel == "backward_dkdv":
         return columns * ((d + dv) * ACCUMULATOR + kept) + 2 * scores
     raise ValueError(f"no count for {s.kernel}: add it here and in docs/kernels.md")

@@ -49,6 +49,7 @@ constexpr Feature kTogether[] = {
 constexpr Feature kAlone[] = {
     [](Problem& p) { p.mask = MaskKind::boolean; },
     [](Problem& p) { p.mask = MaskKind::bias; },  // in float32
+    [](Problem& p) { p.has_grad_lse = true; },
     [](Problem& p) {
       p.is_packed = true;
       p.settings.window_right = 0;
@@ -166,6 +167,8 @@ void plan(Recorder& recorder, const Problem& problem, Plans... plans) {
 // With scratch for everything; `is_summed`: for some columns at a time.
 void spill(Recorder& recorder, Problem problem, bool is_summed) {
   const attention::Wanted wanted{true, true, problem.mask == MaskKind::bias};
+  // float32 adds up in dq itself.
+  if (is_summed && problem.dtype == DType::float32) return;
   int64_t scratch = int64_t{1} << 30;
   if (is_summed) {
     problem.len_kv = 4096;
