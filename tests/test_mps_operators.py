@@ -26,6 +26,7 @@ OTHERS = {
     "copy_": "PyTorch's own calls _copy_from, which MPS has",
     "is_pinned": "pinned memory is the host's, asked of the device's hooks",
     "_pin_memory": "the same",
+    "_efficientzerotensor": "autograd's, for derivatives that our operators lack",
     "native_dropout": "metalsim's own way; on MPS dropout is made of other operators",
 }
 

@@ -127,6 +127,11 @@ __device__ __forceinline__ T simd_shuffle_xor(T x, uint mask) {
   return __shfl_xor_sync(kAllLanes, x, hardware_lane(mask));
 }
 
+template <class T>
+__device__ __forceinline__ T select(T a, T b, bool is_b) {
+  return is_b ? b : a;
+}
+
 __device__ __forceinline__ bool simd_any(bool x) {
   return __any_sync(kAllLanes, x);
 }
