@@ -73,12 +73,13 @@ void type_check(std::string text,
   words.insert(words.end(),
                {"-I" + header_folder(), "-emit-llvm", "-include-pch", declared,
                 folder + "/kernel.cl", "-o", folder + "/typed.ll"});
-  for (;;) {
+  constexpr int most_repairs = 8;
+  for (int repairs = 0;; ++repairs) {
     write_file(folder + "/kernel.cl", text);
     const Outcome outcome = run_program(words, folder);
     if (outcome.status == 0) return;
     std::string repaired = repair(text, outcome.output);
-    if (repaired == text) {
+    if (repaired == text || repairs == most_repairs) {
       throw Error(ErrorKind::compile,
                   "simulator: the kernel does not compile\n" +
                       in_metals_words(outcome.output));

@@ -3,10 +3,8 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 #include <regex>
 #include <set>
-#include <utility>
 #include <vector>
 
 #include "device/sim/token_list.h"
@@ -207,148 +205,6 @@ class Writer : TokenList {
   size_t unnamed_ = 0;
 };
 
-// A line as the preprocessor's markers count it, and a column of the text.
-using Place = std::pair<size_t, size_t>;
-using Places = std::set<Place>;
-
-// Of the tokens that a TokenList counts, where the compiler says they are.
-std::vector<Place> token_places(std::string_view text) {
-  std::vector<Place> found;
-  size_t line = 1;
-  size_t column = 1;
-  for (const Token& token : tokenize(text)) {
-    if (token.kind != TokenKind::space) found.emplace_back(line, column);
-    for (size_t k = 0; k < token.text.size(); ++k) {
-      ++column;
-      if (token.text[k] != '\n') continue;
-      ++line;
-      column = 1;
-      // The preprocessor's marker, # 12 "file", numbers the line after it.
-      if (token.text.compare(k + 1, 2, "# ") == 0) {
-        line = std::strtoul(token.text.c_str() + k + 3, nullptr, 10) - 1;
-      }
-    }
-  }
-  return found;
-}
-
-Places places_of(const std::string& message, const char* complaint) {
-  const std::regex pattern(std::string(R"(:(\d+):(\d+): error: )") + complaint);
-  Places places;
-  for (std::sregex_iterator m(message.begin(), message.end(), pattern), end;
-       m != end; ++m) {
-    places.emplace(std::stoul((*m)[1]), std::stoul((*m)[2]));
-  }
-  return places;
-}
-
-class Repairer : TokenList {
- public:
-  explicit Repairer(std::string_view text)
-      : TokenList(text), places_(token_places(text)) {}
-
-  std::string run(const std::string& message) {
-    const Places ununified = places_of(message, "incompatible operand types");
-    const Places members =
-        places_of(message,
-                  "binding reference of type '__private [^\n]*' to value of "
-                  "type '__generic [^\n]*' changes address space");
-    // That of another space is none, though of another number it is.
-    static const auto* const temporary = new std::regex(
-        "cannot bind reference in default address space to object in address "
-        "space '__private'|"
-        "that would make '(const )?__private |"
-        "binding reference of type 'const __private [^\n]*' to value of type "
-        "'(?!(const )?__)|"
-        "reference of type 'const __private (\\w*int|\\w*short|\\w*char|"
-        "\\w*long|half|float|bool) &' cannot bind to a temporary object");
-    const bool has_temporary = std::regex_search(message, *temporary);
-    for (size_t i = 0; i < size(); ++i) {
-      if (is(i, "?") && ununified.count(places_[i]) != 0) wrap(i);
-      if (members.count(places_[i]) != 0) take_member(i);
-      if (has_temporary && is(i, "&")) relax(i);
-    }
-    return text();
-  }
-
- private:
-  void take_member(size_t i) {
-    const size_t end = end_of(i, false);
-    if (end >= size()) return;
-    at(i).text.insert(0, "metal::msl_in_thread(");
-    at(end).text.insert(0, ")");
-  }
-
-  // A reference to const in thread space, from its & on, becomes a copy; but
-  // not that which a class is copied from.
-  void relax(size_t i) {
-    size_t space = 0;
-    bool is_const = false;
-    int depth = 0;
-    size_t k = i;
-    for (; k > 0; --k) {
-      if (is(k - 1, ">")) ++depth;
-      if (is(k - 1, "<") && --depth < 0) break;
-      if (depth > 0) continue;
-      if (is(k - 1, "thread")) space = k;
-      if (is(k - 1, "const")) is_const = true;
-      if (!is_word(k - 1) && !is(k - 1, "::") && !is(k - 1, "<")) break;
-    }
-    if (space == 0 || !is_const || is(i + 1, "&")) return;
-    const bool is_copied =
-        k > 1 && is(k - 1, "(") && is_word(k - 2) && is(i - 1, at(k - 2).text);
-    at(space - 1).text = is_copied ? "__generic" : "";
-    if (!is_copied) at(i).text = "";
-  }
-
-  void wrap(size_t question) {
-    const size_t colon = end_of(question + 1, true);
-    const size_t end = end_of(colon + 1, false);
-    if (end >= size()) return;
-    at(question).text += " metal::msl_value(";
-    at(colon).text = ") : metal::msl_value(";
-    at(end).text.insert(0, ")");
-  }
-
-  size_t end_of(size_t k, bool is_middle) {
-    int nested = 0;
-    for (; k < size(); ++k) {
-      if (is(k, "(") || is(k, "[") || is(k, "{")) {
-        k = closing(k);
-      } else if (at(k).text.starts_with("?")) {
-        ++nested;
-      } else if (is(k, ":")) {
-        if (nested-- == 0) return k;
-      } else if (is(k, "<") && is_word(k - 1)) {
-        const size_t end = skip_arguments(k);
-        if (end != 0) k = end - 1;
-      } else if (is(k, ";") || is(k, ")") || is(k, "]") || is(k, "}") ||
-                 (is(k, ",") && !is_middle)) {
-        return k;
-      }
-    }
-    return k;
-  }
-
-  // Behind a template's arguments, 0 if < means less.
-  size_t skip_arguments(size_t k) {
-    int depth = 0;
-    for (; k < size(); ++k) {
-      if (is(k, "<")) ++depth;
-      if (is(k, ">") && --depth == 0) {
-        return is(k + 1, "(") || is(k + 1, "{") || is(k + 1, "::") ? k + 1 : 0;
-      }
-      const bool belongs = is_word(k) || is(k, ",") || is(k, "::") ||
-                           is(k, "<") || is(k, ">") || is(k, "*") ||
-                           at(k).kind == TokenKind::number;
-      if (!belongs) return 0;
-    }
-    return 0;
-  }
-
-  const std::vector<Place> places_;
-};
-
 }  // namespace
 
 std::string to_opencl(std::string_view text) {
@@ -358,10 +214,6 @@ std::string to_opencl(std::string_view text) {
   return Writer(std::regex_replace(std::string(text), *unroll,
                                    "\n#pragma unroll\n//(("))
       .run();
-}
-
-std::string repair(std::string_view text, std::string_view message) {
-  return Repairer(text).run(std::string(message));
 }
 
 }  // namespace orchard::sim

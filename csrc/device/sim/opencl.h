@@ -18,8 +18,11 @@ std::string to_opencl(std::string_view text);
 // - Both values of a conditional operator, where one is a variable of a class
 //   and one a result of that class, are copied first.
 // - A reference to const in thread space takes a temporary object.
-// - A member function, which is for objects of all spaces, gives a reference in
-//   thread space to a member.
+// - A member function, which is for objects of all spaces, gives a reference or
+//   a pointer in thread space to a member, or passes a member to a function
+//   that takes one.
+// - An object that becomes a number is added to a pointer.
+// - A component of a vector whose type depends on a template is added to.
 std::string repair(std::string_view text, std::string_view message);
 
 }  // namespace orchard::sim

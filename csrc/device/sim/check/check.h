@@ -16,6 +16,9 @@ bool is_space(std::string_view word);
 // Types of one word: numbers, vectors and matrices of them.
 bool is_plain_type(std::string_view word);
 
+// Functions of Metal's library on numbers.
+bool is_library_function(std::string_view word);
+
 // Names of function constants, and of what is computed from them.
 std::set<std::string> function_constants(Unit& unit);
 

@@ -48,6 +48,10 @@ size_t certain_end(Unit& unit, const Function& f) {
 
 }  // namespace
 
+bool is_library_function(std::string_view word) {
+  return contains(kMath, word);
+}
+
 void check_constants(Unit& unit) {
   const auto is_own = [&](size_t name) {
     return std::any_of(

@@ -399,10 +399,14 @@ void check_calls(Unit& unit) {
   }
   for (size_t i = 0; i + 1 < unit.size(); ++i) {
     const Function* f = unit.function(i);
-    if (f == nullptr || !f->is_kernel || !unit.is(i + 1, "(")) continue;
+    if (f == nullptr || !f->is_kernel) continue;
+    const size_t open = unit.is(i + 1, "<") ? unit.skip_angles(i + 1) : i + 1;
+    if (!unit.is(open, "(")) continue;
     const bool is_other =
         i > 0 && (unit.is(i - 1, ".") || unit.is(i - 1, "::"));
-    if (names.contains(unit.at(i).text) && !is_other) {
+    // The library's function of that name is meant, and its overloads decide.
+    const bool is_library = is_library_function(unit.at(i).text);
+    if (names.contains(unit.at(i).text) && !is_other && !is_library) {
       unit.refuse(i, "a kernel cannot call the kernel '" + unit.at(i).text +
                          "': move what both do into a function");
     }
@@ -424,8 +428,9 @@ void check_kernels(Unit& unit) {
   }
   for (const Function& f : unit.functions()) {
     if (!f.is_kernel) continue;
-    // An instance repeats what its template says.
-    if (f.is_instance) continue;
+    // An instance repeats what its template says, and a template that is only
+    // declared may leave out what its definition says.
+    if (f.is_instance || (f.is_template && f.body == kNowhere)) continue;
     Signature(unit, f, constants, aliases).run();
   }
   check_calls(unit);

@@ -129,6 +129,15 @@ class Variables {
                    "in the kernel");
     }
     if (is_constant) function_constant(i, d);
+    if (unit_.is(d.name - 1, "::")) defined_again(i, d);
+  }
+
+  // A static member's definition outside its class says nothing new.
+  void defined_again(size_t i, const Declaration& d) {
+    size_t end = d.end;
+    while (unit_.is(end, "[")) end = unit_.closing(end) + 1;
+    if (!unit_.is(end, ";")) return;
+    unit_.rewrite(i, end, "");
   }
 
   // Its value comes when the pipeline is made: the compiler must not know it.
@@ -143,6 +152,11 @@ class Variables {
       for (const Attribute& a : unit_.read_attributes(end)) {
         if (a.name != "function_constant") continue;
         is_given = true;
+        if (a.argument.empty()) {
+          unit_.refuse(d.name,
+                       "'function_constant' attribute takes one argument: its "
+                       "index, as in [[function_constant(0)]]");
+        }
         const auto index = number_of(a.argument);
         if (index && (*index < 0 || *index > 65535)) {
           unit_.refuse(d.name,

@@ -34,7 +34,7 @@ constexpr Missing kMissing[] = {
     {"throw", "there are no exceptions: return a value that says so"},
     {"new", "declare a variable or an array of constant size"},
     {"virtual", "take the function as a template argument"},
-    {"noexcept", "leave it out: nothing throws"},
+    {"noexcept", "there is no such operator, as nothing throws"},
     {"typeid", "compare types with metal::is_same_v"},
     {"dynamic_cast", "use static_cast"},
     {"thread_local", "declare the variable in a function"},
@@ -213,8 +213,12 @@ class Words {
   void check_missing(size_t i) {
     for (const Missing& missing : kMissing) {
       if (word(i) != missing.word) continue;
-      if (word(i) == "noexcept" && unit_.has_internals(i)) {
-        return unit_.rewrite(i, unit_.skip_call(i), "");
+      // Behind a member function's parameters it changes nothing.
+      if (word(i) == "noexcept" && follows_list(i) &&
+          (unit_.scope(i) == Scope::record || unit_.has_internals(i))) {
+        const size_t end =
+            unit_.is(i + 1, "(") ? unit_.closing(i + 1) + 1 : i + 1;
+        return unit_.rewrite(i, end, "");
       }
       unit_.refuse(i, "'" + word(i) + "' is not supported in Metal: " +
                           std::string(missing.instead));

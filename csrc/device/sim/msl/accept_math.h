@@ -336,10 +336,25 @@ MSL_INLINE constexpr T msl_value(T x) {
   return x;
 }
 
-// Of a member in a member function; see repair().
+// Of a member in a member function; see repair().  What is no such stays as it
+// is.
 template <class T>
-MSL_INLINE thread T& msl_in_thread(__generic T& x) {
+MSL_INLINE constexpr thread T& msl_in_thread(__generic T& x) {
   return (thread T&)x;
+}
+#define MSL_STAYS(space)                                    \
+  template <class T>                                        \
+  MSL_INLINE constexpr space T& msl_in_thread(space T& x) { \
+    return x;                                               \
+  }
+MSL_STAYS(thread)
+MSL_STAYS(device)
+MSL_STAYS(threadgroup)
+MSL_STAYS(__constant)
+#undef MSL_STAYS
+template <class T>
+MSL_INLINE constexpr T msl_in_thread(const __generic T&& x) {
+  return x;
 }
 
 // Between types of one size; of numbers and their vectors only.

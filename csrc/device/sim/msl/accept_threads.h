@@ -66,6 +66,10 @@ constexpr __constant bool msl_is_exchanged_integer =
 template <class T>
 constexpr __constant bool msl_is_exchanged =
     msl_is_exchanged_integer<T> || __is_same(T, half) || __is_same(T, float);
+// By this name public kernels ask, and add to it.
+template <class T, class = void>
+struct __is_valid_simdgroup_type
+    : bool_constant<msl_is_exchanged<make_scalar_t<T>>> {};
 template <class T>
 using msl_simd = enable_if_t<msl_is_exchanged<make_scalar_t<T>>>;
 template <class T>

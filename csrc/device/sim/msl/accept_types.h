@@ -157,6 +157,18 @@ struct bfloat {
   MSL_ASSIGN(*)
   MSL_ASSIGN(/)
 #undef MSL_ASSIGN
+  // What becomes a number.
+#define MSL_FROM_CLASS(space)                                            \
+  template <class T, class = metal::enable_if_t<                         \
+                         __is_class(T) && !__is_same(T, const bfloat) && \
+                         !__is_same(T, bfloat) &&                        \
+                         __is_convertible_to(const space T, bool)>>      \
+  bfloat& operator=(const space T& x) {                                  \
+    return *this = bfloat(int(bool(x)));                                 \
+  }
+  MSL_FROM_CLASS(device)
+  MSL_FROM_CLASS(threadgroup)
+#undef MSL_FROM_CLASS
   bfloat& operator++() { return *this = bfloat(float(*this) + 1.0f); }
   bfloat& operator--() { return *this = bfloat(float(*this) - 1.0f); }
   friend MSL_INLINE bfloat msl_either(bfloat x, bfloat y, bool c) {
