@@ -121,6 +121,9 @@ MISTAKES = {
         "THREADGROUP_BYTES": "at most 32768 bytes",
     },
     "refused_signatures.metal": {
+        "CALLS_KERNEL_TEMPLATE": "cannot call the kernel",
+        "CONSTANT_WITHOUT_INDEX": "takes one argument: its index",
+        "NOEXCEPT_OPERATOR": "no such operator",
         "RETURNS_VALUE": "returns void",
         "OVERLOADED": "kernels are not overloaded",
         "CALLS_KERNEL": "cannot call the kernel 'other'",

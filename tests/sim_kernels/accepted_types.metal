@@ -7,7 +7,8 @@ struct Params {
   int count;
   float4 scale;
 };
-constant Params kPresets[2] = {{1, float4(1.0f)}, {2, {1.0f, 2.0f, 3.0f, 4.0f}}};
+constant Params kPresets[2] = {{1, float4(1.0f)},
+                               {2, {1.0f, 2.0f, 3.0f, 4.0f}}};
 constant float2 kPair = float2(0.5f, 2.0f);
 
 struct Point {
@@ -32,6 +33,51 @@ struct Tile {
   float values[4];
   thread float& at(int i) { return values[i]; }
 };
+
+// What public kernels do with the members of a class: give them to functions in
+// thread space, point into them, and add a class that is a number.
+template <int n>
+struct Number {
+  constexpr operator int() const noexcept { return n; }
+};
+template <class T>
+struct Constants {
+  static constexpr constant float kSteps[2] = {0.5f, 1.0f};
+};
+template <>
+struct Constants<int> {
+  static constexpr constant int kSteps[2] = {1, 2};
+};
+constant constexpr int Constants<int>::kSteps[2];
+inline void add_to(thread float2& x, float y) { x += y; }
+template <class T>
+struct Block {
+  simdgroup_matrix<float, 8, 8> sums[2];
+  vec<T, 2> pairs[3];
+  METAL_FUNC thread T* elements() { return reinterpret_cast<thread T*>(pairs); }
+  METAL_FUNC void add(simdgroup_matrix<float, 8, 8> a) {
+    simdgroup_multiply_accumulate(sums[0], a, a, sums[0]);
+    add_to(pairs[1], 1.0f);
+    elements()[2] = 3.0f;
+  }
+};
+template <class T, class Step>
+METAL_FUNC T read_from(device const T* from, Step step) {
+  vec<T, 2> sum = {from[0], from[1]};
+  from += step;
+  sum.x += from[0];
+  return sum.x;
+}
+// Named as the function that it calls.
+kernel void fmin(device float* x [[buffer(0)]],
+                 uint i [[thread_position_in_grid]]) {
+  uint4 three = {i, 2u, 3u};
+  Block<float> block;
+  block.sums[0] = simdgroup_float8x8(0.0f);
+  block.add(simdgroup_float8x8(1.0f));
+  x[i] = fmin(block.elements()[1], read_from(x, Number<1>())) + three.w;
+  x[i] += Constants<int>::kSteps[i & 1];
+}
 
 kernel void types(device float* x [[buffer(0)]],
                   constant Params& p [[buffer(1)]],

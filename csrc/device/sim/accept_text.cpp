@@ -33,6 +33,10 @@ Words type_flags(int version) {
           "-DMSL_LANGUAGE=" + std::to_string(version)};
 }
 
+// Beyond so many bytes, which no kernel of this package comes near, the
+// optimizer would take minutes: what lies in stack memory stays unsaid.
+constexpr size_t kOptimizable = size_t{16} << 20;
+
 // Says in Metal's words what the compiler says in OpenCL's.
 std::string in_metals_words(std::string text) {
   constexpr std::pair<std::string_view, std::string_view> words[] = {
@@ -100,12 +104,16 @@ Footprint accept_text(const std::string& source, uint32_t language_version) {
   type_check(
       to_opencl(accept(preprocess(source, tools, {define}, at), version)),
       version, tools, at);
+  const std::string typed = read_file(at + "/typed.ll");
+  if (typed.size() > kOptimizable) {
+    return {declared_threadgroup_bytes(typed), {}};
+  }
   run_step(tools.front_end,
            {"-triple", "spir64-unknown-unknown", "-x", "ir", "-O2",
             "-emit-llvm", at + "/typed.ll", "-o", at + "/optimized.ll"},
            at);
   // Threadgroup variables as declared, arrays as the optimizer left them.
-  return {declared_threadgroup_bytes(read_file(at + "/typed.ll")),
+  return {declared_threadgroup_bytes(typed),
           spilled_types(read_file(at + "/optimized.ll"))};
 }
 

@@ -157,8 +157,9 @@ class Writer : TokenList {
     for (size_t k = brace + 1; k < end; ++k) {
       if (is(k, "{") || is(k, "(")) {
         k = closing(k);
-      } else if (is(k, name) && is(k + 1, "(") && !is(k - 1, "~") && f(k)) {
-        return true;
+      } else if (is(k, name) && !is(k - 1, "~")) {
+        const size_t open = is(k + 1, "<") ? skip_angles(k + 1) : k + 1;
+        if (is(open, "(") && f(open)) return true;
       }
     }
     return false;
@@ -169,9 +170,9 @@ class Writer : TokenList {
   }
 
   bool copies_itself(const std::string& name, size_t brace) {
-    return any_constructor(name, brace, [&](size_t k) {
-      const size_t end = closing(k + 1);
-      for (size_t m = k + 2; m < end; ++m) {
+    return any_constructor(name, brace, [&](size_t open) {
+      const size_t end = closing(open);
+      for (size_t m = open + 1; m < end; ++m) {
         if (is(m, name) && (is(m + 1, "&") || is(m + 1, "const"))) return true;
       }
       return false;

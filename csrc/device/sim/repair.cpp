@@ -77,8 +77,9 @@ class Repairer : TokenList {
     const Places ununified = places_of(message, "incompatible operand types");
     const Places members =
         places_of(message,
-                  "binding reference of type '__private [^\n]*' to value of "
-                  "type '__generic [^\n]*' changes address space");
+                  "binding reference of type '(const )?__private [^\n]*' to "
+                  "value of type '(const )?__generic [^\n]*' changes address "
+                  "space");
     // That of another space is none, though of another number it is.
     static const auto* const temporary = new std::regex(
         "cannot bind reference in default address space to object in address "
@@ -91,7 +92,7 @@ class Repairer : TokenList {
     const bool has_temporary = std::regex_search(message, *temporary);
     const Places casts = places_of(
         message,
-        "reinterpret_cast from '[^\\n]*' to '(const )?thread [^\\n]*' is not "
+        "reinterpret_cast from [^\n]* to '(const )?__private [^\n]* is not "
         "allowed");
     const Places calls = unmatched_calls(message);
     const Places sums = places_of(
@@ -181,7 +182,8 @@ class Repairer : TokenList {
   }
 
   void give(size_t k, size_t end) {
-    put_before(k, "metal::msl_in_thread(");
+    put_before(k, is(end - 1, "]") ? "metal::msl_element_in_thread("
+                                   : "metal::msl_in_thread(");
     put_before(end, ")");
   }
 

@@ -356,6 +356,29 @@ template <class T>
 MSL_INLINE constexpr T msl_in_thread(const __generic T&& x) {
   return x;
 }
+// Of an element: one of a vector is no object that a reference could name.
+template <class T>
+MSL_INLINE constexpr decltype(auto) msl_element_in_thread(__generic T& x) {
+  if constexpr (__is_class(T) || __is_array(T)) {
+    return ((thread T&)x);
+  } else {
+    return (x);
+  }
+}
+#define MSL_STAYS(space)                                            \
+  template <class T>                                                \
+  MSL_INLINE constexpr space T& msl_element_in_thread(space T& x) { \
+    return x;                                                       \
+  }
+MSL_STAYS(thread)
+MSL_STAYS(device)
+MSL_STAYS(threadgroup)
+MSL_STAYS(__constant)
+#undef MSL_STAYS
+template <class T>
+MSL_INLINE constexpr T msl_element_in_thread(const __generic T&& x) {
+  return x;
+}
 
 // Between types of one size; of numbers and their vectors only.
 template <class T>
