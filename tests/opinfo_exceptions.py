@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["LEFT_OUT", "NOT_IN_16_BITS", "ROUNDED", "is_left_out"]
+from typing import Any
+
+import torch
+
+__all__ = ["LEFT_OUT", "NOT_IN_16_BITS", "OPTIONS", "ROUNDED", "is_left_out"]
 
 _CONTENTS = "what the memory of an empty tensor holds is not defined"
 _SPARSE = "the device has strided tensors only; it refuses others by name"
@@ -38,6 +42,15 @@ ROUNDED = {
 # Of those, what is not compared in 16 bits: plain operators round each score, which
 # the CPU's own function keeps in float32, and the samples' scores are in the hundreds.
 NOT_IN_16_BITS = {"nn.functional.scaled_dot_product_attention"}
+
+# Options that PyTorch chooses by the device's type where they are left open: on the
+# CPU it adds 16 bits up in float32, on a device that it does not know in 16 bits.
+# Both devices are given the CPU's choice.
+_IN_FLOAT32 = {"acc_policy": "accurate", "acc_dtype": torch.float32}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "nn.functional.linear_cross_entropy.chunked": _IN_FLOAT32,
+    "nn.functional.linear_cross_entropy.chunked_none": _IN_FLOAT32,
+}
 
 
 def is_left_out(name: str) -> bool:
