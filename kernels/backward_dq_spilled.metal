@@ -13,11 +13,17 @@
 #define FRAGMENTS (TILE_ROWS * (SLICE / 8))
 
 #if IS_HALF
-// The units of the 32 fragments from `index` on, of which `count` are there,
-// one a lane: read once for all of them, because they are seldom different.
-METAL_FUNC bool has_other_unit(
-    device const float* units, Index index, int count, float unit, uint lane) {
-  return simd_any(int(lane) < count && units[index + Index(lane)] != unit);
+// Whether one of `count` fragments has another unit.  They seldom have, so all
+// are asked before the loop, which then need not wait for any.
+METAL_FUNC bool has_other_unit(device const float* units,
+                               int count,
+                               float unit,
+                               uint lane) {
+  bool is_other = false;
+  for (int i = int(lane); i < count; i += 32) {
+    is_other = is_other || units[i] != unit;
+  }
+  return simd_any(is_other);
 }
 
 // Brings dq to the unit of the next fragments.
@@ -29,6 +35,28 @@ METAL_FUNC void follow_unit(float next,
   unit = next;
 }
 #endif
+
+// Adds ds times eight rows of k.
+METAL_FUNC void add_columns(device const ELEM* k,
+                            device const ELEM* spill,
+                            constant SpillChunk& chunk,
+                            constant AttentionParams& p,
+                            int len_kv,
+                            int row0,
+                            int column0,
+                            int base,
+                            uint lane,
+                            Lane at,
+                            thread Accumulator* gradient) {
+  Operand ds[TILE_ROWS];
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), lane,
+               ds[t]);
+  }
+  Gradients::multiply_rows(row_of(k, p.k.row, column0 + at.row, len_kv), base,
+                           at, ds, gradient);
+}
 
 // Where columns come in several chunks, dq of the chunks before, as the
 // accumulators that they are; in float32 it is in its place (tile/parts.h).
@@ -107,12 +135,24 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   seen.begin = max(seen.begin, chunk.column0);
   seen.end = min(seen.end, chunk.column_end);
   seen = unless_empty(seen, true);
+  int block = seen.begin / COLS;
+  int end = (seen.end + COLS - 1) / COLS;
 #if IS_HALF
-  int first_block = seen.begin / COLS;
-  int end = (seen.end + COLS - 1) / COLS * TILE_COLS;
-  bool is_mixed = false;
+  if (has_other_unit(units + spill_fragment(chunk, row0, block * COLS),
+                     (end - block) * TILE_COLS, unit, lane)) {
+    for (; block < end; ++block) {
+#pragma clang loop unroll(full)
+      for (int c = 0; c < TILE_COLS; ++c) {
+        int column0 = block * COLS + 8 * c;
+        follow_unit(units[spill_fragment(chunk, row0, column0)], unit,
+                    gradient);
+        add_columns(k, spill, chunk, p, d.len_kv, row0, column0, base, lane, at,
+                    gradient);
+      }
+    }
+  }
 #endif
-  for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
+  for (; block < end; ++block) {
 #if SUMS_IN_PARTS
     if (is_part_over(blocks, COLS, PART_COLUMNS)) {
       store_dq(dq, p, d.len_q, row0, base, at, p.scale, kept, gradient);
@@ -120,31 +160,10 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
       kept.is_there = true;
     }
 #endif
-#if IS_HALF
-    if ((block - first_block) % (32 / TILE_COLS) == 0) {
-      is_mixed =
-          has_other_unit(units, spill_fragment(chunk, row0, block * COLS),
-                         end - block * TILE_COLS, unit, lane);
-    }
-#endif
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
-      int column0 = block * COLS + 8 * c;
-#if IS_HALF
-      if (is_mixed) {
-        follow_unit(units[spill_fragment(chunk, row0, column0)], unit,
-                    gradient);
-      }
-#endif
-      Operand ds[TILE_ROWS];
-#pragma clang loop unroll(full)
-      for (int t = 0; t < TILE_ROWS; ++t) {
-        spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), lane,
-                   ds[t]);
-      }
-      int column = column0 + at.row;
-      Gradients::multiply_rows(row_of(k, p.k.row, column, d.len_kv), base, at,
-                               ds, gradient);
+      add_columns(k, spill, chunk, p, d.len_kv, row0, block * COLS + 8 * c,
+                  base, lane, at, gradient);
     }
   }
 #if IS_SUMMED

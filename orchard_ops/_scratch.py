@@ -29,7 +29,7 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
     Args:
         max_bytes: 0: never take any, compute the scores twice. A positive number: use
             it wherever at least 1,024 columns of one key head fit. None, the default:
-            at most 256 MiB and an eighth of what the GPU recommends to hold, where the
+            at most 264 MiB and an eighth of what the GPU recommends to hold, where the
             cost model predicts that it is faster.
 
     Raises:

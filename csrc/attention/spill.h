@@ -13,9 +13,10 @@ namespace orchard::attention {
 struct Compiled;  // of attention/compiled.h
 struct Tensors;   // of attention/plan.h
 
-// Scratch that a backward takes at most unless told otherwise, and the share of
-// what the device can hold.
-inline constexpr int64_t kDefaultScratch = int64_t{256} << 20;
+// Scratch that a backward takes at most unless told otherwise: 256 MiB of ds,
+// which long lengths that are powers of two fill, and the units of its
+// fragments (tile/unit.h); and the share of what the device can hold.
+inline constexpr int64_t kDefaultScratch = int64_t{264} << 20;
 inline constexpr int64_t kScratchShare = 8;
 
 // Which gradients a backward is asked for.

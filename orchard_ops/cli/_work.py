@@ -44,7 +44,7 @@ TENSORS_READ = {
 # The scratch of `orchard_ops.backward_scratch` that makes a backward compute the
 # gradients of the scores twice, keep them, or do what it does by itself.
 BACKWARDS = {"recompute": 0, "spill": 1 << 30, "auto": None}
-DEFAULT_SCRATCH = 256 << 20
+DEFAULT_SCRATCH = 264 << 20
 SPILLED = ("backward_dkdv", "backward_dq_spilled")
 
 Counts = dict[str, dict[str, float]]

@@ -1,5 +1,5 @@
-// tests/sim_kernels/accepted.metal: what Apple's compiler takes although C++, or
-// C++ for OpenCL, would not, or a stricter check might not.
+// tests/sim_kernels/accepted.metal: what Apple's compiler takes although C++,
+// or C++ for OpenCL, would not, or a stricter check might not.
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
 using namespace metal;
@@ -139,8 +139,8 @@ kernel void attributed(device void* x [[buffer(30)]],
     more[0] = mask[0];
   }
   threadgroup float2* pair = &pairs[0];
-  threadgroup float(*lines)[9] = tile;
-  threadgroup float(&line)[9] = lines[1];
+  threadgroup float (*lines)[9] = tile;
+  threadgroup float (&line)[9] = lines[1];
   line[0] = 1'000.0f;
   tile[0][0] = pair->x + one.x + zeroed[0] + float(count) + table[0];
 }
@@ -170,15 +170,13 @@ kernel void attributed(device void* x [[buffer(30)]],
 
 template <class T, int N>
 [[kernel, max_total_threads_per_threadgroup(N * 32)]] void generic_kernel(
-    device T* x [[buffer(N - 4)]],
-    uint i [[thread_position_in_grid]]) {
+    device T* x [[buffer(N - 4)]], uint i [[thread_position_in_grid]]) {
   threadgroup T shared[N == 4 ? 64 : N << 4];
   shared[i] = x[i];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   x[i] = shared[63u - i];
 }
-template [[host_name("generic_f32")]] [[kernel]] decltype(
-    generic_kernel<float, 4>) generic_kernel<float, 4>;
+template [[host_name("generic_f32")]]
+[[kernel]] decltype(generic_kernel<float, 4>) generic_kernel<float, 4>;
 template [[host_name("generic_f16")]] kernel void generic_kernel<half, 8>(
-    device half* x [[buffer(4)]],
-    uint i [[thread_position_in_grid]]);
+    device half* x [[buffer(4)]], uint i [[thread_position_in_grid]]);

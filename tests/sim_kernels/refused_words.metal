@@ -1,5 +1,5 @@
-// tests/sim_kernels/refused_words.metal: names, statements and declarations that
-// Apple's compiler refuses; each macro switches one mistake on.
+// tests/sim_kernels/refused_words.metal: names, statements and declarations
+// that Apple's compiler refuses; each macro switches one mistake on.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -252,14 +252,16 @@ again:
 #endif
 #ifdef ARRAY_REFERENCE
   float values[2] = {x[i], 1.0f};
-  float(&both)[2] = values;
+  float (&both)[2] = values;
 #endif
 #ifdef THREADGROUP_COUNT
 #define FOUR(n) threadgroup float n##0, n##1, n##2, n##3;
-  FOUR(a) FOUR(b) FOUR(c) FOUR(d) FOUR(e) FOUR(f) FOUR(g) FOUR(h)
+  FOUR(a)
+  FOUR(b) FOUR(c) FOUR(d) FOUR(e) FOUR(f) FOUR(g) FOUR(h)
 #endif
 #ifdef THREADGROUP_BYTES
-  threadgroup float a[4096], b[4096];
+      threadgroup float a[4096],
+      b[4096];
   threadgroup float c;
 #endif
 }
