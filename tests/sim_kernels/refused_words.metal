@@ -255,13 +255,18 @@ again:
   float (&both)[2] = values;
 #endif
 #ifdef THREADGROUP_COUNT
-#define FOUR(n) threadgroup float n##0, n##1, n##2, n##3;
-  FOUR(a)
-  FOUR(b) FOUR(c) FOUR(d) FOUR(e) FOUR(f) FOUR(g) FOUR(h)
+#define FOUR(n) threadgroup float n##0, n##1, n##2, n##3
+  FOUR(a);
+  FOUR(b);
+  FOUR(c);
+  FOUR(d);
+  FOUR(e);
+  FOUR(f);
+  FOUR(g);
+  FOUR(h);
 #endif
 #ifdef THREADGROUP_BYTES
-      threadgroup float a[4096],
-      b[4096];
+  threadgroup float a[4096], b[4096];
   threadgroup float c;
 #endif
 }
