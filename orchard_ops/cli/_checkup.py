@@ -61,7 +61,7 @@ def examine(
     wanted: str | None,
     names: list[str],
     limit: float = LIMIT,
-    text: str = CHILD,
+    text: str | None = None,
 ) -> Iterator[Outcome]:
     """Run checks in children; yield each outcome as it comes.
 
@@ -69,8 +69,9 @@ def examine(
         wanted: ``mps``, ``metalsim`` or None, as `choose_device` takes it.
         names: some of `checks`.
         limit: seconds for each.
-        text: what a child runs.
+        text: what a child runs, by default `CHILD`.
     """
+    text = CHILD if text is None else text
     left = list(names)
     while left:
         for outcome in _child(wanted, list(left), limit, text):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import orchard_ops
 from orchard_ops._errors import translate
-from orchard_ops.cli import app
+from orchard_ops.cli import _checkup, app
 
 standin = torch.ops.standin
 Capture = pytest.CaptureFixture[str]
@@ -258,8 +258,14 @@ def test_no_tile_that_runs_is_a_compile_error(device: torch.device) -> None:
     orchard_ops.flash_attention(q, k, v)
 
 
-def test_doctor_reports_threads_with_and_without_the_attribute() -> None:
+def test_doctor_reports_threads_with_and_without_the_attribute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each class of kernel is there: Metal repeats the attribute, registers speak."""
+    # As in our own start (test_mps_key.py): PyTorch looks for MPS once.
+    library = os.environ["ORCHARD_LIBRARY_DIR"] + "/_C.so"
+    first = f"import torch\ntorch.ops.load_library({library!r})\n"
+    monkeypatch.setattr(_checkup, "CHILD", first + _checkup.CHILD)
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0, result.output
     limits = json.loads(result.stdout)["threads_per_threadgroup"]
