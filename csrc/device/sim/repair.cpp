@@ -54,7 +54,8 @@ Places unmatched_calls(const std::string& message) {
   for (std::sregex_iterator m(message.begin(), message.end(), *pattern), end;
        m != end; ++m) {
     const auto from = static_cast<size_t>(m->position());
-    const size_t next = message.find(": error: ", from + m->length());
+    const size_t next =
+        message.find(": error: ", from + static_cast<size_t>(m->length()));
     const std::string notes = message.substr(from, next - from);
     const bool is_space =
         notes.find("could not match '__private ") != notes.npos ||
