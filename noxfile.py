@@ -170,7 +170,7 @@ def test_transformers(session: nox.Session, release: str) -> None:
     numpy = MATRIX[entry["torch"]]["numpy"]
     session.install(f"transformers=={entry['version']}", numpy)
     session.run(
-        *("pytest", "-n", "2", "--timeout", "600", "tests/test_transformers.py"),
+        *("pytest", "-n", "2", "--timeout", "600", "tests/api/test_transformers.py"),
         *session.posargs,
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
     )
@@ -182,7 +182,7 @@ def test_opinfo(session: nox.Session, torch: str) -> None:
     """Compare every operator of PyTorch's tables on metalsim with the CPU."""
     install_package(session, torch, "test")
     session.run(
-        *("pytest", "-n", "2", "--timeout", "600", "tests/test_opinfo.py"),
+        *("pytest", "-n", "2", "--timeout", "600", "tests/simulator/test_opinfo.py"),
         *session.posargs,
         env={"ORCHARD_ALL_OPERATORS": "1", "OMP_NUM_THREADS": "1"},
     )
@@ -200,7 +200,7 @@ def kernels(session: nox.Session) -> None:
     """Check every kernel specialisation that ships by Metal's rules, not a sample."""
     install_package(session, NEWEST_TORCH, "test")
     whole = {**kernel_cache(), "ORCHARD_ALL_KERNELS": "1"}
-    command = ("pytest", "-n", "2", "tests/test_specialisations.py")
+    command = ("pytest", "-n", "2", "tests/metal/test_specialisations.py")
     session.run(*command, *session.posargs, env=whole)
 
 
@@ -221,16 +221,16 @@ def tune(session: nox.Session) -> None:
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}")
-    session.run("python", "tools/macos_wheels.py", *session.posargs)
+    session.run("python", "packaging", "macos.wheels", *session.posargs)
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def compile_macos(session: nox.Session) -> None:
     """Compile all of csrc/ for macOS, warnings as errors, on any machine (--torch)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}", "pybind11>=2.12")
-    session.run("python", "tools/macos_compile.py", *session.posargs)
+    session.run("python", "packaging", "macos.compile", *session.posargs)
     wheels = VERSIONS["macos"]["compile"]
-    session.run("python", "tools/mps_operators.py", "--check", *wheels)
+    session.run("python", "packaging", "macos.mps_operators", "--check", *wheels)
 
 
 @nox.session(python=interpreter(DEMO_TORCH))
@@ -242,7 +242,7 @@ def package(session: nox.Session) -> None:
     shutil.rmtree(out, ignore_errors=True)
     session.run("python", "-m", "build", "--sdist", "--no-isolation", "-o", str(out))
     sdist = next(out.glob("*.tar.gz"))
-    session.run("python", "tools/package_contents.py", str(sdist))
+    session.run("python", "packaging", "contents", str(sdist))
     if name == "sdist":
         return
     install_torch(session, name)
@@ -251,7 +251,7 @@ def package(session: nox.Session) -> None:
     wheel = ("python", "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
     # create_tmp made pip build inside this tree: the check looks for its path.
     session.run(*wheel, "--quiet", "--wheel-dir", str(out), str(sdist))
-    session.run("python", "tools/package_contents.py", *map(str, out.glob("*.whl")))
+    session.run("python", "packaging", "contents", *map(str, out.glob("*.whl")))
     session.install(f"{next(out.glob('*.whl'))}[sim,cli]", MATRIX[name]["numpy"])
     with session.chdir(out):  # Not where the source folder would be imported.
         session.run("orchard-ops", "doctor", env=kernel_cache())
@@ -263,9 +263,9 @@ def package(session: nox.Session) -> None:
 def conda(session: nox.Session) -> None:
     """Build, install, test all conda packages offline (--torch 2.4: one; --sample)."""
     session.install(*PROJECT["dependency-groups"]["conda"], "pytest>=8")
-    session.run("pytest", "--noconftest", "-q", "tests/test_conda.py")
+    session.run("pytest", "--noconftest", "-q", "tests/packaging/test_conda.py")
     session.run(
-        "python", "tools/conda_packages.py", *session.posargs, env=kernel_cache()
+        "python", "packaging", "conda.packages", *session.posargs, env=kernel_cache()
     )
 
 
@@ -282,24 +282,24 @@ def nix(session: nox.Session) -> None:
     # The package that is built is for this Python: an older PyTorch, which breaks
     # with NumPy 2.
     session.install("numpy<2", *TORCH_NEEDS, "nox", "ruff")
-    session.run("python", "tools/nix_flake.py")
-    session.run("pytest", "--noconftest", "-n", "2", "tests/test_nix.py")
+    session.run("python", "packaging", "nix.flake")
+    session.run("pytest", "--noconftest", "-n", "2", "tests/packaging/test_nix.py")
     if "--evaluate" in session.posargs:  # no downloads
         return
-    session.run("python", "tools/nix_wheels.py", "--check")
-    session.run("python", "tools/nix_flake.py", "--build")
+    session.run("python", "packaging", "nix.wheels", "--check")
+    session.run("python", "packaging", "nix.flake", "--build")
 
 
 @nox.session(name="nix-wheels", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def nix_wheels(session: nox.Session) -> None:
     """Pin the wheels of versions.toml for the flake: writes nix/wheels.json."""
-    session.run("python", "tools/nix_wheels.py", *session.posargs)
+    session.run("python", "packaging", "nix.wheels", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def cuda(session: nox.Session) -> None:
     """Check the kernels on an NVIDIA GPU, with the PyTorch for CUDA that is there."""
-    session.run("python", "tests/cuda", *session.posargs)
+    session.run("python", "tests/metal/cuda", *session.posargs)
 
 
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))

@@ -2,7 +2,7 @@
 
 The compiled operators serve one PyTorch minor version, so a wheel must not be
 installed beside another one.  ``pyproject.toml`` names this module as the source
-of ``project.dependencies``; tools/macos_wheels.py uses ``requirements`` too.
+of ``project.dependencies``; packaging/macos/wheels.py uses ``requirements`` too.
 """
 
 from __future__ import annotations

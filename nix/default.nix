@@ -106,7 +106,7 @@ in
   };
 
   formatter = pkgs.writeShellScriptBin "orchard-ops-format" ''
-    [ $# -gt 0 ] || set -- flake.nix nix tests/nixpkgs
+    [ $# -gt 0 ] || set -- flake.nix nix tests/packaging/nixpkgs
     find "$@" -name '*.nix' -exec ${pkgs.nixfmt-rfc-style}/bin/nixfmt {} +
   '';
 }

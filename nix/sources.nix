@@ -41,6 +41,7 @@ in
       "flake.lock"
       "flake.nix"
       "nix"
+      "packaging"
       "recipe"
       "tests"
       "tools"

@@ -4,7 +4,7 @@ Every package must hold the Python modules, the libraries with every kernel insi
 the licence and the command; and neither tests nor paths of the machine that built
 it.
 
-Usage: python tools/package_contents.py FILE... (wheels and source distributions;
+Usage: python packaging contents FILE... (wheels and source distributions;
 lists what each holds and exits 1 on what is wrong)
 """
 
@@ -19,7 +19,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from project import ROOT
+
 SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
 STRAY = re.compile(
     r"(^|/)(tests?|csrc|kernels|build)/|(^|/)test_|\.(o|a|metal|orig|bak)$"
@@ -181,11 +182,16 @@ def sdist_problems(files: dict[str, bytes], folders: Iterable[str]) -> list[str]
 def sdist_files() -> set[str]:
     """Return what a build, its tests and its packagers need besides the package."""
     patterns = (
-        *("cmake/*", "csrc/**/*.[ch]*", "tests/*.py", "recipe/*", "versions.toml"),
+        *("cmake/*", "csrc/**/*.[ch]*", "tests/**/*.*", "recipe/*", "versions.toml"),
+        *("packaging/**/*.*", "tools/*.py"),
         *(".ci/*", ".github/*/*", "docs/*", "nix/*", "flake.*"),  # What tests read.
     )
     paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
-    return {str(path.relative_to(ROOT)) for path in paths if path.is_file()}
+    return {
+        str(path.relative_to(ROOT))
+        for path in paths
+        if path.is_file() and path.suffix != ".pyc"
+    }
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ if [[ $target_platform == osx-arm64 ]]; then
   else # zig compiles (needs the module ziglang in the build environment).
     python=$BUILD_PREFIX/bin/python
   fi
-  "$python" tools/macos_wheels.py --tree "$SP_DIR" \
+  "$python" packaging macos.wheels --tree "$SP_DIR" \
     --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
     --work "${ORCHARD_MACOS_OBJECTS:-$SRC_DIR/build/macos}" --out dist
   "$python" -m zipfile -e dist/*.whl "$SP_DIR"

@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import conda_variants
-import nix_wheels
 import tomllib
-from conda_variants import minor
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "packaging"))
+from conda import variants  # noqa: E402
+from conda.variants import minor  # noqa: E402
+
+from nix import wheels  # noqa: E402
+
 # Documents that name every PyTorch, by version or by minor.
 NAMED_IN = {
     "README.md": "{version}",
@@ -24,7 +27,7 @@ NAMED_IN = {
     "docs/nix.md": "orchard-ops-{name}`",
 }
 # Texts that tell a user which zig to take.
-ZIG_IN = ("orchard_ops/sim.py", "CONTRIBUTING.md", "docs/packaging.md")
+ZIG_IN = ("orchard_ops/sim/__init__.py", "CONTRIBUTING.md", "docs/packaging.md")
 # Extras that nix/package.nix offers too.
 NIX_EXTRAS = ("sim", "cli", "demo", "bench", "test")
 
@@ -101,8 +104,8 @@ def conda_claims(tree: Tree) -> dict[str, bool]:
     needs = [n for n in tree.pyproject["build-system"]["requires"] if ";" not in n]
     needs += project["optional-dependencies"]["cli"]
     claims = {
-        f"{name}: run python tools/conda_variants.py": tree.read(name) == text
-        for name, text in conda_variants.variant_files(tree.matrix).items()
+        f"{name}: run python packaging conda.variants": tree.read(name) == text
+        for name, text in variants.variant_files(tree.matrix).items()
     }
     for need in needs:
         wanted = need.replace(">=", " >=")
@@ -167,10 +170,10 @@ def nix_claims(tree: Tree) -> dict[str, bool]:
     """Return sentence → truth for what the flake reads."""
     package = tree.read("nix/package.nix")
     extras = tree.pyproject["project"]["optional-dependencies"]
-    pinned = nix_wheels.flat(json.loads(tree.read("nix/wheels.json")))
+    pinned = wheels.flat(json.loads(tree.read("nix/wheels.json")))
     return {
         "nix/wheels.json: run nox -s nix-wheels": (
-            pinned.keys() == set(nix_wheels.needed(tree.matrix))
+            pinned.keys() == set(wheels.needed(tree.matrix))
         )
     } | {
         f"nix/package.nix: {extra} is not pyproject.toml's": (

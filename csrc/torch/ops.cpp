@@ -11,7 +11,7 @@
 #include "torch/attention_ops.h"
 #include "torch/bridge.h"
 #include "torch/call.h"
-#include "torch/recording.h"
+#include "torch/trace/recording.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"
 #endif

@@ -2,8 +2,8 @@
 #include "torch/run.h"
 
 #include "torch/bridge.h"
-#include "torch/launch_log.h"
-#include "torch/recording.h"
+#include "torch/trace/launch_log.h"
+#include "torch/trace/recording.h"
 
 namespace orchard::torch_ops {
 namespace {

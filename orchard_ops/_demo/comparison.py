@@ -11,9 +11,9 @@ from torch.nn import functional
 
 import orchard_ops
 
-from ._corpus import Batches
-from ._device import STORAGE_MODES, call_counts, storage_mode
-from ._gpt import GPT, Attention, Shape
+from .._device import STORAGE_MODES, call_counts, storage_mode
+from .corpus import Batches
+from .gpt import GPT, Attention, Shape
 
 __all__ = ["Comparison", "Result"]
 

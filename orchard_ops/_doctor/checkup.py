@@ -22,17 +22,18 @@ import torch
 import orchard_ops
 
 from .. import _native
+from .._child import python
+from .._device import STORAGE_MODES, choose_device, storage_mode
 from .._errors import translate
-from . import _self_test, _timing
-from ._child import python
-from ._device import STORAGE_MODES, choose_device, storage_mode
+from .._perf import timing
+from . import self_test
 
 __all__ = ["CHILD", "LIMIT", "Outcome", "checks", "examine"]
 
 LIMIT = 300.0
 """Seconds that one check may take; a first kernel is compiled in them."""
 
-CHILD = "from orchard_ops.cli import _checkup; _checkup.main(sys.argv[1:])\n"
+CHILD = "from orchard_ops._doctor import checkup; checkup.main(sys.argv[1:])\n"
 """What the child runs."""
 
 DEVICE, THREADS, BENCHMARK = "device", "threads", "benchmark"
@@ -51,7 +52,7 @@ class Outcome:
 
 def checks(wanted: str | None, with_benchmark: bool) -> list[str]:
     """Return the names of the checks, in the order in which they run."""
-    names = [DEVICE, *(case.name for case in _self_test.CASES)]
+    names = [DEVICE, *(case.name for case in self_test.CASES)]
     if wanted in (None, "mps") and torch.backends.mps.is_available():
         names.append(THREADS)
     return [*names, BENCHMARK] if with_benchmark else names
@@ -188,8 +189,8 @@ def _device(device: torch.device) -> Outcome:
 
 
 def _attention(name: str, device: torch.device) -> Outcome:
-    case = next(case for case in _self_test.CASES if case.name == name)
-    row = _self_test.row(case, device)
+    case = next(case for case in self_test.CASES if case.name == name)
+    row = self_test.row(case, device)
     if "not_supported" in row:
         return Outcome(name, True, f"not supported: {row['not_supported']}", row)
     if "error" in row:
@@ -213,8 +214,8 @@ def _thread_limits(device: torch.device) -> dict[str, dict[str, int]]:
 
 
 def _benchmark(device: torch.device) -> Outcome:
-    rows = _timing.short_benchmark(device)
+    rows = timing.short_benchmark(device)
     failed = [row["error"] for row in rows if "error" in row]
     line = failed[0] if failed else f"{len(rows)} timings beside PyTorch's attention"
-    found = {"benchmark_of": _timing.NOTE[device.type], "benchmark": rows}
+    found = {"benchmark_of": timing.NOTE[device.type], "benchmark": rows}
     return Outcome(BENCHMARK, not failed, line, found)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from . import _model
-from ._chips import CALIBRATED_ON, PUBLISHED, Chip, Published, chip_named
-from ._peer import peer_work
+from . import model
+from .chips import CALIBRATED_ON, PUBLISHED, Chip, Published, chip_named
+from .peer import peer_work
 
 __all__ = ["efficiency", "peer_ps_per_score"]
 
@@ -19,7 +19,7 @@ __all__ = ["efficiency", "peer_ps_per_score"]
 def _ideal_ps_per_score(chip: Chip, row: Published) -> float:
     """Return what the peer's kernel would take if nothing were lost."""
     work = peer_work(chip.family, row.kernel, row.element_bytes, row.head_dim, 1)
-    cycles = _model.issue_cycles(work, chip.family, row.element_bytes)
+    cycles = model.issue_cycles(work, chip.family, row.element_bytes)
     return cycles / (4e-3 * chip.cores * chip.ghz)
 
 

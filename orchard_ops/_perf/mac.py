@@ -20,9 +20,9 @@ from torch.nn import functional
 import orchard_ops
 from orchard_ops import sim
 
-from . import _work
-from ._chips import CHIPS, Chip
-from ._work import Shape
+from . import work
+from .chips import CHIPS, Chip
+from .work import Shape
 
 __all__ = ["gpu"]
 
@@ -150,10 +150,10 @@ def _predicted(shape: Shape, chip: Chip | None) -> dict[str, float]:
     try:
         sim.enable()
         with sim.family(chip.family):
-            counts = _work.count(shape, "auto")
+            counts = work.count(shape, "auto")
     except orchard_ops.DeviceError:
         return {}
     return {
-        which: 1e3 * _work.predict_pass(counts, shape, chip, which)["seconds"]
+        which: 1e3 * work.predict_pass(counts, shape, chip, which)["seconds"]
         for which in ("forward", "backward")
     }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
-from ._chips import Chip
+from .chips import Chip
 
 __all__ = [
     "Prediction",

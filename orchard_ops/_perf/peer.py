@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ._model import SHUFFLES_PER_BLOCK, Work
+from .model import SHUFFLES_PER_BLOCK, Work
 
 __all__ = ["peer_work"]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from ._suites import Row
+from .suites import Row
 
 __all__ = ["draw"]
 
@@ -17,7 +15,7 @@ def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
     try:
         import matplotlib
     except ImportError as error:
-        raise typer.BadParameter(
+        raise ImportError(
             "plots need matplotlib: pip install 'orchard-ops[bench]'"
         ) from error
     matplotlib.use("Agg")

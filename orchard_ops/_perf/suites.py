@@ -19,11 +19,11 @@ from torch.nn import functional
 import orchard_ops
 from orchard_ops import sim
 
-from . import _work
-from ._calibration import efficiency, peer_ps_per_score
-from ._child import python
-from ._chips import CHIPS, PUBLISHED, chip_named
-from ._work import Shape
+from .._child import python
+from . import work as counting
+from .calibration import efficiency, peer_ps_per_score
+from .chips import CHIPS, PUBLISHED, chip_named
+from .work import Shape
 
 __all__ = ["SUITES", "Row", "Suite"]
 
@@ -44,7 +44,7 @@ def work(
 
     Args:
         full: whether all shapes are wanted.
-        backwards: of `_work.BACKWARDS`, those to count.
+        backwards: of `counting.BACKWARDS`, those to count.
     """
     sizes = (64, 128, 256) if full else (64, 128)
     kinds = (torch.float16, torch.float32) if full else (torch.float16,)
@@ -53,7 +53,7 @@ def work(
             shape = Shape(head_dim=head_dim, dtype=dtype, is_causal=is_causal)
             for backward in backwards:
                 with sim.family(family):
-                    counts = _work.count(shape, backward)
+                    counts = counting.count(shape, backward)
                 for which in ("forward", "backward"):
                     if which == "backward" or backward == backwards[0]:
                         name = f"{which}, {backward}" if which == "backward" else which
@@ -61,7 +61,7 @@ def work(
 
 
 def _work_rows(
-    family: str, shape: Shape, counts: _work.Counts, which: str, name: str
+    family: str, shape: Shape, counts: counting.Counts, which: str, name: str
 ) -> Iterator[Row]:
     yield {**_counted_row(family, shape, counts, which), "pass": name}
     for chip in CHIPS:
@@ -79,8 +79,8 @@ def _described(shape: Shape) -> Row:
     }
 
 
-def _counted_row(family: str, shape: Shape, counts: _work.Counts, which: str) -> Row:
-    done = [counts[kernel] for kernel in _work.passes(counts)[which]]
+def _counted_row(family: str, shape: Shape, counts: counting.Counts, which: str) -> Row:
+    done = [counts[kernel] for kernel in counting.passes(counts)[which]]
 
     def per_score(name: str) -> float:
         return sum(kernel[name] for kernel in done) / shape.scores
@@ -95,7 +95,7 @@ def _counted_row(family: str, shape: Shape, counts: _work.Counts, which: str) ->
         "class": family,
         **_described(shape),
         "pass": which,
-        "products": multiplies / _work.ideal_multiplies(shape, 1),
+        "products": multiplies / counting.ideal_multiplies(shape, 1),
         "loads_per_8x64": per_score("device_loads") / 32 * 512,
         "shuffles_per_8x64": per_score("shuffles") * 512,
         "barriers_per_8x64": barriers / shape.scores * 512,
@@ -108,8 +108,8 @@ def _counted_row(family: str, shape: Shape, counts: _work.Counts, which: str) ->
     }
 
 
-def _predicted_row(name: str, shape: Shape, counts: _work.Counts, which: str) -> Row:
-    found = _work.predict_pass(counts, shape, chip_named(name), which)
+def _predicted_row(name: str, shape: Shape, counts: counting.Counts, which: str) -> Row:
+    found = counting.predict_pass(counts, shape, chip_named(name), which)
     slowest = max(found["kernels"].values(), key=lambda kernel: kernel["seconds"])
     return {
         "kind": "predicted",
@@ -160,9 +160,9 @@ def _published_shape() -> Iterator[Row]:
     }
     for backward in ("recompute", "spill"):
         with sim.family("B"):
-            counts = _work.count(shape, backward)
+            counts = counting.count(shape, backward)
         ours = {
-            which: _work.predict_pass(counts, shape, chip, which)["seconds"] * 1e3
+            which: counting.predict_pass(counts, shape, chip, which)["seconds"] * 1e3
             for which in ("forward", "backward")
         }
         for name, mine, theirs in (

@@ -15,10 +15,10 @@ import torch
 import orchard_ops
 from orchard_ops import sim
 
-from . import _model
-from ._calibration import efficiency
-from ._chips import Chip
-from ._model import Work
+from . import model
+from .calibration import efficiency
+from .chips import Chip
+from .model import Work
 
 __all__ = [
     "BACKWARDS",
@@ -143,8 +143,8 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     split = _split(kernel, counters, shape)
     part = shape.head_dim // split
     reads = 0.0
-    if kernel in _model.READS:
-        each = _model.loads_of_reads(kernel, part, shape.element_bytes)
+    if kernel in model.READS:
+        each = model.loads_of_reads(kernel, part, shape.element_bytes)
         reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
@@ -156,7 +156,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
     return Work(
         multiplies=counters["matrix_multiplies"],
-        alu=_model.alu(kernel, weights, reads, part),
+        alu=model.alu(kernel, weights, reads, part),
         shuffles=counters["shuffles"] + counters["votes"] + 8 * counters["reductions"],
         loads=loads + exchanged + counters["device_stores"] / lanes,
         exponentials=weights,
@@ -219,16 +219,16 @@ def predict_pass(
         parts = _chunks(kernel, counts, shape)
         part = work_of(kernel, counts[kernel], shape).times(1 / parts)
         if chip.family == "A" and shape.dtype == torch.bfloat16:
-            part = _model.as_floats(part)
-        found = _model.predict(part, chip, eta, shape.element_bytes)
+            part = model.as_floats(part)
+        found = model.predict(part, chip, eta, shape.element_bytes)
         kernels[kernel] = {"seconds": parts * found.seconds, "binding": found.binding}
         seconds += parts * found.seconds
         steady += parts * found.steady_seconds
         launches += parts
-    seconds += _model.FIRST_LAUNCH_SECONDS
-    seconds += _model.NEXT_LAUNCH_SECONDS * (launches - 1)
+    seconds += model.FIRST_LAUNCH_SECONDS
+    seconds += model.NEXT_LAUNCH_SECONDS * (launches - 1)
     useful = ideal_multiplies(shape, PRODUCTS[which])
-    ideal = useful * _model.multiply_cycles(shape.element_bytes)
+    ideal = useful * model.multiply_cycles(shape.element_bytes)
     return {
         "seconds": seconds,
         "utilisation": ideal / (4e9 * chip.cores * chip.ghz) / seconds,

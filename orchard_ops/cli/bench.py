@@ -17,9 +17,10 @@ from rich.table import Table
 import orchard_ops
 
 from .._errors import translate
-from . import _bench_mac, _bench_plots
-from ._suites import SUITES, Row, Suite, work
-from ._work import BACKWARDS
+from .._perf import mac
+from .._perf.plots import draw
+from .._perf.suites import SUITES, Row, Suite, work
+from .._perf.work import BACKWARDS
 
 __all__ = ["bench"]
 
@@ -67,7 +68,10 @@ def bench(
     torch.manual_seed(0)
     results = {name: _run(name, run, full, as_json) for name, run in chosen.items()}
     if plots is not None:
-        _bench_plots.draw(results, plots)
+        try:
+            draw(results, plots)
+        except ImportError as error:
+            raise typer.BadParameter(str(error)) from error
     if as_json:
         typer.echo(json.dumps(_report(results), indent=1))
     else:
@@ -81,7 +85,7 @@ def bench(
 def _choose(wanted: list[str] | None) -> dict[str, Suite]:
     known: dict[str, Suite] = dict(SUITES)
     if torch.backends.mps.is_available():
-        known["gpu"] = _bench_mac.gpu
+        known["gpu"] = mac.gpu
     for name in wanted or ():
         if name == "gpu" and name not in known:
             raise typer.BadParameter("gpu: this PyTorch sees no Apple GPU")

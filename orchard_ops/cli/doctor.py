@@ -16,8 +16,9 @@ from rich.table import Table
 
 import orchard_ops
 
-from . import _checkup, _report
-from ._checkup import Outcome
+from .._doctor import checkup
+from .._doctor.checkup import Outcome
+from .._doctor.report import open_new, summary_of_tests, write
 
 __all__ = ["doctor"]
 
@@ -40,7 +41,7 @@ def doctor(
     ] = None,
     limit: Annotated[
         float, typer.Option(help="Seconds that one check may take.")
-    ] = _checkup.LIMIT,
+    ] = checkup.LIMIT,
 ) -> None:
     """Show versions, device, libraries and caches, and check small attentions.
 
@@ -50,8 +51,8 @@ def doctor(
     if tests is not None and report is None:
         raise typer.BadParameter("--tests is for the report: name one with --report")
     try:
-        file = _report.open_new(report) if report is not None else None
-        summary = _report.summary_of_tests(tests) if tests is not None else None
+        file = open_new(report) if report is not None else None
+        summary = summary_of_tests(tests) if tests is not None else None
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     findings = _versions()
@@ -70,17 +71,17 @@ def _examine(
     findings: dict[str, Any], wanted: str | None, file: TextIO | None, limit: float
 ) -> list[Outcome]:
     """Run the checks; add what they find, and write the report as it grows."""
-    names = _checkup.checks(wanted, with_benchmark=file is not None)
+    names = checkup.checks(wanted, with_benchmark=file is not None)
     findings.update(ok=False, is_complete=False, self_test=[], checks=[])
     outcomes: list[Outcome] = []
     if file is not None:
-        _report.write(file, findings)
+        write(file, findings)
     print("checking the device ...", file=sys.stderr, flush=True)
-    for outcome in _checkup.examine(wanted, names, limit):
+    for outcome in checkup.examine(wanted, names, limit):
         outcomes.append(outcome)
         _add(findings, outcome)
         if file is not None:
-            _report.write(file, findings)
+            write(file, findings)
         if len(outcomes) < len(names) and outcomes[0].ok:
             progress = f"checking {names[len(outcomes)]} ..."
             print(progress, file=sys.stderr, flush=True)
@@ -89,7 +90,7 @@ def _examine(
     has_result = any("largest_error" in row for row in findings["self_test"])
     findings["ok"] = has_result and all(outcome.ok for outcome in outcomes)
     if file is not None:
-        _report.write(file, findings)
+        write(file, findings)
         file.close()
     return outcomes
 
@@ -98,9 +99,9 @@ def _add(findings: dict[str, Any], outcome: Outcome) -> None:
     """Add one outcome to the findings."""
     row = {"check": outcome.check, "ok": outcome.ok, "line": outcome.line}
     findings["checks"].append(row)
-    if outcome.check in (_checkup.DEVICE, _checkup.BENCHMARK):
+    if outcome.check in (checkup.DEVICE, checkup.BENCHMARK):
         findings.update(outcome.found)
-    elif outcome.check == _checkup.THREADS:
+    elif outcome.check == checkup.THREADS:
         findings["threads_per_threadgroup"] = outcome.found.get("threads", {})
     else:
         died = {"name": outcome.check, "ok": False, "error": outcome.line}

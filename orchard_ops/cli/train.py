@@ -22,10 +22,10 @@ from rich.table import Table
 
 import orchard_ops
 
-from ._comparison import MAX_LOSS_GAP, Comparison, Result
-from ._corpus import read_corpus, standard_library
-from ._device import choose_device
-from ._gpt import Shape
+from .._demo.comparison import MAX_LOSS_GAP, Comparison, Result
+from .._demo.corpus import read_corpus, standard_library
+from .._demo.gpt import Shape
+from .._device import choose_device
 
 __all__ = ["train"]
 

@@ -25,8 +25,9 @@ from typing import Any, Callable, overload
 
 import torch
 
-from . import _native, _sim_device
-from ._errors import DeviceError, InvalidProblemError, translate
+from .. import _native
+from .._errors import DeviceError, InvalidProblemError, translate
+from . import _device
 
 __all__ = [
     "DEVICE",
@@ -124,7 +125,7 @@ def enable() -> None:
             f"{name!r} there; use the two libraries in different processes"
         )
     _native.load_metalsim()
-    _sim_device.register(DEVICE)
+    _device.register(DEVICE)
     with contextlib.suppress(DeviceError):  # needed by kernels only
         torch.ops.orchard_metalsim.set_compiler(shlex.join(compiler()))
     # PyTorch's autograd thread of a device lets go of a backward's Python objects a

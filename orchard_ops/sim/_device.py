@@ -20,7 +20,7 @@ from torch.utils.backend_registration import (
 )
 from torch.utils.checkpoint import DefaultDeviceType
 
-from ._errors import UnsupportedError
+from .._errors import UnsupportedError
 
 __all__ = ["register"]
 

@@ -1,7 +1,7 @@
 """Make a local conda channel without any remote one.
 
 A package is made from a folder of files by a small recipe; wheels become packages
-by what their metadata says.  tools/conda_standins.py says what the channel holds.
+by what their metadata says.  packaging/conda/standins.py says what the channel holds.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import cpu_torch
-import macos_torch
-import tomllib
+from macos import downloads
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from project import table, versions
 from rattler_build.cli_api import build_recipes
 
-ROOT = Path(__file__).resolve().parent.parent
-MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MATRIX = versions()
+PROJECT = table("pyproject.toml")
 LINUX, MACOS = "linux-64", "osx-arm64"
 PYTHON = "{}.{}".format(*sys.version_info)
 SITE = Path("lib") / f"python{PYTHON}" / "site-packages"
@@ -161,7 +160,7 @@ class Channel:
         key = hashlib.sha256("\0".join([PYTHON, *wanted]).encode()).hexdigest()[:12]
         folder = self.wheels / f"{platform_name}-{key}"
         if not folder.exists():
-            platforms = macos_torch.PLATFORMS if platform_name == MACOS else []
+            platforms = downloads.PLATFORMS if platform_name == MACOS else []
             options = [part for name in platforms for part in ("--platform", name)]
             with tempfile.TemporaryDirectory(dir=self.folder.parent) as work:
                 command = [sys.executable, "-m", "pip", "download", "--quiet"]

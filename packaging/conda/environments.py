@@ -9,12 +9,14 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import conda_standins as standins
-import macho
 import rattler
-from conda_channel import LINUX, MACOS, MATRIX, PYTHON, ROOT, Channel, Package
-from conda_variants import Variant
+from macos import macho
+from project import ROOT
 from rattler.exceptions import SolverError
+
+from conda import standins
+from conda.channel import LINUX, MACOS, MATRIX, PYTHON, Channel, Package
+from conda.variants import Variant
 
 NEWEST_MACOS = "26.0"
 TOO_OLD_MACOS = "11.7"

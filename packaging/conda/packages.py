@@ -1,12 +1,12 @@
 """Build, check, solve, install and test the conda packages, without the network.
 
 Packages of every PyTorch are built from recipe/recipe.yaml into dist/conda against a
-local channel (tools/conda_standins.py), for both platforms, unless the command line
+local channel (packaging/conda/standins.py), for both platforms, unless the command line
 asks for less.  Every variant is rendered, and its environment solved, whether it is
 built or not.  Then fresh environments are installed for both platforms, and the
 recipe's tests run in those of this machine.
 
-Usage: python tools/conda_packages.py [--torch 2.4 ...] [--target 13.0 ...]
+Usage: python packaging conda.packages [--torch 2.4 ...] [--target 13.0 ...]
        [--platform linux-64] [--sample]
 """
 
@@ -22,21 +22,21 @@ import sysconfig
 import time
 from pathlib import Path
 
-import conda_environments as environments
-import conda_standins as standins
-import package_contents
-from conda_channel import (
+import contents
+from project import ROOT
+from rattler_build import Package
+
+from conda import environments, standins
+from conda.channel import (
     LINUX,
     MACOS,
     MATRIX,
     PYTHON,
-    ROOT,
     SITE,
     Channel,
     build_recipe,
 )
-from conda_variants import RECIPE, Variant, minor, rendered
-from rattler_build import Package
+from conda.variants import RECIPE, Variant, minor, rendered
 
 ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
 SAMPLE_TORCH = minor(MATRIX["torch"][MATRIX["package"]["default"]]["version"])
@@ -110,9 +110,9 @@ def failed_test(package: Path, channel: Channel) -> str:
 
 def check(variant: Variant, package: Path, folders: list[str]) -> int:
     """Fail if a package holds too much or too little; return its file count."""
-    files = package_contents.read_conda(package)
-    package.with_suffix(".txt").write_text(package_contents.listing(files))
-    found = package_contents.problems(files, variant.torch, folders)
+    files = contents.read_conda(package)
+    package.with_suffix(".txt").write_text(contents.listing(files))
+    found = contents.problems(files, variant.torch, folders)
     index = json.loads(files["info/index.json"])
     depends = " ".join(index["depends"])
     if f",<{environments.below_next(variant)}" not in depends:
@@ -125,7 +125,7 @@ def check(variant: Variant, package: Path, folders: list[str]) -> int:
         found += [
             f"{name} is for one Python"
             for name in files
-            if name.startswith(package_contents.SIMULATOR)
+            if name.startswith(contents.SIMULATOR)
         ]
     if found:
         raise SystemExit("\n".join(f"{package.name}: {text}" for text in found))

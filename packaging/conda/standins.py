@@ -1,6 +1,6 @@
 """What the local conda channel holds, so that the recipe builds and runs from it.
 
-This Python, PyTorch from its wheels (tools/cpu_torch.py, tools/macos_torch.py),
+This Python, PyTorch from its wheels (tools/cpu_torch.py, packaging/macos/downloads.py),
 wheels of the other requirements, and stand-ins for conda-forge's compilers that
 call this machine's gcc, and zig for macOS.  It serves tests only: do not publish
 it, and give no user its address.
@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 
 import cpu_torch
-import macos_torch
-from conda_channel import (
+from macos import downloads
+
+from conda.channel import (
     LINUX,
     MACOS,
     MATRIX,
@@ -148,7 +149,7 @@ def add_macos_tools(channel: Channel) -> None:
         channel.add_wheel(wheel, LINUX)
     for wheel in channel.download(MACOS, EXTRAS["cli"]):
         channel.add_wheel(wheel, MACOS)
-    headers = macos_torch.metal_cpp(PYTHON)
+    headers = downloads.metal_cpp(PYTHON)
     with channel.package(Package("metal-cpp", "0", "noarch"), str(headers)) as stage:
         if stage is not None:
             link_tree(headers, stage / "include" / "metal-cpp")
@@ -190,7 +191,7 @@ def add_torch(channel: Channel, platform_name: str, name: str) -> None:
     names = required(needs)
     names.append(numpy.replace("<", " <"))  # As conda writes it.
     if platform_name == MACOS:
-        tree = macos_torch.torch_tree(version, PYTHON)
+        tree = downloads.torch_tree(version, PYTHON)
     package = torch_package(version, platform_name, names)
     with channel.package(package, tree.name) as stage:
         if stage is not None:

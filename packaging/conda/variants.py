@@ -4,21 +4,19 @@ Each is plain (no selectors, no conditions), because `conda build` and
 rattler-build read only that alike.  tools/check_versions.py fails when a file is
 not what this writes.
 
-Usage: python tools/conda_variants.py
+Usage: python packaging conda.variants
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tomllib
+from project import ROOT, versions
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipe" / "recipe.yaml"
-HEAD = "# Written by tools/conda_variants.py from versions.toml.\n"
+HEAD = "# Written by packaging/conda/variants.py from versions.toml.\n"
 Rows = list[tuple[str, ...]]
 
 
@@ -127,8 +125,7 @@ def variant_files(matrix: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Write the files."""
-    matrix = tomllib.loads((ROOT / "versions.toml").read_text(encoding="utf-8"))
-    for name, text in variant_files(matrix).items():
+    for name, text in variant_files(versions()).items():
         (ROOT / name).write_text(text, encoding="utf-8")
 
 

@@ -8,9 +8,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import macos_checks as checks
-from macos_pack import sources
-from macos_toolchain import ROOT, Toolchain, run
+from project import ROOT
+
+from macos import checks
+from macos.pack import sources
+from macos.toolchain import Toolchain, run
 
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 
@@ -18,7 +20,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 def text_digest() -> bytes:
     """Return a digest of every text that an object may depend on."""
     digest = hashlib.sha256()
-    for path in sources("csrc/*/*.h", "csrc/device/metal/*.h", "kernels/**/*"):
+    for path in sources("csrc/**/*.h", "kernels/**/*"):
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.digest()
@@ -87,7 +89,9 @@ class Builder:
         flags += [f"-ffile-prefix-map={self.tree}=.", "-DORCHARD_WITH_METAL"]
         flags += [f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"]
         flags += [f'-DORCHARD_TORCH_VERSION="{version}"']
-        files = sources("csrc/torch/*.cpp", "csrc/attention/*.cpp")
+        files = sources(
+            "csrc/torch/*.cpp", "csrc/torch/trace/*.cpp", "csrc/attention/*.cpp"
+        )
         return self.compile_all(files, target, f"torch-{version}", flags)
 
     def link(self, target: str, objects: list[Path], out: Path, *also: str) -> Path:

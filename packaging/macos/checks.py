@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from macho import MachO
+from macos.macho import MachO
 
 SYSTEM = "/usr/lib/libSystem.B.dylib"
 CXX = "/usr/lib/libc++.1.dylib"
@@ -179,7 +179,7 @@ def unfit_messages(used: set[str], tables: dict[str, str], target: str) -> list[
         if name is None:
             problems.append(f"{accessor} is in none of metal-cpp's tables")
         elif name not in since:
-            problems.append(f"{name} is new: add it to MESSAGES in macos_checks.py")
+            problems.append(f"{name} is new: add it to MESSAGES in macos/checks.py")
         elif number(since[name]) > number(target) and name not in GUARDED:
             problems.append(f"{name} needs macOS {since[name]} and is not guarded")
     return problems

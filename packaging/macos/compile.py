@@ -4,7 +4,7 @@ The wheels hold only a part of csrc/: a build on a Mac compiles the simulator to
 zig's clang compiles every file here for aarch64-macos, with the headers of each pair
 of PyTorch and metal-cpp in versions.toml, [macos.compile].  Nothing is linked.
 
-Usage: python tools/macos_compile.py [--torch 2.1.2 ...]
+Usage: python packaging macos.compile [--torch 2.1.2 ...]
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import macos_torch
-from macos_build import WARNINGS
-from macos_pack import MATRIX, sources
-from macos_toolchain import ROOT, Failure, Toolchain
+from project import ROOT
+
+from macos import downloads
+from macos.build import WARNINGS
+from macos.pack import MATRIX, sources
+from macos.toolchain import Failure, Toolchain
 
 PAIRS: dict[str, str] = MATRIX["macos"]["compile"]
 PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
@@ -63,8 +65,8 @@ def compile_all(version: str, metal_cpp_version: str) -> int:
     Raises:
         Failure: some do not compile; holds the compiler's text of each.
     """
-    tree = macos_torch.torch_tree(version, PYTHON)
-    metal_cpp = macos_torch.metal_cpp(PYTHON, metal_cpp_version)
+    tree = downloads.torch_tree(version, PYTHON)
+    metal_cpp = downloads.metal_cpp(PYTHON, metal_cpp_version)
     toolchain = Toolchain(is_native=False, stubs=ROOT)
     command = [*toolchain.compiler(MATRIX["macos"]["torch"][version])]
     command += ["-c", "-O0", "-std=c++20", "-fblocks", *WARNINGS]

@@ -1,10 +1,10 @@
 """List the ATen operators that MPS has in each PyTorch, from its macOS wheel.
 
 Operators with a kernel of their own for MPS are exported as functions of the
-namespace at::mps.  Writes tests/mps_operators.txt: an operator a line, with the
-wheels that lack it.  tests/test_mps_operators.py looks up there what we call.
+namespace at::mps.  Writes tests/metal/mps_operators.txt: an operator a line, with the
+wheels that lack it.  tests/metal/test_mps_operators.py looks up there what we call.
 
-Usage: python tools/mps_operators.py [--check VERSION ...]
+Usage: python packaging macos.mps_operators [--check VERSION ...]
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from __future__ import annotations
 import argparse
 import re
 
-import macho
-import macos_torch
-from macos_pack import MATRIX
-from macos_toolchain import ROOT, Failure
+from project import ROOT
 
-TABLE = ROOT / "tests" / "mps_operators.txt"
+from macos import downloads, macho
+from macos.pack import MATRIX
+from macos.toolchain import Failure
+
+TABLE = ROOT / "tests" / "metal" / "mps_operators.txt"
 VERSIONS: list[str] = list(MATRIX["macos"]["torch"])
 PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
 OUT = re.compile("_outf?$")
 FUNCTION = re.compile(r"__ZN2at3mps(\d+)(\w+)")
 HEAD = """\
 # Operators with a kernel for MPS, and the PyTorch wheels that lack it.
-# Written by tools/mps_operators.py from what the macOS wheels export.
+# Written by packaging/macos/mps_operators.py from what the macOS wheels export.
 """
 
 
 def exported(version: str) -> set[str]:
     """Return the names of the functions of at::mps that a macOS wheel exports."""
-    tree = macos_torch.torch_tree(version, PYTHON)
+    tree = downloads.torch_tree(version, PYTHON)
     library = macho.read(tree / "torch" / "lib" / "libtorch_cpu.dylib")
     found = filter(None, map(FUNCTION.match, library.exports))
     names = {match[2][: int(match[1])] for match in found}

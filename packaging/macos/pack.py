@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
-from macos_toolchain import ROOT, Failure
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pytest brings it along there.
-    import tomli as tomllib
-
-sys.path.insert(0, str(ROOT / "cmake"))  # Shared with the build that pip runs.
 import wheel_metadata
+from project import ROOT, table, versions
 
-MATRIX: dict[str, Any] = tomllib.loads((ROOT / "versions.toml").read_text())
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+from macos.toolchain import Failure
+
+MATRIX = versions()
+PROJECT = table("pyproject.toml")["project"]
 EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
 
 
@@ -77,7 +70,7 @@ def wheel_files(version: str, target: str, binaries: list[Path]) -> dict[str, by
     files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}".encode()
     files[f"{info}/licenses/LICENSE"] = (ROOT / "LICENSE").read_bytes()
     files[f"{info}/WHEEL"] = (
-        "Wheel-Version: 1.0\nGenerator: orchard-ops macos_wheels\n"
+        "Wheel-Version: 1.0\nGenerator: orchard-ops macos.wheels\n"
         f"Root-Is-Purelib: false\nTag: {tag(target)}\n"
     ).encode()
     return files

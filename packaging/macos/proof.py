@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import macho
-import macos_checks as checks
-from macos_toolchain import Failure
+from macos import checks, macho
+from macos.toolchain import Failure
 
 
 def libraries(tree: Path) -> list[macho.MachO]:

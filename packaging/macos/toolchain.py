@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 FRAMEWORKS = ("Foundation", "Metal")
 
 
@@ -44,7 +43,7 @@ class Toolchain:
             "-fno-sanitize=undefined",
             # No PyTorch needs operator delete with a size, so none proves it.
             "-fno-sized-deallocation",
-            f"-isystem{ROOT / 'tools' / 'macos_sdk'}",
+            f"-isystem{Path(__file__).parent / 'sdk'}",
         ]
 
     def linker(self, target: str) -> list[str]:

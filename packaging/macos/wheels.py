@@ -3,10 +3,10 @@
 One wheel for each PyTorch and deployment target of versions.toml.  The wheels
 hold no Python extension, so one serves every Python.  Objects are compiled for
 the oldest target that a PyTorch allows; wheels for newer ones differ in what the
-loader checks.  Each binary is then proved (tools/macos_proof.py), packed with
+loader checks.  Each binary is then proved (packaging/macos/proof.py), packed with
 fixed times and order, and listed in dist/macos/wheels.json.
 
-Usage: python tools/macos_wheels.py [--torch 2.4.1 ...] [--target 14.0 ...] [--twice]
+Usage: python packaging macos.wheels [--torch 2.4.1 ...] [--target 14.0 ...] [--twice]
 
 A PyTorch that cannot be downloaded is named at the end, with the reason and a
 status of 1; the wheels of the others are there.
@@ -26,16 +26,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import macos_torch
-import package_contents
-from macos_build import Builder
-from macos_checks import number
-from macos_pack import MATRIX, check_wheel, pack
-from macos_proof import check, libraries, owners_for, write_stubs
-from macos_toolchain import ROOT, Failure, Toolchain
-
-sys.path.insert(0, str(ROOT / "cmake"))
+import contents
 import find_torch
+from project import ROOT
+
+from macos import downloads
+from macos.build import Builder
+from macos.checks import number
+from macos.pack import MATRIX, check_wheel, pack
+from macos.proof import check, libraries, owners_for, write_stubs
+from macos.toolchain import Failure, Toolchain
 
 DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
 TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>9}  "
@@ -51,10 +51,10 @@ def build_torch(
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
     folder, into = options.work.resolve(), options.out.resolve()
-    tree = options.tree or macos_torch.torch_tree(version, PYTHON)
+    tree = options.tree or downloads.torch_tree(version, PYTHON)
     torch = libraries(tree)
     toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
-    metal_cpp = options.metal_cpp or macos_torch.metal_cpp(PYTHON)
+    metal_cpp = options.metal_cpp or downloads.metal_cpp(PYTHON)
     builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
     lowest = MATRIX["macos"]["torch"][version]
     operators = builder.operator_objects(lowest, version)
@@ -76,9 +76,9 @@ def build_torch(
         )
         wheel = pack(version, target, [library, module], into)
         check_wheel(wheel, version, target)
-        held = package_contents.read_wheel(wheel)
+        held = contents.read_wheel(wheel)
         minor = version.rpartition(".")[0]
-        if found := package_contents.problems(held, minor, folders):
+        if found := contents.problems(held, minor, folders):
             raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
         rows.append(
             {
@@ -166,8 +166,8 @@ def fetch(versions: Iterable[str]) -> dict[str, str]:
     missing = {}
     for version in sorted(versions, key=number):
         try:
-            macos_torch.torch_tree(version, PYTHON)
-        except macos_torch.NotFetchedError as error:
+            downloads.torch_tree(version, PYTHON)
+        except downloads.NotFetchedError as error:
             missing[version] = str(error)
     return missing
 

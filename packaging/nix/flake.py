@@ -1,10 +1,10 @@
 """Evaluates the flake for every system, offline, and builds one of its packages.
 
-``tests/nixpkgs`` stands in for nixpkgs: it knows the attributes that the flake may
-use and fails on any other.  Store and state lie in the user's cache, so neither a
-daemon nor a right to write to /nix is needed.
+``tests/packaging/nixpkgs`` stands in for nixpkgs: it knows the attributes that the
+flake may use and fails on any other.  Store and state lie in the user's cache,
+so neither a daemon nor a right to write to /nix is needed.
 
-Usage: python tools/nix_flake.py [--build]
+Usage: python packaging nix.flake [--build]
   without --build: check lock, schema and format, instantiate all, print a table
   with it: build a package and enter its shell, those that have this very Python
 """
@@ -24,20 +24,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nix_wheels
-import package_contents
+import contents
+from project import ROOT, versions
 
-ROOT = Path(__file__).resolve().parent.parent
-STAND_IN = Path("tests", "nixpkgs")
+from nix import wheels
+
+STAND_IN = Path("tests", "packaging", "nixpkgs")
 INSTALL = (
-    "nix_flake: expected the command nix (2.4 or newer) on the path, found none; "
+    "nix.flake: expected the command nix (2.4 or newer) on the path, found none; "
     "install it: apt-get install nix-bin on Debian and Ubuntu"
 )
 # What the flake reads.
 PARTS = (
     *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
-    *("orchard_ops", "tests", "tools"),
+    *("orchard_ops", "packaging", "tests", "tools"),
     *(".ci", ".github", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "recipe"),
 )
 CONFIG = """\
@@ -51,7 +52,7 @@ warn-dirty = false
 # Output → system → name → the derivation that nix made of it.
 TABLE = """
 let
-  nixpkgs = (import ./tests/nixpkgs/flake.nix).outputs { };
+  nixpkgs = (import ./tests/packaging/nixpkgs/flake.nix).outputs { };
   flake = (import ./flake.nix).outputs { inherit nixpkgs; self = { }; };
   systems = builtins.attrNames nixpkgs.legacyPackages;
   overlaid = system:
@@ -200,7 +201,7 @@ def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
             key = f"{base}-py{python.replace('.', '')}"
             found[key] = str((version, python, lowest))
         for target in matrix["macos"]["deployment_targets"]:
-            if system == nix_wheels.DARWIN and float(target) >= float(lowest):
+            if system == wheels.DARWIN and float(target) >= float(lowest):
                 key = f"{base}-macos{target.partition('.')[0]}"
                 found[key] = str((version, pythons[0], target))
     found["default"] = found[f"orchard-ops-{matrix['package']['default']}"]
@@ -283,13 +284,13 @@ def realise(nix: Nix, tree: Path, attribute: str) -> Path:
 
 def check_contents(package: Path, torch: str) -> None:
     """List what a built package holds; fail on what is missing or too much."""
-    files = package_contents.read_folder(package)
+    files = contents.read_folder(package)
     # nixpkgs' installer writes none; the stand-in installs by pip.
     files = {n: data for n, data in files.items() if not n.endswith("direct_url.json")}
-    print(package_contents.listing(files), end="")
+    print(contents.listing(files), end="")
     # The host's Python, which the stand-in takes, may lie in this tree: its path is
     # that of no build.
-    found = package_contents.problems(files, torch, ["nix-build-"])
+    found = contents.problems(files, torch, ["nix-build-"])
     if found:
         raise FlakeError("\n".join(f"{package}: {sentence}" for sentence in found))
 
@@ -314,7 +315,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             tree = copy_tree(Path(folder, "tree"))
             if options.build:
-                matrix = nix_wheels.matrix()
+                matrix = versions()
                 system, name = with_host(tree), for_this_python(matrix)
                 attribute = f"path:{tree}#packages.{system}.orchard-ops-{name}"
                 package = realise(nix, tree, attribute)
@@ -330,7 +331,7 @@ def main() -> None:
                 raise FlakeError("\n".join(wrong))
             locked = check_lock(nix, tree)
             outputs = evaluate(nix, tree)
-        check_packages(outputs, nix_wheels.matrix())
+        check_packages(outputs, versions())
         print_table(outputs)
         print(f"flake.lock agrees with flake.nix: {locked}")
     except FlakeError as error:

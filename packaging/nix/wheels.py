@@ -5,7 +5,7 @@ nixpkgs carries one PyTorch at a time, so the flake takes each from its wheel.
 ``fetchPypi`` wants to know of a wheel.  pip says which wheel an interpreter of
 that system would install, and its hash; no wheel is downloaded.
 
-Usage: python tools/nix_wheels.py [--check]  (--check exits 1 and names what differs)
+Usage: python packaging nix.wheels [--check]  (--check exits 1 and names what differs)
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tomllib
+from project import ROOT, versions
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "nix" / "wheels.json"
 # Wheel platforms that a nixpkgs system can run, the newest first.
 PLATFORMS = {
@@ -44,11 +43,6 @@ class Wheel(NamedTuple):
     version: str
     system: str
     python: str
-
-
-def matrix() -> dict[str, Any]:
-    """Return versions.toml."""
-    return tomllib.loads((ROOT / "versions.toml").read_text(encoding="utf-8"))
 
 
 def needed(matrix: dict[str, Any]) -> Iterator[Wheel]:
@@ -136,7 +130,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--table", type=Path, default=TABLE, help="the file")
     options = parser.parse_args()
-    wheels = list(needed(matrix()))
+    wheels = list(needed(versions()))
     with ThreadPoolExecutor(4) as pool:
         right = dict(zip(wheels, pool.map(pin, wheels)))
     if not options.check:

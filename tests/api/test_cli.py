@@ -13,10 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
-from orchard_ops.cli import _checkup, _self_test, app
-from orchard_ops.cli._comparison import Comparison, Result
-from orchard_ops.cli._corpus import Batches, read_corpus
-from orchard_ops.cli._gpt import Shape
+from orchard_ops._demo.comparison import Comparison, Result
+from orchard_ops._demo.corpus import Batches, read_corpus
+from orchard_ops._demo.gpt import Shape
+from orchard_ops._doctor import checkup, self_test
+from orchard_ops.cli import app
 
 
 def test_doctor_finds_a_working_device(device: torch.device) -> None:
@@ -118,7 +119,7 @@ def test_doctor_does_not_fall_back(tmp_path: Path) -> None:
 def test_doctor_finds_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attention that is a little wrong, or raises, is not ok."""
     cpu = torch.device("cpu")
-    assert _self_test.all_ok(_self_test.self_test(cpu))
+    assert self_test.all_ok(self_test.self_test(cpu))
     real = orchard_ops.flash_attention
 
     def shifted(*arguments: Any, **more: Any) -> Any:
@@ -126,13 +127,13 @@ def test_doctor_finds_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
         return out if out.dtype == torch.float64 else out + 0.1
 
     monkeypatch.setattr(orchard_ops, "flash_attention", shifted)
-    assert not any(row["ok"] for row in _self_test.self_test(cpu))
+    assert not any(row["ok"] for row in self_test.self_test(cpu))
 
     def raising(*_: Any, **__: Any) -> Any:
         raise orchard_ops.DeviceError("gone")
 
     monkeypatch.setattr(orchard_ops, "flash_attention", raising)
-    assert all(row["error"] == "gone" for row in _self_test.self_test(cpu))
+    assert all(row["error"] == "gone" for row in self_test.self_test(cpu))
 
 
 # A child without PyTorch: it crashes, hangs or ends at the checks of that name.
@@ -156,7 +157,7 @@ with os.fdopen(int(sys.argv[1]), "w") as out:
 def test_doctor_outlives_a_check_that_crashes_or_hangs() -> None:
     """Such a check has failed, with the reason; the others run all the same."""
     names = ["device", "crash", "one", "hang", "end", "two"]
-    found = list(_checkup.examine(None, names, limit=2.0, text=FAKE_CHILD))
+    found = list(checkup.examine(None, names, limit=2.0, text=FAKE_CHILD))
     assert [outcome.check for outcome in found] == names
     assert [outcome.ok for outcome in found] == [True, False, True, False, False, True]
     assert "SIGABRT: -[MTLBuffer length]: failed assertion" in found[1].line
@@ -166,7 +167,7 @@ def test_doctor_outlives_a_check_that_crashes_or_hangs() -> None:
 
 def test_doctor_runs_nothing_without_a_device() -> None:
     """The check of the device comes first; the others need one."""
-    found = list(_checkup.examine("none", ["device", "float32"]))
+    found = list(checkup.examine("none", ["device", "float32"]))
     assert [(outcome.check, outcome.ok) for outcome in found] == [("device", False)]
     assert "expected the device mps or metalsim" in found[0].line
 
@@ -176,11 +177,11 @@ def test_a_report_holds_what_was_found_before_a_crash(
 ) -> None:
     """Rows are written as they come: an end in the middle leaves a whole report."""
 
-    def examine(*_: Any) -> Iterator[_checkup.Outcome]:
-        yield _checkup.Outcome("device", True, "mps", {"device": "mps:0"})
+    def examine(*_: Any) -> Iterator[checkup.Outcome]:
+        yield checkup.Outcome("device", True, "mps", {"device": "mps:0"})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_checkup, "examine", examine)
+    monkeypatch.setattr(checkup, "examine", examine)
     done = report(tmp_path / "report.json", "metalsim")
     assert done.exit_code != 0
     found = json.loads((tmp_path / "report.json").read_text())
@@ -198,8 +199,8 @@ def test_a_dtype_that_the_device_lacks_is_no_failure(
         def to(self, _: torch.device) -> None:
             raise TypeError("BFloat16 is not supported on MPS")
 
-    monkeypatch.setattr(_self_test, "_inputs", lambda _: [Refuses()] * 4)
-    row = _self_test.row(_self_test.CASES[-1], torch.device("cpu"))
+    monkeypatch.setattr(self_test, "_inputs", lambda _: [Refuses()] * 4)
+    row = self_test.row(self_test.CASES[-1], torch.device("cpu"))
     assert row["not_supported"] == "BFloat16 is not supported on MPS"
 
 

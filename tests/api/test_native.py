@@ -10,7 +10,7 @@ import torch
 
 import orchard_ops
 from orchard_ops import _native
-from orchard_ops.cli._child import python
+from orchard_ops._child import python
 
 
 @pytest.mark.parametrize("built_for", ["2.1.2", "2.0.0", "1.13.1"])

@@ -16,8 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
+from orchard_ops._child import python
 from orchard_ops.cli import app
-from orchard_ops.cli._child import python
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 FEATURES = [

@@ -1,6 +1,6 @@
 """Several hundred random problems that combine all features, against float64.
 
-``pytest tests/test_combinations.py --combination SEED`` draws others,
+``pytest tests/attention/test_combinations.py --combination SEED`` draws others,
 ``--combination SEED:INDEX`` runs a single one.
 """
 
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_matches_float64(combination: tuple[int, int], device: torch.device) -> None:
     """Output, lse and every gradient are as near to float64 as the tolerances ask."""
     case = draw_case(*combination)
-    print(f"pytest tests/test_combinations.py --combination {case.name}")
+    print(f"pytest tests/attention/test_combinations.py --combination {case.name}")
     print(case)
     inputs = make_inputs(case)
     with count_calls() as calls:

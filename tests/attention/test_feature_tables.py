@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import pytest
 from cases import CASES
 from feature_cases import FEATURE_CASES
+from paths import ROOT, TESTS
 
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
+FILES = {path.name: path for path in TESTS.rglob("test_*.py")}
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)(?:\[([^`]+)\])?`")
 CASE_NAMES = [case.name for case in (*CASES, *FEATURE_CASES)]
 
@@ -43,7 +42,7 @@ def test_the_named_tests_exist(page: str) -> None:
     """Every test named in a table is a function of that file; a pattern has cases."""
     for row in rows(page):
         for file, function, pattern in NAMED.findall(row):
-            tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+            tree = ast.parse(FILES[file].read_text(encoding="utf-8"))
             functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
             assert function in functions, (file, function)
             if pattern:

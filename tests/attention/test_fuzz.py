@@ -1,6 +1,7 @@
 """Random problems through the calls that users make, against float64.
 
-``pytest tests/test_fuzz.py --fuzz 2000`` runs as many, ``--fuzz SEED:INDEX`` one.
+``pytest tests/attention/test_fuzz.py --fuzz 2000`` runs as many, ``--fuzz
+SEED:INDEX`` one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_matches_float64(drawn: tuple[int, int], device: torch.device) -> None:
     """Output and every gradient are as near to float64 as the tolerances ask."""
     problem = draw_problem(*drawn)
-    print(f"pytest tests/test_fuzz.py --fuzz {drawn[0]}:{drawn[1]}\n{problem}")
+    print(
+        f"pytest tests/attention/test_fuzz.py --fuzz {drawn[0]}:{drawn[1]}\n{problem}"
+    )
     case = problem.case
     inputs = make_inputs(case)
     if problem.call in ("plain", "packed"):

@@ -1,4 +1,4 @@
-"""The check on an NVIDIA GPU (tests/cuda), where there is none."""
+"""The check on an NVIDIA GPU (tests/metal/cuda), where there is none."""
 
 from __future__ import annotations
 

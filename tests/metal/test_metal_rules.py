@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from metal_constructs import Construct, constructs, host_types
-from metal_text import ROOT, Declared, declared, device_text, kernel_files, words
+from metal_text import Declared, declared, device_text, kernel_files, words
+from paths import ROOT
 
 PAGE = ROOT / "docs" / "metal-rules.md"
 NAMES = Path(__file__).parent / "metal_names.txt"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent / "metal_runtime"
+HERE = Path(__file__).parent / "runtime"
 PROGRAM = sorted((HERE / "program").glob("*_tests.cpp"))
 TESTS = [
     name

@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import TESTS
 
 from orchard_ops import _native
-from orchard_ops.cli._child import python
-
-HERE = Path(__file__).resolve().parent
+from orchard_ops._child import python
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
@@ -27,14 +26,26 @@ pytestmark = pytest.mark.skipif(
 
 # What each part of the suite shows on mps.
 SUITES = {
-    "objects": ("metal_runtime/pytorch/on_mps.py",),
-    "recorded": ("test_record.py", "-k", "plain-torch.float16 or decoding or private"),
-    "training": ("test_mps_smoke_training.py",),
-    "views": ("test_storage_bridge.py", "-k", "views or offsets or slices"),
-    "decode": ("test_kvcache.py", "-k", "matches_float64 and not cpu"),
-    "varlen": ("test_varlen.py", "-k", "device or neighbors or packing"),
-    "spilled": ("test_spill.py", "-k", "spilling_matches_float64 and f16-d64"),
-    "features": ("test_attention.py", "-k", "together or mask or types or twice"),
+    "objects": ("metal/runtime/pytorch/on_mps.py",),
+    "recorded": (
+        "api/test_record.py",
+        "-k",
+        "plain-torch.float16 or decoding or private",
+    ),
+    "training": ("api/test_mps_smoke_training.py",),
+    "views": ("api/test_storage_bridge.py", "-k", "views or offsets or slices"),
+    "decode": ("attention/test_kvcache.py", "-k", "matches_float64 and not cpu"),
+    "varlen": ("attention/test_varlen.py", "-k", "device or neighbors or packing"),
+    "spilled": (
+        "attention/test_spill.py",
+        "-k",
+        "spilling_matches_float64 and f16-d64",
+    ),
+    "features": (
+        "attention/test_attention.py",
+        "-k",
+        "together or mask or types or twice",
+    ),
 }
 
 
@@ -49,7 +60,7 @@ sys.exit(pytest.main(sys.argv[2:]))
 @pytest.fixture(scope="module")
 def libraries() -> Path:
     """The package's libraries for a Mac, over the stand-in."""
-    sys.path.insert(0, str(HERE / "metal_runtime"))
+    sys.path.insert(0, str(TESTS / "metal" / "runtime"))
     import build
 
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -75,7 +86,7 @@ def test_suite_passes_on_mps(suite: str, mode: str, libraries: Path) -> None:
     }
     path, *chosen = SUITES[suite]
     command = python(START, str(libraries / "_C.so"), "-q")
-    command += ["-p", "no:cacheprovider", str(HERE / path), *chosen]
+    command += ["-p", "no:cacheprovider", str(TESTS / path), *chosen]
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout.splitlines()[-1]

@@ -6,17 +6,15 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import budget
 import pytest
+import specialisations
+from paths import ROOT
+from specialisations import Specialisation
 
 from orchard_ops import sim
-
-sys.path.insert(0, str(Path(__file__).parent / "specialisations"))
-import budget
-import specialisations
-from specialisations import ROOT, Specialisation
 
 SHIPPED = specialisations.golden()
 
@@ -63,7 +61,9 @@ def test_the_list_is_what_the_plan_asks_for() -> None:
     """A changed tile, define or feature must be written into the golden list."""
     now = {s.line for s in specialisations.listed()}
     then = {s.line for s in SHIPPED}
-    remedy = "python tests/specialisations/specialisations.py, and look at the diff"
+    remedy = (
+        "python tests/metal/specialisations/specialisations.py, and look at the diff"
+    )
     assert not now - then, f"new: {sorted(now - then)[:3]}; {remedy}"
     assert not then - now, f"gone: {sorted(then - now)[:3]}; {remedy}"
 

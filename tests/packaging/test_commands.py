@@ -12,10 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-from orchard_ops.cli import _child
+from orchard_ops import _child
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 CI = ".ci/run"
 HOSTED = ".github/workflows/tests.yml"
@@ -24,52 +24,73 @@ SESSIONS = "noxfile.py"
 RUN_BY = {
     ".ci/run": (HOSTED, "- run: .ci/run"),
     ".nox/test-torch24/bin/orchard-ops doctor": (
-        "tests/test_cli.py",
+        "tests/api/test_cli.py",
         "def test_doctor_refuses_what_is_no_test_result",
     ),
     "cmake -S . -B build/": (SESSIONS, "build-dir=build/"),
     "cmake --build build/": (SESSIONS, "build-dir=build/"),
-    "conda build": ("tests/test_conda.py", "def test_a_real_conda_builds"),
-    "conda create": ("tests/test_conda.py", "def test_every_variant_can_be_solved"),
+    "conda build": ("tests/packaging/test_conda.py", "def test_a_real_conda_builds"),
+    "conda create": (
+        "tests/packaging/test_conda.py",
+        "def test_every_variant_can_be_solved",
+    ),
     "conda run": ("recipe/recipe.yaml", "orchard-ops doctor"),
-    "nix build": ("tools/nix_flake.py", '"build"'),
-    "nix develop": ("tools/nix_flake.py", "develop"),
-    "nix flake check": ("tools/nix_flake.py", '"flake", "check"'),
-    "nix flake lock": ("tests/test_nix.py", "def test_notices_a_lock"),
-    "nix fmt": ("tests/test_nix.py", "def test_names_a_misformatted_line"),
-    "nix run": ("tools/nix_flake.py", "apps"),
+    "nix build": ("packaging/nix/flake.py", '"build"'),
+    "nix develop": ("packaging/nix/flake.py", "develop"),
+    "nix flake check": ("packaging/nix/flake.py", '"flake", "check"'),
+    "nix flake lock": ("tests/packaging/test_nix.py", "def test_notices_a_lock"),
+    "nix fmt": ("tests/packaging/test_nix.py", "def test_names_a_misformatted_line"),
+    "nix run": ("packaging/nix/flake.py", "apps"),
     "nox": (CI, '"$environment/bin/nox" --non-interactive'),
     "nox -l": (CI, "noxfile.py --list"),
     "nox -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
     "nox -r -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
     "nox -R -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
-    'nox -s "test-opinfo': ("tests/test_opinfo.py", "def test_operator_agrees"),
+    'nox -s "test-opinfo': (
+        "tests/simulator/test_opinfo.py",
+        "def test_operator_agrees",
+    ),
     "nox -s test-transformers": (CI, "test-transformers(release='newest')"),
     "nox -s bench": (CI, "session bench -- --suite memory"),
     "nox -s compile-macos": (CI, "session compile-macos"),
     "nox -s conda": (CI, "session conda -- --sample"),
-    "nox -s cuda": ("tests/test_cuda_check.py", "def test_says_why_it_cannot_run"),
+    "nox -s cuda": (
+        "tests/metal/test_cuda_check.py",
+        "def test_says_why_it_cannot_run",
+    ),
     "nox -s demo": (CI, "session demo -- --steps 2"),
     "nox -s kernels": (CI, "session kernels -- -k probe"),
     "nox -s lint": (SESSIONS, 'nox.options.sessions = ["lint"'),
     "nox -s nix": (CI, "session nix -- --evaluate"),
-    "nox -s nix-wheels": ("tests/test_nix.py", "def test_verifies_every_hash"),
+    "nox -s nix-wheels": (
+        "tests/packaging/test_nix.py",
+        "def test_verifies_every_hash",
+    ),
     "nox -s package": (CI, "session package -- sdist"),
     "nox -s tune": (CI, "session tune -- --check"),
     "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
-    "orchard-ops bench": ("tests/test_bench.py", "def test_bench_reports"),
-    "orchard-ops doctor": ("tests/test_cli.py", "def test_doctor_writes_one_report"),
-    "orchard-ops replay": ("tests/test_record.py", "def test_a_replay_writes"),
+    "orchard-ops bench": ("tests/perf/test_bench.py", "def test_bench_reports"),
+    "orchard-ops doctor": (
+        "tests/api/test_cli.py",
+        "def test_doctor_writes_one_report",
+    ),
+    "orchard-ops replay": ("tests/api/test_record.py", "def test_a_replay_writes"),
     "pip install": (SESSIONS, "built_wheel(session, name)"),
     "pip wheel": (SESSIONS, '"pip", "wheel"'),
     "pre-commit install": (".pre-commit-config.yaml", "ruff"),
     "pytest tests": (SESSIONS, '"pytest", "-n", "2"'),
-    'python -c "import': ("tests/test_commands.py", "def test_one_liners_run"),
+    'python -c "import': (
+        "tests/packaging/test_commands.py",
+        "def test_one_liners_run",
+    ),
     "python -m venv": (CI, "-m venv"),
-    "python recipe/smoke.py": ("tools/conda_environments.py", '"smoke.py"'),
-    "python tests/cuda": ("tests/test_cuda_check.py", "def test_says_why"),
-    "python tests/specialisations": ("tests/test_specialisations.py", "listed()"),
-    "python tools/conda_variants.py": ("tools/check_versions.py", "conda_variants"),
+    "python recipe/smoke.py": ("packaging/conda/environments.py", '"smoke.py"'),
+    "python tests/metal/cuda": ("tests/metal/test_cuda_check.py", "def test_says_why"),
+    "python tests/metal/specialisations": (
+        "tests/metal/test_specialisations.py",
+        "listed()",
+    ),
+    "python packaging conda.variants": ("tools/check_versions.py", "variant_files"),
     "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
 }
 PROGRAMS = r"(?:nox|orchard-ops|nix|conda|pip|pytest|cmake|pre-commit|python) "

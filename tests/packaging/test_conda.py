@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 pytest.importorskip("rattler_build")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
-import conda_environments as environments  # noqa: E402
-import conda_packages as packages  # noqa: E402
-import conda_standins as standins  # noqa: E402
-from conda_channel import LINUX, MACOS, MATRIX, Channel, Package, required  # noqa: E402
-from conda_variants import Variant, rendered  # noqa: E402
+from conda import environments, packages, standins
+from conda.channel import LINUX, MACOS, MATRIX, Channel, Package, required
+from conda.variants import Variant, rendered
+from paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,7 +98,7 @@ def test_only_what_is_required_here_becomes_a_dependency() -> None:
 
 def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
     """What a build script prints before it fails is in the error."""
-    from conda_channel import build_recipe
+    from conda.channel import build_recipe
 
     recipe: dict[str, Any] = {
         "schema_version": 1,
@@ -117,7 +113,7 @@ def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
 
 def test_a_failing_test_shows_what_it_prints(tmp_path: Path) -> None:
     """A package that fails its tests is moved aside, and its output is the error."""
-    from conda_channel import build_recipe
+    from conda.channel import build_recipe
 
     recipe: dict[str, Any] = {
         "schema_version": 1,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
 TARGET = "13.0"
 SOURCE = """
 extern "C" int present(); extern "C" int missing();
@@ -22,11 +22,6 @@ extern "C" int first() { return present(); }
 extern "C" int second() { return missing(); }
 #endif
 """
-
-
-@pytest.fixture(autouse=True)
-def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TOOLS))
 
 
 def library(folder: Path, *flags: str) -> Path:
@@ -42,7 +37,7 @@ def library(folder: Path, *flags: str) -> Path:
 
 def test_reads_a_binary(tmp_path: Path) -> None:
     """The reader finds names, target, exports and imports."""
-    import macho
+    from macos import macho
 
     found = macho.read(library(tmp_path))
     assert found.install_name == "@rpath/libpart.dylib"
@@ -54,8 +49,7 @@ def test_reads_a_binary(tmp_path: Path) -> None:
 
 def test_accepts_an_owned_symbol_and_names_a_wrong_one(tmp_path: Path) -> None:
     """A symbol that its library exports passes; any other is named."""
-    import macho
-    import macos_checks as checks
+    from macos import checks, macho
 
     found = macho.read(library(tmp_path, "-DWRONG"))
     found.imports = {
@@ -70,8 +64,7 @@ def test_accepts_an_owned_symbol_and_names_a_wrong_one(tmp_path: Path) -> None:
 
 def test_refuses_a_symbol_without_a_library(tmp_path: Path) -> None:
     """A symbol looked up wherever it may be found is not proved."""
-    import macho
-    import macos_checks as checks
+    from macos import checks, macho
 
     problems = checks.unowned(macho.read(library(tmp_path)), checks.Owners())
     assert "_present is looked up in no library by name" in problems
@@ -79,7 +72,7 @@ def test_refuses_a_symbol_without_a_library(tmp_path: Path) -> None:
 
 def test_refuses_a_symbol_newer_than_the_target() -> None:
     """libc++'s stream tables came with 12.3: a build for 11.0 may not use them."""
-    import macos_checks as checks
+    from macos import checks
 
     owners = checks.Owners()
     owners.add_known("11.0")
@@ -99,7 +92,7 @@ def test_refuses_a_symbol_newer_than_the_target() -> None:
 )
 def test_checks_messages(used: str, tables: dict[str, str], words: str) -> None:
     """A message must be in metal-cpp's tables and old enough, or guarded."""
-    import macos_checks as checks
+    from macos import checks
 
     problems = checks.unfit_messages({used}, tables, TARGET)
     assert (words in problems[0]) if words else not problems
@@ -107,7 +100,7 @@ def test_checks_messages(used: str, tables: dict[str, str], words: str) -> None:
 
 def test_refuses_an_unguarded_new_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message newer than the target must be guarded."""
-    import macos_checks as checks
+    from macos import checks
 
     monkeypatch.setattr(checks, "GUARDED", set())
     tables = {"setMathMode_": "setMathMode:"}
@@ -118,8 +111,7 @@ def test_refuses_an_unguarded_new_message(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_refuses_what_would_not_travel(tmp_path: Path) -> None:
     """Absolute paths, a wrong target and a wrong name are each named."""
-    import macho
-    import macos_checks as checks
+    from macos import checks, macho
 
     path = library(tmp_path, "-Wl,-rpath,/opt/mine")
     found = macho.read(path)
@@ -131,8 +123,7 @@ def test_refuses_what_would_not_travel(tmp_path: Path) -> None:
 
 def test_refuses_a_private_runtime(tmp_path: Path) -> None:
     """A binary that exports the C++ runtime's symbols brought its own."""
-    import macho
-    import macos_checks as checks
+    from macos import checks, macho
 
     found = macho.read(library(tmp_path))
     found.exports.add("___cxa_throw")
@@ -141,9 +132,7 @@ def test_refuses_a_private_runtime(tmp_path: Path) -> None:
 
 def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
     """The tool's own check ends the run and names symbol, selector and binary."""
-    import macho
-    import macos_checks as checks
-    import macos_proof
+    from macos import checks, macho, proof
 
     source = tmp_path / "sends.cpp"
     source.write_text(
@@ -156,8 +145,8 @@ def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
     path = library(tmp_path)
     needed = macho.read(path).imports
     owners = checks.Owners({owner: set() for owner in needed.values()})
-    with pytest.raises(macos_proof.Failure) as caught:
-        macos_proof.check({}, [], TARGET, owners, [path], [sender])
+    with pytest.raises(proof.Failure) as caught:
+        proof.check({}, [], TARGET, owners, [path], [sender])
     assert "libpart.dylib: _present" in str(caught.value)
     assert "explode_ is in none of metal-cpp's tables" in str(caught.value)
     assert caught.value.code != 0
@@ -172,9 +161,9 @@ def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
 )
 def test_says_why_pip_refused(said: str, names_the_cause: bool) -> None:
     """Pip's own words are kept; a constraint is named as the cause, with a remedy."""
-    import macos_torch
+    from macos import downloads
 
-    text = macos_torch.refusal("torch==2.15.0", "3.11", said)
+    text = downloads.refusal("torch==2.15.0", "3.11", said)
     assert said in text
     assert "torch==2.15.0" in text
     assert ("Lift it" in text) == names_the_cause
@@ -182,28 +171,28 @@ def test_says_why_pip_refused(said: str, names_the_cause: bool) -> None:
 
 def packed(folder: Path, version: str) -> Path:
     """Pack a wheel as the tool does, around binaries that only a Mac can load."""
-    import macos_pack
+    from macos import pack
 
     binaries = []
     for name in ("liborchard_device.dylib", "_C.so"):
         binaries.append(library(folder).rename(folder / name))
-    return macos_pack.pack(version, TARGET, binaries, folder)
+    return pack.pack(version, TARGET, binaries, folder)
 
 
 def test_a_wheel_depends_on_its_files_alone(tmp_path: Path) -> None:
     """Two packings of the same files give the same bytes, which read back right."""
-    import macos_pack
+    from macos import pack
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = packed(tmp_path / "a", "2.4.1"), packed(tmp_path / "b", "2.4.1")
     assert first.read_bytes() == second.read_bytes()
-    macos_pack.check_wheel(first, "2.4.1", TARGET)
+    pack.check_wheel(first, "2.4.1", TARGET)
 
 
 def test_a_wheel_with_another_stamp_is_refused(tmp_path: Path) -> None:
     """A wheel whose name, requirement or stamp tell different stories is named."""
-    import macos_pack
+    from macos import pack
 
     wheel = packed(tmp_path, "2.4.1")
     with zipfile.ZipFile(wheel) as archive:
@@ -213,8 +202,8 @@ def test_a_wheel_with_another_stamp_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    with pytest.raises(macos_pack.Failure, match=r"the loader's stamp: 2\.1\.2"):
-        macos_pack.check_wheel(wheel, "2.4.1", TARGET)
+    with pytest.raises(pack.Failure, match=r"the loader's stamp: 2\.1\.2"):
+        pack.check_wheel(wheel, "2.4.1", TARGET)
 
 
 def imported(wheel: Path, into: Path) -> subprocess.CompletedProcess[str]:
@@ -229,7 +218,7 @@ def imported(wheel: Path, into: Path) -> subprocess.CompletedProcess[str]:
 
 
 RUNNING = torch.__version__.split("+")[0]
-MATRIX = (TOOLS.parent / "versions.toml").read_text(encoding="utf-8")
+MATRIX = (ROOT / "versions.toml").read_text(encoding="utf-8")
 BUILT = re.findall(r'^"(\d+\.\d+\.\d+)" = ', MATRIX, re.MULTILINE)
 OTHERS = [v for v in BUILT if v.split(".")[:2] != RUNNING.split(".")[:2]]
 
@@ -256,19 +245,19 @@ def test_a_wheel_for_this_pytorch_gets_past_the_stamp(tmp_path: Path) -> None:
 
 def test_a_second_build_with_other_bytes_is_named() -> None:
     """`--twice` compares wheel by wheel and names the one that differs."""
-    import macos_wheels
+    from macos import wheels
 
     first = [{"wheel": "a.whl", "sha256": "1"}, {"wheel": "b.whl", "sha256": "2"}]
-    assert not list(macos_wheels.differences(first, first))
+    assert not list(wheels.differences(first, first))
     second = [first[0], {"wheel": "b.whl", "sha256": "3"}]
-    found = list(macos_wheels.differences(first, second))
+    found = list(wheels.differences(first, second))
     assert found == ["b.whl: built again, it has other bytes (2, then 3)"]
 
 
 @pytest.mark.parametrize("flags", [["--torch", "2.4.1", "9.9.9"], ["--target", "12.0"]])
 def test_a_version_that_is_not_in_the_matrix_is_refused(flags: list[str]) -> None:
     """Nothing that was asked for is left out in silence."""
-    command = [sys.executable, TOOLS / "macos_wheels.py", *flags]
+    command = [sys.executable, ROOT / "packaging", "macos.wheels", *flags]
     done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 1
     assert f"lists no {flags[-1]}" in done.stderr
@@ -279,14 +268,11 @@ def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
     lost: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other wheels are made and listed; the status and the reason come last."""
-    import macos_torch
-    import macos_wheels
+    from macos import downloads, wheels
 
     def torch_tree(version: str, _: str) -> Path:
         if version in lost:
-            raise macos_torch.NotFetchedError(
-                f"pip gave no torch=={version}: Not Found"
-            )
+            raise downloads.NotFetchedError(f"pip gave no torch=={version}: Not Found")
         return tmp_path
 
     def build_torch(version: str, targets: list[str], _: object) -> list[object]:
@@ -294,13 +280,13 @@ def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
         names = {"torch": version, "python": "any 3", "wheel": f"{version}.whl"}
         return [{**names, **fields, "target": target} for target in targets]
 
-    monkeypatch.setattr(macos_torch, "torch_tree", torch_tree)
-    monkeypatch.setattr(macos_wheels, "build_torch", build_torch)
+    monkeypatch.setattr(downloads, "torch_tree", torch_tree)
+    monkeypatch.setattr(wheels, "build_torch", build_torch)
     asked = ["--torch", "2.2.2", "2.4.1", "--target", "14.0", "--out", str(tmp_path)]
-    program = ["macos_wheels.py", *asked, "--work", str(tmp_path)]
+    program = ["wheels.py", *asked, "--work", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", program)
-    with pytest.raises(macos_wheels.Failure) as caught:
-        macos_wheels.main()
+    with pytest.raises(wheels.Failure) as caught:
+        wheels.main()
     assert f"no wheels were made for PyTorch {', '.join(lost)}" in str(caught.value)
     assert all(f"torch=={version}: Not Found" in str(caught.value) for version in lost)
     listed = tmp_path / "wheels.json"

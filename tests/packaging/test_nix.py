@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import project
 import pytest
+from paths import ROOT
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
-nix_flake = pytest.importorskip("nix_flake", reason="the tools need Python 3.11")
-nix_wheels = pytest.importorskip("nix_wheels")
+nix_flake = pytest.importorskip("nix.flake", reason="the tools need Python 3.11")
+nix_wheels = pytest.importorskip("nix.wheels")
 
 needs_nix = pytest.mark.skipif(
     shutil.which("nix") is None, reason="no nix here (apt-get install nix-bin)"
@@ -62,7 +62,7 @@ def test_accepts_the_flake(nix: Any, tree: Path) -> None:
     assert "NixOS/nixpkgs" in nix_flake.check_lock(nix, tree)
     outputs = nix_flake.evaluate(nix, tree)
     assert set(outputs["packages"]) == set(nix_wheels.PLATFORMS)
-    nix_flake.check_packages(outputs, nix_wheels.matrix())
+    nix_flake.check_packages(outputs, project.versions())
 
 
 @needs_nix
@@ -119,13 +119,13 @@ def test_notices_a_variant_that_changes_nothing(nix: Any, tree: Path) -> None:
     replace(tree / "nix" / "default.nix", "{ deploymentTarget = v; }", "{ }")
     outputs = nix_flake.evaluate(nix, tree)
     with pytest.raises(nix_flake.FlakeError, match="one derivation"):
-        nix_flake.check_packages(outputs, nix_wheels.matrix())
+        nix_flake.check_packages(outputs, project.versions())
 
 
 @needs_nix
 def test_notices_a_package_that_the_matrix_lacks(nix: Any, tree: Path) -> None:
     """The packages' names must be those that versions.toml makes."""
-    matrix = nix_wheels.matrix()
+    matrix = project.versions()
     del matrix["torch"]["torch22"]
     outputs = nix_flake.evaluate(nix, tree)
     with pytest.raises(nix_flake.FlakeError, match="orchard-ops-torch22"):
@@ -177,7 +177,7 @@ def test_the_check_of_the_tests_has_what_they_read(nix: Any, tree: Path) -> None
     """The flake runs the tests on a part of the tree: all that they open is in it."""
     part = part_of(nix, tree, "tested")
     names = ("test_versions", "test_packaging")  # They need no PyTorch.
-    tests = [str(part / "tests" / f"{name}.py") for name in names]
+    tests = [str(part / "tests" / "packaging" / f"{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "--noconftest", "-q", *tests]
     options = ["-p", "no:cacheprovider", f"--basetemp={tree.parent / 'inner'}"]
     done = subprocess.run(
@@ -196,7 +196,7 @@ def test_notices_a_lock_of_another_input(nix: Any, tree: Path) -> None:
 
 def wheel_by_hash(digest: str) -> tuple[str, ...]:
     """Return the command that takes a wheel as the flake would."""
-    stand_in = TOOLS.parent / nix_flake.STAND_IN
+    stand_in = ROOT / nix_flake.STAND_IN
     expression = f"""
       (import {stand_in} {{
         lib = import {stand_in}/lib.nix;
@@ -254,7 +254,7 @@ def test_verifies_every_hash(
     monkeypatch.setattr(sys, "argv", ["nix_wheels", "--check", "--table", str(path)])
     if breakage == "none":
         nix_wheels.main()
-        count = len(list(nix_wheels.needed(nix_wheels.matrix())))
+        count = len(list(nix_wheels.needed(project.versions())))
         assert f"all {count} hashes" in capsys.readouterr().out
         return
     with pytest.raises(SystemExit, match=f"torch {TORCH} {SYSTEM} 3.(11|8): expected"):

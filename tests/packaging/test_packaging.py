@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FIND_TORCH = ROOT / "cmake" / "find_torch.py"
 
 
 @pytest.fixture(autouse=True)
 def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "cmake"))
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     monkeypatch.delenv("ORCHARD_TORCH_WHEEL", raising=False)
 
 
@@ -130,7 +128,7 @@ METADATA = "\n".join(
 
 def good_package() -> dict[str, bytes]:
     """Return a package that passes every check."""
-    import package_contents as contents
+    import contents
 
     texts = b"".join(contents.kernels().values())
     info = "orchard_ops-0.1.0.dist-info"
@@ -155,7 +153,7 @@ def on_a_mac(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def test_a_good_package_passes() -> None:
     """What every package holds is accepted."""
-    import package_contents as contents
+    import contents
 
     built, linux = on_a_mac(good_package()), good_package()
     for_any = {n: built[n] for n in built if "_sim." not in n and "_metal" not in n}
@@ -165,7 +163,7 @@ def test_a_good_package_passes() -> None:
 
 def test_the_simulator_comes_whole() -> None:
     """Only macOS may leave it out, and then its PyTorch device too."""
-    import package_contents as contents
+    import contents
 
     def without(part: str, files: dict[str, bytes]) -> str:
         kept = {name: files[name] for name in files if part not in name}
@@ -193,7 +191,7 @@ def test_the_simulator_comes_whole() -> None:
 )
 def test_a_bad_package_is_named(name: str, data: bytes | None, words: str) -> None:
     """Each thing that is missing, wrong or too much is named."""
-    import package_contents as contents
+    import contents
 
     files = good_package()
     if data is None:

@@ -13,7 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
-from orchard_ops.cli import _bench_plots, _child, _suites, app
+from orchard_ops import _child
+from orchard_ops._perf import plots, suites
+from orchard_ops.cli import app
 
 
 def test_bench_reports_what_it_measured() -> None:
@@ -36,7 +38,7 @@ def test_bench_draws(tmp_path: Path) -> None:
     """Plots go into the folder that is named."""
     pytest.importorskip("matplotlib")
     rows = {"memory": [{"length": 8, "peak_bytes": 100, "scores_would_take": 128}]}
-    (drawn,) = _bench_plots.draw(rows, tmp_path / "new")
+    (drawn,) = plots.draw(rows, tmp_path / "new")
     assert drawn == tmp_path / "new" / "orchard-bench-memory.png"
     assert drawn.stat().st_size > 1000
 
@@ -55,7 +57,7 @@ def test_bench_forces_a_backward() -> None:
     assert done.exit_code == 2
     assert "both" in done.output
     for backward, products in (("recompute", 7), ("spill", 5)):
-        rows = list(_suites.work(False, backwards=[backward]))
+        rows = list(suites.work(False, backwards=[backward]))
         counted = [row for row in rows if row["kind"] == "counted"]
         assert {row["pass"] for row in counted} == {"forward", f"backward, {backward}"}
         assert {row["products"] for row in counted if row["pass"] != "forward"} == {
@@ -88,5 +90,5 @@ def test_children_import_what_their_parent_does(
     ask = "import orchard_ops; print(orchard_ops.__file__)"
     found = subprocess.check_output(_child.python(ask), text=True)
     assert str(Path(found.strip()).resolve()) == ours
-    rows = [row["what"] for row in _suites._compile_times()]
+    rows = [row["what"] for row in suites._compile_times()]
     assert len(rows) == 4

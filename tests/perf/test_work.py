@@ -6,21 +6,20 @@ import importlib.util
 import itertools
 import math
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import budget
 import pytest
+import specialisations
 import torch
+from paths import ROOT
 
 import orchard_ops
 from orchard_ops import sim
-from orchard_ops.cli import _calibration, _chips, _model, _work
-from orchard_ops.cli._work import Shape
-
-sys.path.insert(0, str(Path(__file__).parent / "specialisations"))
-import budget
-import specialisations
+from orchard_ops._perf import calibration, chips, model
+from orchard_ops._perf import work as counting
+from orchard_ops._perf.work import Shape
 
 LENGTH = 1024
 CLASSES = ("A", "B")
@@ -36,7 +35,7 @@ RESIDUALS = {
 
 def load_tune() -> ModuleType:
     """Import tools/tune.py."""
-    path = Path(__file__).parent.parent / "tools" / "tune.py"
+    path = ROOT / "tools" / "tune.py"
     spec = importlib.util.spec_from_file_location("tune", path)
     assert spec is not None
     assert spec.loader is not None
@@ -64,7 +63,7 @@ def test_forward_multiplies_only_what_is_visible(family: str) -> None:
 
     The ideal of a causal mask has the tiles that the diagonal cuts.
     """
-    every = _work.ideal_multiplies(Shape(LENGTH, heads=1), 2)
+    every = counting.ideal_multiplies(Shape(LENGTH, heads=1), 2)
     assert multiplies(family) <= 1.02 * every
     tiles = LENGTH // 8
     triangle = every * (tiles + 1) / (2 * tiles)
@@ -79,31 +78,31 @@ def test_forward_multiplies_only_what_is_visible(family: str) -> None:
 @pytest.fixture(
     scope="module", params=itertools.product(CLASSES, ("recompute", "spill"))
 )
-def counted(request: pytest.FixtureRequest) -> tuple[str, Shape, _work.Counts]:
+def counted(request: pytest.FixtureRequest) -> tuple[str, Shape, counting.Counts]:
     """Count forward and backward of one small dense head, every access."""
-    shape = Shape(2 * _work.SHORT, heads=1)
+    shape = Shape(2 * counting.SHORT, heads=1)
     family, backward = request.param
     sim.enable()
     with sim.family(family):
-        counts = _work.run(shape, backward=backward)
+        counts = counting.run(shape, backward=backward)
     assert ("backward_dq_spilled" in counts) == (backward == "spill")
     assert ("backward_dq" in counts) == (backward == "recompute")
     return family, shape, counts
 
 
-def products(counts: _work.Counts) -> dict[str, int]:
+def products(counts: counting.Counts) -> dict[str, int]:
     """Return the products of each kernel that multiplies."""
-    return {name: n for name, n in _model.PRODUCTS.items() if name in counts}
+    return {name: n for name, n in model.PRODUCTS.items() if name in counts}
 
 
-def test_each_product_is_done_once(counted: tuple[str, Shape, _work.Counts]) -> None:
+def test_each_product_is_done_once(counted: tuple[str, Shape, counting.Counts]) -> None:
     """A score costs 2 products forward, 7 or 5 backward, and one exp where it is made.
 
     Dq has one product where the gradients of the scores were kept, else 3.
     """
     _, shape, counts = counted
     for kernel, count in products(counts).items():
-        ideal = _work.ideal_multiplies(shape, count)
+        ideal = counting.ideal_multiplies(shape, count)
         assert counts[kernel]["matrix_multiplies"] == ideal, kernel
         if kernel == "backward_dq_spilled":
             assert counts[kernel]["exponentials"] == 0
@@ -112,7 +111,7 @@ def test_each_product_is_done_once(counted: tuple[str, Shape, _work.Counts]) -> 
         assert shape.scores <= counts[kernel]["exponentials"] < 1.15 * shape.scores
 
 
-def test_loads_and_barriers(counted: tuple[str, Shape, _work.Counts]) -> None:
+def test_loads_and_barriers(counted: tuple[str, Shape, counting.Counts]) -> None:
     """At most 20 load instructions for 8 rows and 64 keys, and no barrier."""
     _, shape, counts = counted
     pieces = shape.scores / 512
@@ -127,7 +126,7 @@ def test_loads_and_barriers(counted: tuple[str, Shape, _work.Counts]) -> None:
 
 
 def test_the_search_counts_what_the_simulator_counts(
-    counted: tuple[str, Shape, _work.Counts],
+    counted: tuple[str, Shape, counting.Counts],
 ) -> None:
     """The counts that tiles are chosen by are those of the kernels."""
     family, shape, counts = counted
@@ -142,7 +141,7 @@ def test_the_search_counts_what_the_simulator_counts(
             shape.length,
             spills=spills and kernel == "backward_dkdv",
         )
-        actual = _work.work_of(kernel, counts[kernel], shape)
+        actual = counting.work_of(kernel, counts[kernel], shape)
         assert actual.multiplies == expected.multiplies
         assert actual.threadgroups == expected.threadgroups
         assert actual.threads == expected.threads
@@ -161,9 +160,9 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
         tile, _ = tune.best(kernel, family, dim, size)
         walked = tile.cols if kernel == "backward_dkdv" else tile.rows
         for unit in (8 * walked * tile.simdgroups // tile.split, 8 * tile.rows):
-            assert _work.SHORT % unit == 0
-            assert _work.LONG % unit == 0
-        assert _work.SHORT % (8 * tile.cols) == 0
+            assert counting.SHORT % unit == 0
+            assert counting.LONG % unit == 0
+        assert counting.SHORT % (8 * tile.cols) == 0
 
 
 @pytest.mark.parametrize("family", CLASSES)
@@ -171,7 +170,7 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
 def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
     """Simdgroups that share a tile pass partial sums without an extra pass."""
     with sim.family(family):
-        counts = _work.run(Shape(64, head_dim=head_dim, heads=1))
+        counts = counting.run(Shape(64, head_dim=head_dim, heads=1))
     split = {name for name, found in counts.items() if found["threadgroup_stores"]}
     assert split or (family, head_dim) == ("B", 128)
     assert {name: found["bank_conflicts"] for name, found in counts.items()} == (
@@ -181,11 +180,11 @@ def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
 
 def test_counts_extrapolate() -> None:
     """Two short runs give a longer one's counts."""
-    shape = Shape(_work.LONG + _work.SHORT, heads=2, is_causal=True)
+    shape = Shape(counting.LONG + counting.SHORT, heads=2, is_causal=True)
     sim.enable()
     with sim.family("A"):
         assert shape.length == 512
-        expected, actual = _work.count(shape), _work.run(shape, strict=False)
+        expected, actual = counting.count(shape), counting.run(shape, strict=False)
     for kernel, counters in actual.items():
         for name in ("matrix_multiplies", "shuffles", "votes", "threadgroups"):
             assert counters[name] == pytest.approx(expected[kernel][name]), name
@@ -212,17 +211,17 @@ def test_the_model_gives_the_peers_published_times(
     An efficiency above 1 would be a kernel that is faster than what it does.
     """
     fitted, unseen = RESIDUALS[family, element_bytes]
-    assert _calibration.efficiency(family, element_bytes) < 1.01
+    assert calibration.efficiency(family, element_bytes) < 1.01
     rows = [
         row
-        for row in _chips.PUBLISHED
-        if _chips.chip_named(row.chip).family == family
+        for row in chips.PUBLISHED
+        if chips.chip_named(row.chip).family == family
         and row.element_bytes == element_bytes
     ]
     assert len(rows) == 9
     for row in rows:
         for without, bound in ((None, fitted), (row.head_dim, unseen)):
-            predicted = _calibration.peer_ps_per_score(row, without)
+            predicted = calibration.peer_ps_per_score(row, without)
             assert abs(math.log(predicted / row.ps_per_score)) < bound, row
 
 
@@ -243,18 +242,18 @@ def test_predicted_utilisation(family: str, forward: float, backward: float) -> 
 
     No kernel is predicted to reach more than the peer's efficiency, 0.85 on class B.
     """
-    chip = _chips.chip_named(tune.SCORED_ON[family])
-    eta = _calibration.efficiency(family, 2)
+    chip = chips.chip_named(tune.SCORED_ON[family])
+    eta = calibration.efficiency(family, 2)
 
     def seconds(kernel: str, dim: int, spills: bool = False) -> float:
         tile, _ = tune.best(kernel, family, dim, 2)
         assert tune.registers(kernel, tile, dim, 2) <= tune.REGISTERS[family]
         work = tune.tile_work(kernel, tile, dim, 2, tune.LENGTH, spills)
-        return _model.predict(work, chip, eta, 2).steady_seconds
+        return model.predict(work, chip, eta, 2).steady_seconds
 
     for dim in (64, 128):
         shape = Shape(tune.LENGTH, dim, heads=1)
-        product = _model.multiply_cycles(2) * _work.ideal_multiplies(shape, 1)
+        product = model.multiply_cycles(2) * counting.ideal_multiplies(shape, 1)
         product /= 4e9 * chip.cores * chip.ghz
         assert 2 * product / seconds("forward", dim) >= forward
         spilled = seconds("backward_dkdv", dim, spills=True)
@@ -264,28 +263,28 @@ def test_predicted_utilisation(family: str, forward: float, backward: float) -> 
 
 def test_a_prediction_is_bound_by_its_largest_term() -> None:
     """Work of one kind only is bound by it, and takes its share of the rate."""
-    chip = _chips.chip_named("M1")
-    many = _model.Work(multiplies=1e9, threadgroups=1e6)
-    found = _model.predict(many, chip, 0.9, 2)
+    chip = chips.chip_named("M1")
+    many = model.Work(multiplies=1e9, threadgroups=1e6)
+    found = model.predict(many, chip, 0.9, 2)
     assert found.binding == "issue"
     assert found.utilisation == pytest.approx(0.9, rel=0.01)
-    moved = _model.Work(dram_bytes=68e9 * 0.8, threadgroups=1e6)
-    found = _model.predict(moved, chip, 0.9, 2)
+    moved = model.Work(dram_bytes=68e9 * 0.8, threadgroups=1e6)
+    found = model.predict(moved, chip, 0.9, 2)
     assert found.binding == "DRAM"
     assert found.seconds == pytest.approx(1.0, rel=0.01)
 
 
 def test_bfloat_costs_more_on_class_a() -> None:
     """It is multiplied as float32 there, and each element is put in its place."""
-    work = _model.Work(multiplies=1e6, alu=3.0, device_bytes=64e5)
+    work = model.Work(multiplies=1e6, alu=3.0, device_bytes=64e5)
     cycles = [
-        _model.issue_cycles(each, "A", 2) for each in (work, _model.as_floats(work))
+        model.issue_cycles(each, "A", 2) for each in (work, model.as_floats(work))
     ]
     assert cycles[1] - cycles[0] == 1e6 * (18 - 17) + 1e5
-    counts = _work.count(Shape(512, 64, torch.bfloat16, heads=1))
+    counts = counting.count(Shape(512, 64, torch.bfloat16, heads=1))
     seconds = {
-        (name, dtype): _work.predict_pass(
-            counts, Shape(512, 64, dtype, heads=1), _chips.chip_named(name), "forward"
+        (name, dtype): counting.predict_pass(
+            counts, Shape(512, 64, dtype, heads=1), chips.chip_named(name), "forward"
         )["kernels"]["forward"]["seconds"]
         for name in ("M1 Max", "M4")
         for dtype in (torch.bfloat16, torch.float16)

@@ -10,7 +10,7 @@ import pytest
 import orchard_ops
 from orchard_ops import sim
 
-FOLDER = Path(__file__).parent / "sim_kernels"
+FOLDER = Path(__file__).parent / "kernels"
 TEXT = (FOLDER / "refused.metal").read_text(encoding="utf-8")
 ACCEPTED = (FOLDER / "accepted.metal").read_text(encoding="utf-8")
 SPACE = "without an address space"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchard_ops import sim
-from orchard_ops.cli._child import python
+from orchard_ops._child import python
 
 sim.enable()
 DEVICE = torch.device("metalsim")

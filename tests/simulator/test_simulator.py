@@ -12,13 +12,13 @@ import pytest
 
 from orchard_ops import _native, sim
 
-KERNELS = Path(__file__).parent / "sim_kernels"
+KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = _native.sim_module().options()
 """The one set of options of this process."""
 
 
 def kernel(file, entry=None, **defines):
-    """Compile a kernel of ``tests/sim_kernels``."""
+    """Compile a kernel of ``tests/simulator/kernels``."""
     text = (KERNELS / f"{file}.metal").read_text(encoding="utf-8")
     return sim.compile(text, entry or file, {k: str(v) for k, v in defines.items()})
 

@@ -15,7 +15,6 @@ from metal_text import (
     NAME,
     NUMBERS,
     PLAIN,
-    ROOT,
     SPACES,
     SWIZZLE,
     TOKEN,
@@ -24,13 +23,14 @@ from metal_text import (
     close,
 )
 from metal_types import Types
+from paths import TESTS
 
 Construct = tuple[str, str]  # the table of the page that lists it, and its form
 
 
 def host_defines() -> set[str]:
     """Return the macros that the host defines, from the golden list."""
-    golden = (ROOT / "tests" / "specialisations" / "golden.txt").read_text()
+    golden = (TESTS / "metal" / "specialisations" / "golden.txt").read_text()
     return set(re.findall(r"\b(\w+)=", golden))
 
 
@@ -221,5 +221,5 @@ def constructs(texts: dict[Path, str], own: Declared) -> set[Construct]:
 
 def host_types() -> set[Construct]:
     """List the types that only the host names, from the golden list."""
-    golden = (ROOT / "tests" / "specialisations" / "golden.txt").read_text()
+    golden = (TESTS / "metal" / "specialisations" / "golden.txt").read_text()
     return {("Types", name) for name in re.findall(r"ELEM=(\w+)", golden)}

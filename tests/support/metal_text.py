@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from paths import ROOT
+
 TOKEN = re.compile(r"\[\[|\]\]|::|->|[<>=!]=|&&|\|\||<<|>>|0[xX]\w+|\.?\d[\w.]*|\w+|\S")
 NAME = re.compile(r"[A-Za-z_]\w*")
 SPACES = {"device", "constant", "thread", "threadgroup"}

@@ -1,6 +1,6 @@
-// csrc/torch/launch_log.cpp: log files that can be trusted: opened without
-// following links, readable by their owner only, refused if another's.
-#include "torch/launch_log.h"
+// csrc/torch/trace/launch_log.cpp: log files that can be trusted: opened
+// without following links, readable by their owner only, refused if another's.
+#include "torch/trace/launch_log.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

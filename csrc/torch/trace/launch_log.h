@@ -1,4 +1,4 @@
-// csrc/torch/launch_log.h: the logs that users ask for by environment
+// csrc/torch/trace/launch_log.h: the logs that users ask for by environment
 // variables (README, "Environment variables").
 #pragma once
 

@@ -1,5 +1,5 @@
-// csrc/torch/recording.cpp: one folder a launch, see docs/recording.md.
-#include "torch/recording.h"
+// csrc/torch/trace/recording.cpp: one folder a launch, see docs/recording.md.
+#include "torch/trace/recording.h"
 
 #include <ATen/ATen.h>
 #include <fcntl.h>

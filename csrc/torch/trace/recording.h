@@ -1,5 +1,5 @@
-// csrc/torch/recording.h: launches as folders of files, so that they can be run
-// again on another machine (orchard_ops.record, `orchard-ops replay`).
+// csrc/torch/trace/recording.h: launches as folders of files, so that they can
+// be run again on another machine (orchard_ops.record, `orchard-ops replay`).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-"""Run the kernels' own text on an NVIDIA GPU: ``python tests/cuda --help``.
+"""Run the kernels' own text on an NVIDIA GPU: ``python tests/metal/cuda --help``.
 
 A check of scale, speed and races on a real GPU.  Its timings say nothing about
 Apple's GPUs (docs/cuda-check.md).
@@ -17,7 +17,9 @@ import cuda_build
 import torch
 
 HERE = Path(__file__).resolve().parent
-TESTS, ROOT = HERE.parent, HERE.parent.parent
+TESTS = HERE.parent.parent
+ROOT = TESTS.parent
+SUITE = [str(TESTS / name) for name in ("support", "attention")]
 PARTS = ("table", "long", "memory", "speed", "sanitize")
 NO_CACHE = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SANITIZER = "compute-sanitizer"
@@ -25,7 +27,7 @@ SANITIZER = "compute-sanitizer"
 
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment in which orchard_ops finds the library."""
-    paths = os.pathsep.join(map(str, (ROOT, TESTS, HERE)))
+    paths = os.pathsep.join(map(str, (ROOT, *SUITE, HERE)))
     cache = str(folder / "kernels")
     (folder / "kernels").mkdir(mode=0o700, exist_ok=True)
     return {
@@ -151,7 +153,9 @@ def sanitize(results: dict[str, object]) -> bool:
 
 def main() -> int:
     """Build, run the parts that are asked for, report."""
-    parser = argparse.ArgumentParser(prog="python tests/cuda", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python tests/metal/cuda", description=__doc__
+    )
     parser.add_argument("parts", nargs="*", default=PARTS, help=", ".join(PARTS))
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--build", type=Path, help="folder to build in")
@@ -166,7 +170,7 @@ def main() -> int:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = (options.build or cache / "orchard-ops-dev" / "cuda").resolve()
     os.environ.update(environment(cuda_build.build(folder)))
-    sys.path[:0] = [str(ROOT), str(TESTS)]
+    sys.path[:0] = [str(ROOT), *SUITE]
     from cuda_device import open_device
 
     open_device()

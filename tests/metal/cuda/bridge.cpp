@@ -1,5 +1,5 @@
-// tests/cuda/bridge.cpp: csrc/torch/bridge.h for CUDA tensors, in place of
-// bridge.cpp, and the operators under PyTorch's key for them.
+// tests/metal/cuda/bridge.cpp: csrc/torch/bridge.h for CUDA tensors, in place
+// of bridge.cpp, and the operators under PyTorch's key for them.
 #include "torch/bridge.h"
 
 #include <ATen/ATen.h>

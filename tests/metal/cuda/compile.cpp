@@ -1,5 +1,5 @@
-// tests/cuda/compile.cpp: the simulator's translator does Metal's syntax, this
-// adds CUDA's; see compile.h.
+// tests/metal/cuda/compile.cpp: the simulator's translator does Metal's syntax,
+// this adds CUDA's; see compile.h.
 #include "cuda/compile.h"
 
 #include <cstdlib>
@@ -7,9 +7,9 @@
 #include <sstream>
 
 #include "device/kernel_source.h"
-#include "device/sim/files.h"
-#include "device/sim/token.h"
-#include "device/sim/translate.h"
+#include "device/sim/compile/files.h"
+#include "device/sim/compile/token.h"
+#include "device/sim/compile/translate.h"
 
 namespace orchard::cuda {
 namespace {
@@ -17,7 +17,7 @@ namespace {
 using Words = std::vector<std::string>;
 
 constexpr std::string_view kMacros = "csrc/device/sim/msl/macros.h";
-constexpr std::string_view kHeader = "tests/cuda/metal_on_cuda.h";
+constexpr std::string_view kHeader = "tests/metal/cuda/metal_on_cuda.h";
 
 void run_step(const Words& command, const std::string& folder) {
   const sim::Outcome outcome = sim::run_program(command, folder);

@@ -1,4 +1,4 @@
-// tests/cuda/compile.h: from a kernel's Metal text to machine code for an
+// tests/metal/cuda/compile.h: from a kernel's Metal text to machine code for an
 // NVIDIA GPU, by nvcc.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""Build the operators over an NVIDIA GPU: csrc/torch with tests/cuda's bridge."""
+"""Build the operators over an NVIDIA GPU: csrc/torch with tests/metal/cuda's bridge."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from types import ModuleType
 import torch
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parent.parent.parent
 SOURCES = (
-    *("csrc/torch/*.cpp", "csrc/attention/*.cpp", "csrc/device/*.cpp"),
-    *("csrc/device/sim/translate.cpp", "csrc/device/sim/token*.cpp"),
-    "csrc/device/sim/files.cpp",
-    "tests/cuda/*.cpp",
+    *(
+        "csrc/torch/*.cpp",
+        "csrc/torch/trace/*.cpp",
+        "csrc/attention/*.cpp",
+        "csrc/device/*.cpp",
+    ),
+    *("csrc/device/sim/compile/translate.cpp", "csrc/device/sim/compile/token*.cpp"),
+    "csrc/device/sim/compile/files.cpp",
+    "tests/metal/cuda/*.cpp",
 )
-# bridge.cpp of tests/cuda takes the place of the first.
+# bridge.cpp of tests/metal/cuda takes the place of the first.
 LEFT_OUT = ("csrc/torch/bridge.cpp", "csrc/torch/mps_stream.cpp")
 TEXTS = (
     *("kernels/**/*.metal", "kernels/**/*.h"),
-    *("csrc/device/sim/msl/macros.h", "tests/cuda/metal_on_cuda.h"),
+    *("csrc/device/sim/msl/macros.h", "tests/metal/cuda/metal_on_cuda.h"),
 )
 
 
@@ -82,7 +87,7 @@ def compile_flags() -> list[str]:
     """Return the flags of every file."""
     return [
         *("-c", "-std=c++20", "-O2", "-fPIC", "-Wall", "-Wextra"),
-        *(f"-I{ROOT / folder}" for folder in ("", "csrc", "tests")),
+        *(f"-I{ROOT / folder}" for folder in ("", "csrc", "tests/metal")),
         *(f"-isystem{path}" for path in extension().include_paths()),
         f"-isystem{toolkit_include()}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
@@ -106,7 +111,9 @@ def build(folder: Path) -> Path:
     embed = [sys.executable, str(ROOT / "cmake" / "embed.py"), str(embedded)]
     run([*embed, str(ROOT), *map(str, files(*TEXTS))])
     flags = compile_flags()
-    newest = max(map(stamp, files("csrc/**/*.h", "tests/cuda/*.h", "kernels/params.h")))
+    newest = max(
+        map(stamp, files("csrc/**/*.h", "tests/metal/cuda/*.h", "kernels/params.h"))
+    )
 
     def compiled(source: Path) -> str:
         part = source.resolve().parent.name

@@ -1,4 +1,4 @@
-// tests/cuda/device.cpp: pipelines and launches through CUDA's driver.
+// tests/metal/cuda/device.cpp: pipelines and launches through CUDA's driver.
 #include "cuda/device.h"
 
 #include <cuda.h>

@@ -1,5 +1,5 @@
-// tests/cuda/device.h: the device interface over CUDA's driver, for checks on
-// an NVIDIA GPU.  Test-only: no package holds it.
+// tests/metal/cuda/device.h: the device interface over CUDA's driver, for
+// checks on an NVIDIA GPU.  Test-only: no package holds it.
 #pragma once
 
 #include "device/device.h"

@@ -1,6 +1,6 @@
-// tests/cuda/metal_on_cuda.h: the part of Metal's standard library that the
-// kernels use, for nvcc.  A simdgroup is a warp, threadgroup memory is shared
-// memory, an 8x8 matrix lies in its lanes as it does on Apple's chips.
+// tests/metal/cuda/metal_on_cuda.h: the part of Metal's standard library that
+// the kernels use, for nvcc.  A simdgroup is a warp, threadgroup memory is
+// shared memory, an 8x8 matrix lies in its lanes as it does on Apple's chips.
 //
 // Hardware lane 4 * row + pair runs the Metal lane that holds elements
 // (row, 2 * pair) and (row, 2 * pair + 1) of a matrix.  Both numberings are
@@ -256,7 +256,8 @@ __device__ __forceinline__ T* local() {
   return &variable;
 }
 
-// Attributes, by the names that csrc/device/sim/translate.cpp gives them.
+// Attributes, by the names that csrc/device/sim/compile/translate.cpp gives
+// them.
 typedef metal::vec<uint, 3> position;
 __device__ __forceinline__ position threadgroup_position_in_grid() {
   return {blockIdx.x, blockIdx.y, blockIdx.z};

@@ -1,7 +1,7 @@
-"""The tables of small problems (tests/test_attention.py, test_spill.py) on the GPU.
+"""The tables of small problems (test_attention.py, test_spill.py) on the GPU.
 
-Not named test_*: a plain run of the suite has no NVIDIA GPU.  ``python tests/cuda``
-calls pytest on it.
+Not named test_*: a plain run of the suite has no NVIDIA GPU.  ``python
+tests/metal/cuda`` calls pytest on it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// tests/metal_runtime/blocks.cpp: the runtime behind clang's blocks: what
+// tests/metal/runtime/blocks.cpp: the runtime behind clang's blocks: what
 // copies one to the heap, and the boxed variables (__block) that it holds.
 #include <atomic>
 #include <new>

@@ -20,26 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parent.parent.parent
 DEVICE = (
     *("csrc/device/*.cpp", "csrc/device/metal/*.cpp"),
-    *("csrc/device/sim/*.cpp", "csrc/device/sim/check/*.cpp"),
+    *(f"csrc/device/sim/{room}/*.cpp" for room in ("check", "compile", "execute")),
 )
-STAND_IN = ("tests/metal_runtime/*.cpp", "tests/metal_runtime/*.S")
+STAND_IN = ("tests/metal/runtime/*.cpp", "tests/metal/runtime/*.S")
 ATTENTION = ("csrc/attention/*.cpp",)
 # They depend on the PyTorch whose streams they are.
-PYTORCH = ("tests/metal_runtime/pytorch/*.cpp",)
-STREAMS = ("csrc/torch/mps_stream.cpp", "tests/metal_runtime/streams/*.cpp")
+PYTORCH = ("tests/metal/runtime/pytorch/*.cpp",)
+STREAMS = ("csrc/torch/mps_stream.cpp", "tests/metal/runtime/streams/*.cpp")
 TEXTS = (
     *("kernels/**/*.metal", "kernels/**/*.h"),
-    *("csrc/device/sim/msl/*", "csrc/device/sim/t*"),
+    *("csrc/device/sim/msl/*", "csrc/device/sim/compile/t*"),
 )
 HEADERS = (
     "csrc/attention/*.h",
     "csrc/torch/**/*.h",
     "csrc/device/**/*.h",
     "kernels/params.h",
-    "tests/metal_runtime/**/*.h",
+    "tests/metal/runtime/**/*.h",
 )
 ZIG = [sys.executable, "-m", "ziglang"]
 
@@ -54,10 +54,10 @@ def metal_cpp() -> Path:
     given = os.environ.get("ORCHARD_METAL_CPP_DIR")
     if given:
         return Path(given)
-    sys.path.insert(0, str(ROOT / "tools"))
-    import macos_torch
+    sys.path.insert(0, str(ROOT / "packaging"))
+    from macos import downloads
 
-    return macos_torch.metal_cpp("3.11")
+    return downloads.metal_cpp("3.11")
 
 
 def run(command: list[str]) -> None:
@@ -82,7 +82,7 @@ def clang() -> list[str]:
         # The simulator walks stacks and switches them.
         *("-fno-sanitize=undefined", "-fno-omit-frame-pointer", "-pthread"),
         *("-Wall", "-Wextra", *own_includes()),
-        *("-isystem", str(ROOT / "tools" / "macos_sdk")),
+        *("-isystem", str(ROOT / "packaging" / "macos" / "sdk")),
         *("-isystem", str(metal_cpp())),
     ]
 
@@ -150,7 +150,7 @@ def build(path: Path, minor: int) -> Path:
     with opened(path) as (folder, embedded):
         plain = clang()
         streams = [*plain, "-DORCHARD_TORCH_MAJOR=2", f"-DORCHARD_TORCH_MINOR={minor}"]
-        own = files(*DEVICE, *STAND_IN, *ATTENTION, "tests/metal_runtime/program/*.cpp")
+        own = files(*DEVICE, *STAND_IN, *ATTENTION, "tests/metal/runtime/program/*.cpp")
         jobs = [(plain, source) for source in [*own, embedded]]
         jobs += [(streams, source) for source in files(*STREAMS)]
         objects = folder.compile_all(jobs)
@@ -196,7 +196,13 @@ def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
     """Compile _C with the MPS key, PyTorch's streams and its mps device."""
     plain = ["g++", "-c", "-std=c++20", "-O1", "-g0", "-fPIC", *own_includes(), *flags]
     plain += ["-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"]
-    parts = ("csrc/torch/*.cpp", *ATTENTION, STREAMS[1], *PYTORCH)
+    parts = (
+        "csrc/torch/*.cpp",
+        "csrc/torch/trace/*.cpp",
+        *ATTENTION,
+        STREAMS[1],
+        *PYTORCH,
+    )
     return folder.compile_all([(plain, source) for source in files(*parts)])
 
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/commands.cpp: queues, command buffers and encoders: what
+// tests/metal/runtime/commands.cpp: queues, command buffers and encoders: what
 // is encoded runs on the simulator when it is committed.
 #include <mutex>
 #include <span>

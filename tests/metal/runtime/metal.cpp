@@ -1,4 +1,4 @@
-// tests/metal_runtime/metal.cpp: Foundation's and Metal's objects but for
+// tests/metal/runtime/metal.cpp: Foundation's and Metal's objects but for
 // command buffers (commands.cpp), each a few lines over the simulator.
 #include "metal.h"
 

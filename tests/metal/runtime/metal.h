@@ -1,4 +1,4 @@
-// tests/metal_runtime/metal.h: Metal's classes over the simulator, the faults
+// tests/metal/runtime/metal.h: Metal's classes over the simulator, the faults
 // that tests inject into them, and what they saw.
 #pragma once
 

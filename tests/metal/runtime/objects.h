@@ -1,4 +1,4 @@
-// tests/metal_runtime/objects.h: the objects that metal.cpp and commands.cpp
+// tests/metal/runtime/objects.h: the objects that metal.cpp and commands.cpp
 // share.
 #pragma once
 

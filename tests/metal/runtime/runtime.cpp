@@ -1,4 +1,4 @@
-// tests/metal_runtime/runtime.cpp: classes, methods, reference counts.
+// tests/metal/runtime/runtime.cpp: classes, methods, reference counts.
 #include "runtime.h"
 
 #include <mach/mach.h>

@@ -1,4 +1,4 @@
-// tests/metal_runtime/runtime.h: an Objective-C runtime that counts: classes by
+// tests/metal/runtime/runtime.h: an Objective-C runtime that counts: classes by
 // name, methods by selector, objects whose memory outlives them so that a
 // message to a dead one is an error with a name instead of a crash.
 #pragma once

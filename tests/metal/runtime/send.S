@@ -1,4 +1,4 @@
-// tests/metal_runtime/send.S: objc_msgSend: asks standin_lookup for the method
+// tests/metal/runtime/send.S: objc_msgSend: asks standin_lookup for the method
 // and jumps there with every argument register as it was.
 
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
-// tests/specialisations/list.cpp: prints every kernel specialisation that the
-// launch plan asks a device for, over the tile tables' classes of head sizes,
-// the element types and the features below: one line each, "file entry
+// tests/metal/specialisations/list.cpp: prints every kernel specialisation that
+// the launch plan asks a device for, over the tile tables' classes of head
+// sizes, the element types and the features below: one line each, "file entry
 // NAME=VALUE…". Nothing is retyped: the plan itself runs, on a device that only
 // writes down.
 #include <algorithm>

@@ -1,7 +1,7 @@
 """The kernel specialisations that ship: listed by the launch plan itself.
 
-``python tests/specialisations/specialisations.py`` rewrites ``golden.txt`` after a
-change of the tile tables, of a kernel's defines or of the features in ``list.cpp``.
+``python tests/metal/specialisations/specialisations.py`` rewrites ``golden.txt`` after
+a change of the tile tables, of a kernel's defines or of the features in ``list.cpp``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parent.parent.parent
 GOLDEN = HERE / "golden.txt"
 
 

@@ -2,7 +2,7 @@
 # so that an attribute which they do not know is an error, and put each of them into
 # a derivation, so that none is left unevaluated.
 #
-# host.json (see tools/nix_flake.py) names a shell, a path and a Python to build
+# host.json (see packaging/nix/flake.py) names a shell, a path and a Python to build
 # with for real; without it derivations can be made, not built.
 { lib, system }:
 let

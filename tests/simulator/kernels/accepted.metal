@@ -1,5 +1,5 @@
-// tests/sim_kernels/accepted.metal: what Apple's compiler takes although C++,
-// or C++ for OpenCL, would not, or a stricter check might not.
+// tests/simulator/kernels/accepted.metal: what Apple's compiler takes although
+// C++, or C++ for OpenCL, would not, or a stricter check might not.
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
 using namespace metal;

@@ -1,5 +1,5 @@
-// tests/sim_kernels/accepted_types.metal: types and calls that Apple's compiler
-// accepts and a stricter check would refuse.
+// tests/simulator/kernels/accepted_types.metal: types and calls that Apple's
+// compiler accepts and a stricter check would refuse.
 #include <metal_stdlib>
 using namespace metal;
 

@@ -1,5 +1,5 @@
-// tests/sim_kernels/banks.metal: each lane writes and reads one element of
-// threadgroup memory, STRIDE elements from its neighbour's.
+// tests/simulator/kernels/banks.metal: each lane writes and reads one element
+// of threadgroup memory, STRIDE elements from its neighbour's.
 #include <metal_stdlib>
 using namespace metal;
 

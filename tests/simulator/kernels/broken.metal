@@ -1,4 +1,4 @@
-// tests/sim_kernels/broken.metal: one mistake a kernel, for the checks.
+// tests/simulator/kernels/broken.metal: one mistake a kernel, for the checks.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;

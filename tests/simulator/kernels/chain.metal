@@ -1,5 +1,5 @@
-// tests/sim_kernels/chain.metal: sixteen multiplies in a row, elements handled
-// in between; for schedules and lane switches.
+// tests/simulator/kernels/chain.metal: sixteen multiplies in a row, elements
+// handled in between; for schedules and lane switches.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;

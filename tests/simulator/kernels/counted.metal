@@ -1,4 +1,4 @@
-// tests/sim_kernels/counted.metal: a known number of everything.
+// tests/simulator/kernels/counted.metal: a known number of everything.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;

@@ -1,4 +1,4 @@
-// tests/sim_kernels/layout.metal: which element of a matrix a lane holds.
+// tests/simulator/kernels/layout.metal: which element of a matrix a lane holds.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;

@@ -1,5 +1,5 @@
-// tests/sim_kernels/multiply.metal: d = a b + c, with types by TA, TB, TC, TD,
-// and the transposed product when TRANSPOSE is 1.
+// tests/simulator/kernels/multiply.metal: d = a b + c, with types by TA, TB,
+// TC, TD, and the transposed product when TRANSPOSE is 1.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;

@@ -1,5 +1,5 @@
-// tests/sim_kernels/refused.metal: what Apple's compiler refuses and a CPU
-// could run; each macro switches one mistake on.
+// tests/simulator/kernels/refused.metal: what Apple's compiler refuses and a
+// CPU could run; each macro switches one mistake on.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 using namespace metal;

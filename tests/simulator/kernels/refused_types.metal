@@ -1,5 +1,5 @@
-// tests/sim_kernels/refused_types.metal: types and calls that Apple's compiler
-// refuses; each macro switches one mistake on.
+// tests/simulator/kernels/refused_types.metal: types and calls that Apple's
+// compiler refuses; each macro switches one mistake on.
 #include <metal_stdlib>
 using namespace metal;
 

@@ -1,5 +1,6 @@
-// tests/sim_kernels/refused_words.metal: names, statements and declarations
-// that Apple's compiler refuses; each macro switches one mistake on.
+// tests/simulator/kernels/refused_words.metal: names, statements and
+// declarations that Apple's compiler refuses; each macro switches one mistake
+// on.
 #include <metal_stdlib>
 using namespace metal;
 

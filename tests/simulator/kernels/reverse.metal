@@ -1,5 +1,5 @@
-// tests/sim_kernels/reverse.metal: each threadgroup of 64 reverses its part.
-// Without BARRIER it races.
+// tests/simulator/kernels/reverse.metal: each threadgroup of 64 reverses its
+// part. Without BARRIER it races.
 #include <metal_stdlib>
 using namespace metal;
 

@@ -1,4 +1,4 @@
-// tests/sim_kernels/rounding.metal: each operation of T rounds to T.
+// tests/simulator/kernels/rounding.metal: each operation of T rounds to T.
 #include <metal_stdlib>
 using namespace metal;
 

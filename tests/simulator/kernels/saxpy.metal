@@ -1,4 +1,4 @@
-// tests/sim_kernels/saxpy.metal: y = a x + y, one element a thread.
+// tests/simulator/kernels/saxpy.metal: y = a x + y, one element a thread.
 #include <metal_stdlib>
 using namespace metal;
 

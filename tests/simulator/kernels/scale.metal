@@ -1,4 +1,4 @@
-// tests/sim_kernels/scale.metal: a kernel template with two names.
+// tests/simulator/kernels/scale.metal: a kernel template with two names.
 #include <metal_stdlib>
 using namespace metal;
 

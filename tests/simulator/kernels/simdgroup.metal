@@ -1,5 +1,5 @@
-// tests/sim_kernels/simdgroup.metal: shuffles, votes and reductions, one row
-// of 32 results each.
+// tests/simulator/kernels/simdgroup.metal: shuffles, votes and reductions, one
+// row of 32 results each.
 #include <metal_stdlib>
 using namespace metal;
 

@@ -1,5 +1,6 @@
-// tests/sim_kernels/vectors.metal: constructors, swizzles, packed vectors,
-// comparisons, as_type and common functions; each line writes one float4.
+// tests/simulator/kernels/vectors.metal: constructors, swizzles, packed
+// vectors, comparisons, as_type and common functions; each line writes one
+// float4.
 #include <metal_stdlib>
 using namespace metal;
 

@@ -1,5 +1,5 @@
-// csrc/device/sim/accept.cpp: see accept.h.
-#include "device/sim/accept.h"
+// csrc/device/sim/check/accept.cpp: see accept.h.
+#include "device/sim/check/accept.h"
 
 #include <algorithm>
 #include <sstream>

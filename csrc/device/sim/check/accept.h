@@ -1,5 +1,5 @@
-// csrc/device/sim/accept.h: the rules of Metal that text must keep although the
-// simulator could run it without.
+// csrc/device/sim/check/accept.h: the rules of Metal that text must keep
+// although the simulator could run it without.
 #pragma once
 
 #include <cstdint>

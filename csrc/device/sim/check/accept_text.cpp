@@ -1,13 +1,13 @@
-// csrc/device/sim/accept_text.cpp: runs the type checker of Metal's rules; see
-// compile.h.
+// csrc/device/sim/check/accept_text.cpp: runs the type checker of Metal's
+// rules; see compile.h.
 #include <regex>
 
-#include "device/sim/accept.h"
-#include "device/sim/compile.h"
-#include "device/sim/files.h"
-#include "device/sim/headers.h"
-#include "device/sim/opencl.h"
-#include "device/sim/toolchain.h"
+#include "device/sim/check/accept.h"
+#include "device/sim/compile/compile.h"
+#include "device/sim/compile/files.h"
+#include "device/sim/compile/headers.h"
+#include "device/sim/check/opencl.h"
+#include "device/sim/compile/toolchain.h"
 
 namespace orchard::sim {
 namespace {

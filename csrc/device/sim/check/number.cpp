@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "device/sim/token_list.h"
+#include "device/sim/compile/token_list.h"
 
 namespace orchard::sim::check {
 namespace {

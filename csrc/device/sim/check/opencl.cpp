@@ -1,5 +1,5 @@
-// csrc/device/sim/opencl.cpp: see opencl.h.
-#include "device/sim/opencl.h"
+// csrc/device/sim/check/opencl.cpp: see opencl.h.
+#include "device/sim/check/opencl.h"
 
 #include <algorithm>
 #include <cctype>
@@ -7,7 +7,7 @@
 #include <set>
 #include <vector>
 
-#include "device/sim/token_list.h"
+#include "device/sim/compile/token_list.h"
 
 namespace orchard::sim {
 namespace {

@@ -1,5 +1,5 @@
-// csrc/device/sim/opencl.h: what of Metal's C++ is said differently in C++ for
-// OpenCL, whose type checker reads the text next; see msl/accept.h.
+// csrc/device/sim/check/opencl.h: what of Metal's C++ is said differently in
+// C++ for OpenCL, whose type checker reads the text next; see msl/accept.h.
 #pragma once
 
 #include <string>

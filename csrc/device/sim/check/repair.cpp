@@ -1,12 +1,12 @@
-// csrc/device/sim/repair.cpp: see repair() in opencl.h.
+// csrc/device/sim/check/repair.cpp: see repair() in opencl.h.
 #include <cstdlib>
 #include <regex>
 #include <set>
 #include <utility>
 #include <vector>
 
-#include "device/sim/opencl.h"
-#include "device/sim/token_list.h"
+#include "device/sim/check/opencl.h"
+#include "device/sim/compile/token_list.h"
 
 namespace orchard::sim {
 namespace {

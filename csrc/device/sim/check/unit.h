@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "device/sim/token_list.h"
+#include "device/sim/compile/token_list.h"
 
 namespace orchard::sim::check {
 

@@ -1,6 +1,6 @@
-// csrc/device/sim/compile.cpp: runs the compiler and keeps its results; see
-// compile.h.
-#include "device/sim/compile.h"
+// csrc/device/sim/compile/compile.cpp: runs the compiler and keeps its results;
+// see compile.h.
+#include "device/sim/compile/compile.h"
 
 #include <dlfcn.h>
 #if defined(__linux__)
@@ -18,11 +18,11 @@
 #include <sstream>
 #include <vector>
 
-#include "device/sim/files.h"
-#include "device/sim/headers.h"
+#include "device/sim/compile/files.h"
+#include "device/sim/compile/headers.h"
 #include "device/sim/sim.h"
-#include "device/sim/toolchain.h"
-#include "device/sim/translate.h"
+#include "device/sim/compile/toolchain.h"
+#include "device/sim/compile/translate.h"
 
 namespace orchard::sim {
 namespace {

@@ -1,5 +1,5 @@
-// csrc/device/sim/compile.h: kernel text to a loaded shared object, through a
-// cache in the user's folder.
+// csrc/device/sim/compile/compile.h: kernel text to a loaded shared object,
+// through a cache in the user's folder.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "device/sim/lines.h"
+#include "device/sim/compile/lines.h"
 #include "device/sim/msl/abi.h"
 #include "device/sim/sim.h"
 

@@ -1,5 +1,5 @@
-// csrc/device/sim/files.cpp: see files.h.
-#include "device/sim/files.h"
+// csrc/device/sim/compile/files.cpp: see files.h.
+#include "device/sim/compile/files.h"
 
 #include <fcntl.h>
 #include <spawn.h>

@@ -1,4 +1,5 @@
-// csrc/device/sim/files.h: the cache folder, atomic writes, running a program.
+// csrc/device/sim/compile/files.h: the cache folder, atomic writes, running a
+// program.
 #pragma once
 
 #include <string>

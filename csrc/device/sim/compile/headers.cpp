@@ -1,10 +1,10 @@
-// csrc/device/sim/headers.cpp: see headers.h.
-#include "device/sim/headers.h"
+// csrc/device/sim/compile/headers.cpp: see headers.h.
+#include "device/sim/compile/headers.h"
 
 #include <filesystem>
 
 #include "device/kernel_source.h"
-#include "device/sim/files.h"
+#include "device/sim/compile/files.h"
 
 namespace orchard::sim {
 namespace {

@@ -1,10 +1,10 @@
-// csrc/device/sim/headers.h: Metal's headers as the simulator's compiler sees
-// them.
+// csrc/device/sim/compile/headers.h: Metal's headers as the simulator's
+// compiler sees them.
 #pragma once
 
 #include <string>
 
-#include "device/sim/toolchain.h"
+#include "device/sim/compile/toolchain.h"
 
 namespace orchard::sim {
 

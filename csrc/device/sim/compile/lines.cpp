@@ -1,6 +1,6 @@
-// csrc/device/sim/lines.cpp: see lines.h; the format is in "DWARF Debugging
-// Information Format, version 4", section 6.2.
-#include "device/sim/lines.h"
+// csrc/device/sim/compile/lines.cpp: see lines.h; the format is in "DWARF
+// Debugging Information Format, version 4", section 6.2.
+#include "device/sim/compile/lines.h"
 
 #include <cstring>
 #include <vector>
@@ -9,7 +9,7 @@
 #include <elf.h>
 #endif
 
-#include "device/sim/files.h"
+#include "device/sim/compile/files.h"
 
 namespace orchard::sim {
 namespace {

@@ -1,4 +1,5 @@
-// csrc/device/sim/lines.h: source lines of addresses in a compiled kernel.
+// csrc/device/sim/compile/lines.h: source lines of addresses in a compiled
+// kernel.
 #pragma once
 
 #include <cstdint>

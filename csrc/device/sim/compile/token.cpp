@@ -1,5 +1,5 @@
-// csrc/device/sim/token.cpp: splits a preprocessed kernel; see token.h.
-#include "device/sim/token.h"
+// csrc/device/sim/compile/token.cpp: splits a preprocessed kernel; see token.h.
+#include "device/sim/compile/token.h"
 
 #include <cctype>
 

@@ -1,4 +1,4 @@
-// csrc/device/sim/token.h: C++ tokens of a preprocessed kernel.
+// csrc/device/sim/compile/token.h: C++ tokens of a preprocessed kernel.
 #pragma once
 
 #include <string>

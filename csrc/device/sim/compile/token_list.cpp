@@ -1,5 +1,5 @@
-// csrc/device/sim/token_list.cpp: see token_list.h.
-#include "device/sim/token_list.h"
+// csrc/device/sim/compile/token_list.cpp: see token_list.h.
+#include "device/sim/compile/token_list.h"
 
 #include <cstdlib>
 

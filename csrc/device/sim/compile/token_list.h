@@ -1,12 +1,12 @@
-// csrc/device/sim/token_list.h: the tokens of a preprocessed kernel, to walk
-// and to rewrite; spaces, and with them the line numbers, stay.
+// csrc/device/sim/compile/token_list.h: the tokens of a preprocessed kernel, to
+// walk and to rewrite; spaces, and with them the line numbers, stay.
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "device/sim/token.h"
+#include "device/sim/compile/token.h"
 
 namespace orchard::sim {
 

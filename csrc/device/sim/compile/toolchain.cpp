@@ -1,5 +1,5 @@
-// csrc/device/sim/toolchain.cpp: see toolchain.h.
-#include "device/sim/toolchain.h"
+// csrc/device/sim/compile/toolchain.cpp: see toolchain.h.
+#include "device/sim/compile/toolchain.h"
 
 #include <unistd.h>
 
@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "device/device.h"
-#include "device/sim/files.h"
+#include "device/sim/compile/files.h"
 #include "device/sim/sim.h"
 
 namespace orchard::sim {

@@ -1,5 +1,5 @@
-// csrc/device/sim/toolchain.h: the clang that compiles kernels: where it is,
-// how it is called, and what tells it apart from another.
+// csrc/device/sim/compile/toolchain.h: the clang that compiles kernels: where
+// it is, how it is called, and what tells it apart from another.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
-// csrc/device/sim/translate.cpp: rewrites the parts of Metal that are not C++;
-// see translate.h.
-#include "device/sim/translate.h"
+// csrc/device/sim/compile/translate.cpp: rewrites the parts of Metal that are
+// not C++; see translate.h.
+#include "device/sim/compile/translate.h"
 
 #include <algorithm>
 #include <map>
@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "device/device.h"
-#include "device/sim/token_list.h"
+#include "device/sim/compile/token_list.h"
 
 namespace orchard::sim {
 namespace {

@@ -1,4 +1,5 @@
-// csrc/device/sim/translate.h: from preprocessed Metal to C++ for the compiler.
+// csrc/device/sim/compile/translate.h: from preprocessed Metal to C++ for the
+// compiler.
 #pragma once
 
 #include <string>

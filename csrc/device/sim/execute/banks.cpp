@@ -1,5 +1,5 @@
-// csrc/device/sim/banks.cpp: see banks.h.
-#include "device/sim/banks.h"
+// csrc/device/sim/execute/banks.cpp: see banks.h.
+#include "device/sim/execute/banks.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,5 @@
-// csrc/device/sim/banks.h: counts conflicts of threadgroup memory's banks.
+// csrc/device/sim/execute/banks.h: counts conflicts of threadgroup memory's
+// banks.
 //
 // Apple publishes no width: 32 banks of 4 bytes are assumed, as other GPUs have
 // them.  One pass serves 128 bytes, hence the lanes of a simdgroup in groups of

@@ -1,9 +1,9 @@
-// csrc/device/sim/buffer.cpp: simulated device memory.
+// csrc/device/sim/execute/buffer.cpp: simulated device memory.
 //
 // A buffer's bytes end where a page ends (up to 64 bytes), and guard pages
 // follow: reading past the end faults.  What is left of the first page is
 // poison and is checked after each launch.
-#include "device/sim/buffer.h"
+#include "device/sim/execute/buffer.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -16,7 +16,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "device/sim/poison.h"
+#include "device/sim/execute/poison.h"
 
 namespace orchard::sim {
 

@@ -1,4 +1,4 @@
-// csrc/device/sim/buffer.h: buffers as the executor sees them.
+// csrc/device/sim/execute/buffer.h: buffers as the executor sees them.
 #pragma once
 
 #include <cstdint>

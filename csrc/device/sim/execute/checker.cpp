@@ -1,11 +1,11 @@
-// csrc/device/sim/checker.cpp: see checker.h.
-#include "device/sim/checker.h"
+// csrc/device/sim/execute/checker.cpp: see checker.h.
+#include "device/sim/execute/checker.h"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 
-#include "device/sim/poison.h"
+#include "device/sim/execute/poison.h"
 
 namespace orchard::sim {
 namespace {

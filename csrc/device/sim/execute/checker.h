@@ -1,4 +1,4 @@
-// csrc/device/sim/checker.h: strict mode: bounds, alignment, races and
+// csrc/device/sim/execute/checker.h: strict mode: bounds, alignment, races and
 // uninitialized memory, access by access.
 #pragma once
 
@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "device/sim/banks.h"
+#include "device/sim/execute/banks.h"
 #include "device/sim/msl/abi.h"
 
 namespace orchard::sim {

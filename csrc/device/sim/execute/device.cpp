@@ -1,5 +1,5 @@
-// csrc/device/sim/device.cpp: the simulated device: checks launches, binds
-// their arguments and spreads threadgroups over host threads.
+// csrc/device/sim/execute/device.cpp: the simulated device: checks launches,
+// binds their arguments and spreads threadgroups over host threads.
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,10 +12,10 @@
 #include <thread>
 
 #include "device/kernel_source.h"
-#include "device/sim/buffer.h"
-#include "device/sim/compile.h"
+#include "device/sim/execute/buffer.h"
+#include "device/sim/compile/compile.h"
 #include "device/sim/sim.h"
-#include "device/sim/worker.h"
+#include "device/sim/execute/worker.h"
 
 namespace orchard::sim {
 namespace {

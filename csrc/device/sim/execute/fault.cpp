@@ -1,5 +1,5 @@
-// csrc/device/sim/fault.cpp: turns a kernel's stray access, which hits a guard
-// page, into an error of its dispatch.
+// csrc/device/sim/execute/fault.cpp: turns a kernel's stray access, which hits
+// a guard page, into an error of its dispatch.
 #include <signal.h>
 #include <sys/mman.h>
 #if defined(__APPLE__)
@@ -10,8 +10,8 @@
 
 #include <mutex>
 
-#include "device/sim/buffer.h"
-#include "device/sim/worker.h"
+#include "device/sim/execute/buffer.h"
+#include "device/sim/execute/worker.h"
 
 namespace orchard::sim {
 namespace {

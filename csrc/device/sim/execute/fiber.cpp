@@ -1,5 +1,6 @@
-// csrc/device/sim/fiber.cpp: the switch itself, by processor; see fiber.h.
-#include "device/sim/fiber.h"
+// csrc/device/sim/execute/fiber.cpp: the switch itself, by processor; see
+// fiber.h.
+#include "device/sim/execute/fiber.h"
 
 #if defined(__APPLE__)
 #define SYMBOL "_orchard_fiber_switch"

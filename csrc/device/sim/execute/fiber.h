@@ -1,4 +1,4 @@
-// csrc/device/sim/fiber.h: switching between the stacks of lanes.
+// csrc/device/sim/execute/fiber.h: switching between the stacks of lanes.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// csrc/device/sim/poison.h: the pattern of memory that nobody has written.
+// csrc/device/sim/execute/poison.h: the pattern of memory that nobody has
+// written.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,10 @@
-// csrc/device/sim/worker.cpp: schedules the lanes of one threadgroup; see
-// worker.h.
+// csrc/device/sim/execute/worker.cpp: schedules the lanes of one threadgroup;
+// see worker.h.
 //
 // A simdgroup runs far ahead, until it waits at a threadgroup barrier: that
 // shows a missing barrier more often than switching everywhere.  Now and then,
 // by the seed, another simdgroup gets its turn at a collective.
-#include "device/sim/worker.h"
+#include "device/sim/execute/worker.h"
 
 #include <sys/mman.h>
 
@@ -13,8 +13,8 @@
 #include <cstring>
 #include <new>
 
-#include "device/sim/fiber.h"
-#include "device/sim/poison.h"
+#include "device/sim/execute/fiber.h"
+#include "device/sim/execute/poison.h"
 
 namespace orchard::sim {
 namespace {

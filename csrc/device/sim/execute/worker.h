@@ -1,5 +1,5 @@
-// csrc/device/sim/worker.h: one host thread that executes threadgroups: its
-// arena of stacks, its scheduler of lanes and simdgroups.
+// csrc/device/sim/execute/worker.h: one host thread that executes threadgroups:
+// its arena of stacks, its scheduler of lanes and simdgroups.
 #pragma once
 
 #include <csetjmp>
@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "device/device.h"
-#include "device/sim/checker.h"
-#include "device/sim/compile.h"
+#include "device/sim/execute/checker.h"
+#include "device/sim/compile/compile.h"
 #include "device/sim/msl/abi.h"
 #include "device/sim/sim.h"
 

@@ -1,4 +1,4 @@
-// tools/macos_sdk/CoreFoundation/CoreFoundation.h: the two types that metal-cpp
+// packaging/macos/sdk/CoreFoundation/CoreFoundation.h: the two types that metal-cpp
 // names, for builds where Apple's SDK is not at hand.
 #pragma once
 

@@ -1,4 +1,4 @@
-// tools/macos_sdk/IOSurface/IOSurfaceRef.h: the one type that metal-cpp names,
+// packaging/macos/sdk/IOSurface/IOSurfaceRef.h: the one type that metal-cpp names,
 // for builds where Apple's SDK is not at hand.
 #pragma once
 

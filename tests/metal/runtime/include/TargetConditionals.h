@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/TargetConditionals.h: metal-cpp is compiled as
+// tests/metal/runtime/include/TargetConditionals.h: metal-cpp is compiled as
 // for macOS.
 #pragma once
 

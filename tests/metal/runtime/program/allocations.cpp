@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/allocations.cpp: the program's operator new,
+// tests/metal/runtime/program/allocations.cpp: the program's operator new,
 // which counts.
 #include "allocations.h"
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/allocations.h: how often this thread has asked
+// tests/metal/runtime/program/allocations.h: how often this thread has asked
 // for memory.
 #pragma once
 

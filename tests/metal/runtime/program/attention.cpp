@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/attention.cpp: see attention.h.
+// tests/metal/runtime/program/attention.cpp: see attention.h.
 #include "program/attention.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/attention.h: one head of causal attention with
+// tests/metal/runtime/program/attention.h: one head of causal attention with
 // its buffers on the simulated GPU, forward and backward, beside the
 // definition.
 #pragma once

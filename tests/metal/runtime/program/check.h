@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/check.h: what the program's tests are made of.
+// tests/metal/runtime/program/check.h: what the program's tests are made of.
 #pragma once
 
 #include <functional>

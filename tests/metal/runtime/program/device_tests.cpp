@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/device_tests.cpp: what a GPU is, and how its
+// tests/metal/runtime/program/device_tests.cpp: what a GPU is, and how its
 // kernels are compiled.
 #include <functional>
 #include <thread>

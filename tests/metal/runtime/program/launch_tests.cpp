@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/launch_tests.cpp: launches: results, what is
+// tests/metal/runtime/program/launch_tests.cpp: launches: results, what is
 // encoded, what is refused, GPU errors, and objects given back.
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/main.cpp: csrc/device/metal itself, run over the
+// tests/metal/runtime/program/main.cpp: csrc/device/metal itself, run over the
 // stand-in.  One test a process, named on the command line: a process has one
 // device, and it is probed once.
 #include <cstdio>

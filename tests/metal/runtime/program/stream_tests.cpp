@@ -1,4 +1,4 @@
-// tests/metal_runtime/program/stream_tests.cpp: PyTorch's streams instead of
+// tests/metal/runtime/program/stream_tests.cpp: PyTorch's streams instead of
 // the test's own.
 #include <torch/mps.h>
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/pytorch/control.cpp: what tests in Python ask of the
+// tests/metal/runtime/pytorch/control.cpp: what tests in Python ask of the
 // stand-in: faults, and whether anybody misused an object or a stream.
 #include <ATen/ATen.h>
 #include <torch/library.h>

@@ -1,4 +1,4 @@
-// tests/metal_runtime/pytorch/mps_device.cpp: PyTorch's mps device on Linux, as
+// tests/metal/runtime/pytorch/mps_device.cpp: PyTorch's mps device on Linux, as
 // much of it as tests need: storages over the stand-in's MTLBuffers, copies,
 // and the CPU's operators for the rest.
 #include <ATen/ATen.h>

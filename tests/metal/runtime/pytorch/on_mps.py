@@ -15,8 +15,9 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
+from orchard_ops._doctor import checkup
 from orchard_ops._errors import translate
-from orchard_ops.cli import _checkup, app
+from orchard_ops.cli import app
 
 standin = torch.ops.standin
 Capture = pytest.CaptureFixture[str]
@@ -265,7 +266,7 @@ def test_doctor_reports_threads_with_and_without_the_attribute(
     # As in our own start (test_mps_key.py): PyTorch looks for MPS once.
     library = os.environ["ORCHARD_LIBRARY_DIR"] + "/_C.so"
     first = f"import torch\ntorch.ops.load_library({library!r})\n"
-    monkeypatch.setattr(_checkup, "CHILD", first + _checkup.CHILD)
+    monkeypatch.setattr(checkup, "CHILD", first + checkup.CHILD)
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0, result.output
     limits = json.loads(result.stdout)["threads_per_threadgroup"]

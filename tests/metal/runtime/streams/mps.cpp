@@ -1,4 +1,4 @@
-// tests/metal_runtime/streams/mps.cpp: libdispatch's one function, and the
+// tests/metal/runtime/streams/mps.cpp: libdispatch's one function, and the
 // members of PyTorch's MPS streams that mps_stream.cpp names.
 #include "streams/mps.h"
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/streams/mps.h: PyTorch's MPS streams over the stand-in,
+// tests/metal/runtime/streams/mps.h: PyTorch's MPS streams over the stand-in,
 // to see from where they are used.  ORCHARD_TORCH_MINOR says whose: one stream
 // of the process before 2.14, several with one current in each thread from then
 // on.

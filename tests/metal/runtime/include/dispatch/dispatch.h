@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/dispatch/dispatch.h: the names that metal-cpp
+// tests/metal/runtime/include/dispatch/dispatch.h: the names that metal-cpp
 // and torch_ops use; mps.cpp has the one function.
 #pragma once
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/mach/mach.h: a read that fails instead of
+// tests/metal/runtime/include/mach/mach.h: a read that fails instead of
 // faulting.
 #pragma once
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/objc/message.h: the three ways to send a message;
+// tests/metal/runtime/include/objc/message.h: the three ways to send a message;
 // callers cast them to the method's own type.
 #pragma once
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/objc/runtime.h: the part of the Objective-C
+// tests/metal/runtime/include/objc/runtime.h: the part of the Objective-C
 // runtime that metal-cpp and the Metal device call; runtime.cpp has it.
 #pragma once
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/torch/mps.h: the two functions of PyTorch's
+// tests/metal/runtime/include/torch/mps.h: the two functions of PyTorch's
 // header that csrc/torch/mps_stream.cpp calls, as plain C++ sees them.
 #pragma once
 

@@ -1,4 +1,4 @@
-// tests/metal_runtime/include/ATen/mps/MPSStream.h: what mps_stream.cpp uses of
+// tests/metal/runtime/include/ATen/mps/MPSStream.h: what mps_stream.cpp uses of
 // PyTorch's header from 2.7 on, as plain C++ sees it: queue() is inline there.
 #pragma once
 

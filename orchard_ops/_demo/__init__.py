@@ -1,0 +1,1 @@
+"""The small GPT that ``orchard-ops train`` trains twice."""

@@ -1,0 +1,1 @@
+"""The checks of ``orchard-ops doctor`` and the file that they fill."""

@@ -1,0 +1,1 @@
+"""The conda packages: a channel of stand-ins, builds, solves, installs, tests."""

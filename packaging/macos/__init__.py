@@ -1,0 +1,1 @@
+"""The macOS wheels: built on any machine, every symbol proved."""

@@ -1,0 +1,1 @@
+"""The flake: its pinned wheels, evaluated and built without nixpkgs."""

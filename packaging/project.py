@@ -1,0 +1,24 @@
+"""The project's tree and its two tables."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def table(name: str) -> dict[str, Any]:
+    """Return a TOML file of the project."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10 and older.
+        import tomli as tomllib
+    return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+@cache
+def versions() -> dict[str, Any]:
+    """Return versions.toml."""
+    return table("versions.toml")
