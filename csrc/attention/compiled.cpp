@@ -22,15 +22,8 @@ struct KeyHash {
   size_t operator()(const Key& key) const noexcept {
     const Specialisation& s = key.specialisation;
     const Features& f = s.features;
-    uint64_t bits = 0;
-    for (const bool is_set :
-         {f.has_window, f.has_slopes, f.has_softcap, f.has_sinks, f.has_dropout,
-          f.is_packed, f.is_decode, f.is_paged, f.has_left_pads,
-          f.has_cache_rows, f.is_spilling, f.is_summed, f.has_grad_lse,
-          f.is_wide}) {
-      bits = bits << 1 | (is_set ? 1 : 0);
-    }
-    auto hash = reinterpret_cast<uintptr_t>(key.device) ^ bits << 40;
+    auto hash = reinterpret_cast<uintptr_t>(key.device) ^
+                uint64_t { f.all.bits() } << 40;
     for (const int64_t value :
          {static_cast<int64_t>(s.kernel), static_cast<int64_t>(s.dtype),
           static_cast<int64_t>(f.mask), static_cast<int64_t>(f.mask_dtype),
@@ -71,7 +64,8 @@ Compiled first_that_fits(Device& device, Specialisation s) {
   for (int more = 0;; ++more) {
     Attempt made = attempt(device, s);
     if (made.pipeline) {
-      return {std::move(made.pipeline), s.name(), s, std::move(reason)};
+      return {std::move(made.pipeline), s.name(), s, slots_of(s),
+              std::move(reason)};
     }
     if (more == 0) reason = made.reason;
     const std::optional<Tile> smaller = smaller_tile(s.kernel, s.tile, largest);

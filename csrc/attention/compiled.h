@@ -14,6 +14,7 @@ struct Compiled {
   std::shared_ptr<const device::Pipeline> pipeline;
   std::string name;
   Specialisation specialisation;
+  Slots slots;
   // Why it has a smaller tile than was asked for; empty if it has not.
   std::string replaced;
 };

@@ -1,4 +1,4 @@
-// csrc/attention/plan.cpp: parameters, bindings and grids.
+// csrc/attention/plan.cpp: parameters, and launches by the table of kernels.
 #include "attention/plan.h"
 
 #include <algorithm>
@@ -11,17 +11,13 @@ namespace {
 
 using device::Access;
 using device::Argument;
-using device::Arguments;
-using device::BufferView;
 using device::Device;
 using device::Launch;
-using device::Size3;
 
-// The part of the scores that a launch of a spilling backward works on.
-struct Part {
-  const SpillChunk* chunk = nullptr;   // none: all of them
-  int64_t pairs = 0;                   // key heads
-  const Compiled* compiled = nullptr;  // none: found by the problem
+// What a launch of a spilling backward works on.
+struct Chunk {
+  const SpillChunk& params;
+  int64_t pairs;  // key heads
 };
 
 Strides kernel_strides(const Layout& layout, const Problem& problem) {
@@ -100,134 +96,87 @@ AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
   return p;
 }
 
-uint32_t tiles_of(int64_t length, int per_threadgroup) {
-  return static_cast<uint32_t>((length + per_threadgroup - 1) /
-                               per_threadgroup);
+device::Size3 grid_of(const Specialisation& s,
+                      const Problem& problem,
+                      const Chunk* chunk) {
+  const auto grid = row_of(s.kernel).grid;
+  if (chunk == nullptr) return grid(s.tile, problem);
+  Problem of_chunk = problem;
+  of_chunk.batch = 1;
+  of_chunk.heads_kv = chunk->pairs;
+  of_chunk.heads_q = chunk->pairs * (problem.heads_q / problem.heads_kv);
+  of_chunk.len_kv = chunk->params.column_end - chunk->params.column0;
+  return grid(s.tile, of_chunk);
 }
 
-Size3 grid_of_part(const Specialisation& s,
-                   const Problem& problem,
-                   const Part& part) {
-  const int64_t group = problem.heads_q / problem.heads_kv;
-  if (s.kernel == Kernel::backward_dkdv) {
-    return {tiles_of(part.chunk->column_end - part.chunk->column0,
-                     s.tile.cols_per_threadgroup()),
-            static_cast<uint32_t>(part.pairs), 1};
-  }
-  return {tiles_of(problem.len_q, s.tile.rows_per_threadgroup()),
-          static_cast<uint32_t>(part.pairs * group), 1};
+template <class T>
+Argument bytes_of(uint32_t slot, const T& value) {
+  return {slot, Access::read, {}, std::as_bytes(std::span<const T>(&value, 1))};
 }
 
-Size3 grid_of(const Specialisation& s,
-              const Problem& problem,
-              const Part& part) {
-  const auto heads_q = static_cast<uint32_t>(problem.heads_q);
-  const auto batch = static_cast<uint32_t>(problem.batch);
-  if (s.kernel == Kernel::backward_dq_spilled || s.features.is_spilling) {
-    return grid_of_part(s, problem, part);
+void add_launch(const Compiled& compiled,
+                const Problem& problem,
+                const Tensors& tensors,
+                Plan& plan,
+                const Chunk* chunk = nullptr) {
+  const Specialisation& s = compiled.specialisation;
+  Slots slots = compiled.slots;
+  // float32 sums begin where those of the chunks before have ended.
+  if (chunk != nullptr && s.dtype == DType::float32 &&
+      chunk->params.column0 > 0 && slots.written.has(SLOT_DQ)) {
+    slots.read.add({SLOT_DQ});
   }
-  switch (s.kernel) {
-    case Kernel::backward_prepare:
-      return {tiles_of(problem.len_q, s.tile.simdgroups), heads_q, batch};
-    case Kernel::backward_dkdv:
-      return {tiles_of(problem.len_kv, s.tile.cols_per_threadgroup()),
-              static_cast<uint32_t>(problem.heads_kv), batch};
-    case Kernel::backward_dbias:
-    case Kernel::backward_dbias_spilled: {
-      const auto& [batches, heads, rows, columns] = problem.mask_sizes;
-      return {tiles_of(columns, s.tile.cols_per_threadgroup()),
-              tiles_of(rows, 8 * s.tile.rows),
-              static_cast<uint32_t>(batches * heads)};
-    }
-    case Kernel::decode:
-      return {tiles_of(problem.cache.splits, s.tile.simdgroups / s.tile.split),
-              static_cast<uint32_t>(problem.heads_kv) *
-                  tiles_of(problem.rows_of_group(), 8 * s.tile.rows),
-              batch};
-    case Kernel::combine:
-      return {tiles_of(problem.rows_of_group(), s.tile.simdgroups),
-              static_cast<uint32_t>(problem.heads_kv), batch};
-    case Kernel::forward:
-    case Kernel::backward_dq:
-    case Kernel::backward_dq_spilled:
-      break;
+  Launch launch;
+  launch.pipeline = compiled.pipeline;
+  for (const SlotRow& row : slot_rows()) {
+    const bool is_read = slots.read.has(row.slot);
+    if (!is_read && !slots.written.has(row.slot)) continue;
+    const Access access = !slots.written.has(row.slot) ? Access::read
+                          : is_read                    ? Access::read_write
+                                                       : Access::write;
+    launch.arguments.push_back({row.slot, access, row.view_of(tensors), {}});
   }
-  return {tiles_of(problem.len_q, s.tile.rows_per_threadgroup()), heads_q,
-          batch};
+  launch.arguments.push_back(bytes_of(SLOT_PARAMS, plan.params));
+  if (chunk != nullptr) {
+    launch.arguments.push_back(bytes_of(SLOT_CHUNK, chunk->params));
+  }
+  launch.threadgroups = grid_of(s, problem, chunk);
+  launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
+  plan.launches.push_back(std::move(launch));
+  plan.kernels.push_back(&compiled);
 }
 
-Argument reads(uint32_t slot, const BufferView& view) {
-  return {slot, Access::read, view, {}};
-}
-
-Argument writes(uint32_t slot, const BufferView& view) {
-  return {slot, Access::write, view, {}};
-}
-
-// The arguments that tile/domain.h and the forward name for some features.
-void add_feature_arguments(const Features& f,
-                           const Tensors& tensors,
-                           Arguments& arguments) {
-  if (f.mask != MaskKind::none) {
-    arguments.push_back(reads(SLOT_MASK, tensors.mask.view));
-  }
-  if (f.has_slopes) arguments.push_back(reads(SLOT_SLOPES, tensors.slopes));
-  if (f.has_sinks) arguments.push_back(reads(SLOT_SINKS, tensors.sinks));
-  if (f.has_grad_lse) {
-    arguments.push_back(reads(SLOT_GRAD_LSE, tensors.grad_lse));
-    arguments.push_back(reads(SLOT_LSE, tensors.lse));
-  }
-  if (f.is_packed) {
-    arguments.push_back(reads(SLOT_STARTS_Q, tensors.starts_q));
-    arguments.push_back(reads(SLOT_STARTS_KV, tensors.starts_kv));
-  }
-  if (f.is_decode) arguments.push_back(reads(SLOT_LENGTHS, tensors.lengths));
-  if (f.is_paged) arguments.push_back(reads(SLOT_TABLE, tensors.table));
-  if (f.has_left_pads) {
-    arguments.push_back(reads(SLOT_LEFT_PADS, tensors.left_pads));
-  }
-  if (f.has_cache_rows) {
-    arguments.push_back(reads(SLOT_CACHE_ROWS, tensors.cache_rows));
-  }
-}
-
+// `kept`: elements of ds that a spilling backward keeps of a head.
 void add_launch(Device& device,
                 const Problem& problem,
                 const Tensors& tensors,
                 Kernel kernel,
-                Arguments arguments,
                 Plan& plan,
-                const Part& part = {}) {
-  const int64_t kept = part.chunk == nullptr
-                           ? 0
-                           : int64_t{64} * part.chunk->row_fragments *
-                                 part.chunk->column_fragments;
-  const Compiled& found =
-      part.compiled != nullptr
-          ? *part.compiled
-          : compiled(device, specialise(device.limits().family, problem,
-                                        tensors, kernel, kept, false));
-  const Specialisation& s = found.specialisation;
-  Launch launch;
-  launch.pipeline = found.pipeline;
-  launch.arguments = std::move(arguments);
-  add_feature_arguments(s.features, tensors, launch.arguments);
-  launch.arguments.push_back(
-      {SLOT_PARAMS,
-       Access::read,
-       {},
-       std::as_bytes(std::span<const AttentionParams>(&plan.params, 1))});
-  if (part.chunk != nullptr) {
-    launch.arguments.push_back(
-        {SLOT_CHUNK,
-         Access::read,
-         {},
-         std::as_bytes(std::span<const SpillChunk>(part.chunk, 1))});
+                int64_t kept = 0,
+                const Chunk* chunk = nullptr) {
+  add_launch(compiled(device, specialise(device.limits().family, problem,
+                                         tensors, kernel, kept, false)),
+             problem, tensors, plan, chunk);
+}
+
+// Each chunk's ds is used up before the next overwrites it.
+void add_spilled(Device& device,
+                 const Problem& problem,
+                 const Tensors& tensors,
+                 const Spill& spill,
+                 Plan& plan) {
+  plan.chunks = spill.chunks;
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    const Chunk chunk{plan.chunks[i], spill.pairs[i]};
+    add_launch(*spill.dkdv, problem, tensors, plan, &chunk);
+    add_launch(*spill.dq, problem, tensors, plan, &chunk);
+    if (spill.serves_mask) {
+      const int64_t kept = int64_t{64} * chunk.params.row_fragments *
+                           chunk.params.column_fragments;
+      add_launch(device, problem, tensors, Kernel::backward_dbias_spilled, plan,
+                 kept, &chunk);
+    }
   }
-  launch.threadgroups = grid_of(s, problem, part);
-  launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
-  plan.launches.push_back(std::move(launch));
-  plan.kernels.push_back(&found);
 }
 
 }  // namespace
@@ -237,66 +186,8 @@ void plan_forward(Device& device,
                   const Tensors& tensors,
                   Plan& plan) {
   plan.params = parameters(problem, tensors);
-  add_launch(device, problem, tensors, Kernel::forward,
-             {reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
-              reads(SLOT_V, tensors.v.view), writes(SLOT_OUT, tensors.out.view),
-              writes(SLOT_LSE, tensors.lse), writes(SLOT_STATS, tensors.stats)},
-             plan);
+  add_launch(device, problem, tensors, Kernel::forward, plan);
 }
-
-namespace {
-
-Arguments with(Arguments arguments, const Arguments& more) {
-  for (const Argument& argument : more) arguments.push_back(argument);
-  return arguments;
-}
-
-// Each chunk's ds is used up before the next overwrites it.
-void add_spilled(Device& device,
-                 const Problem& problem,
-                 const Tensors& tensors,
-                 const Spill& spill,
-                 const Arguments& inputs,
-                 Plan& plan) {
-  plan.chunks = spill.chunks;
-  Arguments written = {writes(SLOT_SPILL, tensors.spill)};
-  Arguments read = {reads(SLOT_SPILL, tensors.spill)};
-  if (spill.has_units()) {
-    written.push_back(writes(SLOT_UNITS, tensors.units));
-    read.push_back(reads(SLOT_UNITS, tensors.units));
-  }
-  for (size_t i = 0; i < plan.chunks.size(); ++i) {
-    const auto part = [&](const Compiled* kernel) {
-      return Part{&plan.chunks[i], spill.pairs[i], kernel};
-    };
-    add_launch(device, problem, tensors, Kernel::backward_dkdv,
-               with(with(inputs, {writes(SLOT_DK, tensors.dk.view),
-                                  writes(SLOT_DV, tensors.dv.view)}),
-                    written),
-               plan, part(spill.dkdv));
-    // float32 sums begin where those of the chunks before have ended.
-    const bool is_continued =
-        problem.dtype == DType::float32 && plan.chunks[i].column0 > 0;
-    Arguments of_dq =
-        with(read, {reads(SLOT_K, tensors.k.view),
-                    {SLOT_DQ,
-                     is_continued ? Access::read_write : Access::write,
-                     tensors.dq.view,
-                     {}}});
-    if (spill.is_summed()) {
-      of_dq.push_back({SLOT_DQ_SUMS, Access::read_write, tensors.dq_sums, {}});
-    }
-    add_launch(device, problem, tensors, Kernel::backward_dq_spilled,
-               std::move(of_dq), plan, part(spill.dq));
-    if (spill.serves_mask) {
-      add_launch(device, problem, tensors, Kernel::backward_dbias_spilled,
-                 with(read, {writes(SLOT_GRAD_MASK, tensors.grad_mask)}), plan,
-                 part(nullptr));
-    }
-  }
-}
-
-}  // namespace
 
 void plan_backward(Device& device,
                    const Problem& problem,
@@ -304,33 +195,18 @@ void plan_backward(Device& device,
                    const Spill& spill,
                    Plan& plan) {
   plan.params = parameters(problem, tensors);
-  add_launch(device, problem, tensors, Kernel::backward_prepare,
-             {reads(SLOT_OUT, tensors.out.view),
-              reads(SLOT_GRAD_OUT, tensors.grad_out.view),
-              writes(SLOT_DELTA, tensors.delta)},
-             plan);
-  const Arguments inputs = {reads(SLOT_Q, tensors.q.view),
-                            reads(SLOT_K, tensors.k.view),
-                            reads(SLOT_V, tensors.v.view),
-                            reads(SLOT_GRAD_OUT, tensors.grad_out.view),
-                            reads(SLOT_STATS, tensors.stats),
-                            reads(SLOT_DELTA, tensors.delta)};
-  const auto add = [&](Kernel kernel, std::initializer_list<Argument> outputs) {
-    add_launch(device, problem, tensors, kernel, with(inputs, outputs), plan);
+  const auto add = [&](Kernel kernel) {
+    add_launch(device, problem, tensors, kernel, plan);
   };
+  add(Kernel::backward_prepare);
   if (spill.is_used()) {
-    add_spilled(device, problem, tensors, spill, inputs, plan);
+    add_spilled(device, problem, tensors, spill, plan);
   } else {
-    if (tensors.dk.view.handle != nullptr) {
-      add(Kernel::backward_dkdv,
-          {writes(SLOT_DK, tensors.dk.view), writes(SLOT_DV, tensors.dv.view)});
-    }
-    if (tensors.dq.view.handle != nullptr) {
-      add(Kernel::backward_dq, {writes(SLOT_DQ, tensors.dq.view)});
-    }
+    if (tensors.dk.view.handle != nullptr) add(Kernel::backward_dkdv);
+    if (tensors.dq.view.handle != nullptr) add(Kernel::backward_dq);
   }
   if (tensors.grad_mask.handle != nullptr && !spill.serves_mask) {
-    add(Kernel::backward_dbias, {writes(SLOT_GRAD_MASK, tensors.grad_mask)});
+    add(Kernel::backward_dbias);
   }
 }
 
@@ -352,17 +228,8 @@ void plan_decode(Device& device,
                  const Tensors& tensors,
                  Plan& plan) {
   plan.params = parameters(problem, tensors);
-  add_launch(device, problem, tensors, Kernel::decode,
-             {reads(SLOT_Q, tensors.q.view), reads(SLOT_K, tensors.k.view),
-              reads(SLOT_V, tensors.v.view), writes(SLOT_PARTS, tensors.parts),
-              writes(SLOT_PART_STATS, tensors.part_stats)},
-             plan);
-  add_launch(
-      device, problem, tensors, Kernel::combine,
-      {reads(SLOT_PARTS, tensors.parts),
-       reads(SLOT_PART_STATS, tensors.part_stats),
-       writes(SLOT_OUT, tensors.out.view), writes(SLOT_LSE, tensors.lse)},
-      plan);
+  add_launch(device, problem, tensors, Kernel::decode, plan);
+  add_launch(device, problem, tensors, Kernel::combine, plan);
 }
 
 }  // namespace orchard::attention

@@ -12,15 +12,6 @@
 
 namespace orchard::attention {
 
-// The tensors of one call; what a call does not use stays empty.
-struct Tensors {
-  Layout q, k, v, out, grad_out, dq, dk, dv, mask;
-  device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
-      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats,
-      spill, dq_sums, units, grad_lse;
-  int64_t table_row = 0;  // stride of the table's batch
-};
-
 // Launches in order, with the parameter bytes that they point to.  Not
 // copyable: the launches hold pointers into it.
 struct Plan {

@@ -41,6 +41,15 @@ struct Layout {
   device::BufferView view{};
 };
 
+// The tensors of one call; what a call does not use stays empty.
+struct Tensors {
+  Layout q, k, v, out, grad_out, dq, dk, dv, mask;
+  device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
+      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats,
+      spill, dq_sums, units, grad_lse;
+  int64_t table_row = 0;  // stride of the table's batch
+};
+
 // What a call asks for besides its tensors.
 struct Settings {
   double scale = 1.0;

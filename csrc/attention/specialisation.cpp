@@ -5,35 +5,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "attention/plan.h"
-#include "kernels/params.h"
-
 namespace orchard::attention {
 namespace {
-
-const char* kernel_name(Kernel kernel) {
-  switch (kernel) {
-    case Kernel::forward:
-      return "forward";
-    case Kernel::backward_prepare:
-      return "backward_prepare";
-    case Kernel::backward_dkdv:
-      return "backward_dkdv";
-    case Kernel::backward_dq:
-      return "backward_dq";
-    case Kernel::backward_dq_spilled:
-      return "backward_dq_spilled";
-    case Kernel::backward_dbias:
-      return "backward_dbias";
-    case Kernel::backward_dbias_spilled:
-      return "backward_dbias_spilled";
-    case Kernel::decode:
-      return "decode";
-    case Kernel::combine:
-      break;
-  }
-  return "combine";
-}
 
 const char* metal_type(DType dtype) {
   switch (dtype) {
@@ -89,6 +62,23 @@ bool needs_wide(const Problem& problem, const Tensors& tensors, int64_t kept) {
   return farthest + kMargin > std::numeric_limits<int32_t>::max();
 }
 
+Features features_of(const Problem& problem,
+                     const KernelRow& kernel,
+                     Set<Feature> planned) {
+  Features found;
+  for (const FeatureRow& row : feature_rows()) {
+    const Feature feature = row.feature;
+    const bool is_there =
+        row.is_of != nullptr ? row.is_of(problem) : planned.has(feature);
+    if (is_there && kernel.features.has(feature)) found.all.add({feature});
+  }
+  if (found.has(Feature::mask)) {
+    found.mask = problem.mask;
+    if (problem.mask == MaskKind::bias) found.mask_dtype = problem.mask_dtype;
+  }
+  return found;
+}
+
 }  // namespace
 
 const char* Features::mask_type() const {
@@ -99,52 +89,10 @@ std::string Features::name() const {
   std::string text;
   if (mask == MaskKind::boolean) text += "_mask";
   if (mask == MaskKind::bias) text += std::string("_bias_") + mask_type();
-  if (has_window) text += "_window";
-  if (has_slopes) text += "_slopes";
-  if (has_softcap) text += "_softcap";
-  if (has_sinks) text += "_sinks";
-  if (has_dropout) text += "_dropout";
-  if (is_packed) text += "_packed";
-  if (is_paged) text += "_paged";
-  if (has_left_pads) text += "_leftpads";
-  if (has_cache_rows) text += "_cacherows";
-  if (is_spilling) text += "_spilling";
-  if (is_summed) text += "_summed";
-  if (has_grad_lse) text += "_gradlse";
-  if (is_wide) text += "_wide";
-  return text;
-}
-
-Features features_of(const Problem& problem,
-                     Kernel kernel,
-                     bool is_spilling,
-                     bool is_summed) {
-  Features f;
-  f.is_packed = problem.is_packed;
-  f.has_grad_lse = problem.has_grad_lse && kernel == Kernel::backward_prepare;
-  if (kernel == Kernel::backward_prepare || kernel == Kernel::combine) return f;
-  f.has_window =
-      problem.settings.window_left >= 0 || problem.settings.window_right >= 0;
-  f.is_summed = is_summed && kernel == Kernel::backward_dq_spilled;
-  if (kernel == Kernel::backward_dq_spilled) return f;
-  if (kernel == Kernel::backward_dbias_spilled) {
-    f.mask = problem.mask;
-    f.mask_dtype = problem.mask_dtype;
-    return f;
+  for (const FeatureRow& row : feature_rows()) {
+    if (has(row.feature)) text += row.suffix;
   }
-  f.is_spilling = is_spilling && kernel == Kernel::backward_dkdv;
-  f.is_decode = problem.cache.is_used;
-  f.is_paged = problem.cache.is_paged();
-  f.has_left_pads = problem.cache.has_left_pads;
-  f.has_cache_rows = problem.cache.has_rows;
-  const Settings& settings = problem.settings;
-  f.mask = problem.mask;
-  if (f.mask == MaskKind::bias) f.mask_dtype = problem.mask_dtype;
-  f.has_slopes = problem.has_slopes;
-  f.has_softcap = settings.softcap > 0.0;
-  f.has_sinks = problem.has_sinks && kernel == Kernel::forward;
-  f.has_dropout = settings.dropout_p > 0.0;
-  return f;
+  return text;
 }
 
 Specialisation specialise(device::Family family,
@@ -153,24 +101,21 @@ Specialisation specialise(device::Family family,
                           Kernel kernel,
                           int64_t kept,
                           bool is_summed) {
+  Set<Feature> planned;
+  if (kept != 0) planned.add({Feature::spilling});
+  if (is_summed) planned.add({Feature::summed});
+  if (needs_wide(problem, tensors, kept)) planned.add({Feature::wide});
+  const KernelRow& row = row_of(kernel);
   Specialisation s{kernel,
                    problem.dtype,
                    operand_type(family, problem.dtype),
                    problem.head_dim,
                    problem.head_dim_v,
                    vector_elements(problem, tensors),
-                   features_of(problem, kernel, kept != 0, is_summed),
+                   features_of(problem, row, planned),
                    Tile{}};
-  // These take one row by its number, others rows by the tile.
-  s.features.is_wide = kernel != Kernel::backward_prepare &&
-                       kernel != Kernel::combine &&
-                       needs_wide(problem, tensors, kept);
-  // It reads neither q nor k.
-  if (kernel == Kernel::backward_prepare) s.head_dim = s.head_dim_v;
-  // ... and this neither them nor any mask.
-  if (kernel == Kernel::combine) s.head_dim = s.head_dim_v;
-  // This reads scores alone, one fragment a simdgroup.
-  if (kernel == Kernel::backward_dbias_spilled) s.head_dim = s.head_dim_v = 8;
+  if (!row.has_head_dim_v) s.head_dim_v = 8;  // one fragment
+  if (!row.has_head_dim) s.head_dim = s.head_dim_v;
   const int64_t largest = std::max(s.head_dim, s.head_dim_v);
   s.tile = kernel == Kernel::decode
                ? decode_tile(family, s.dtype, largest, problem.rows_of_group(),
@@ -181,7 +126,7 @@ Specialisation specialise(device::Family family,
 
 std::string Specialisation::name() const {
   const Tile& t = tile;
-  return std::string(kernel_name(kernel)) + "_" + metal_type(dtype) +
+  return std::string(row_of(kernel).name) + "_" + metal_type(dtype) +
          (operand != dtype ? "_in_float" : "") + "_d" +
          std::to_string(head_dim) + "_dv" + std::to_string(head_dim_v) +
          "_vec" + std::to_string(vec) + "_tile" + std::to_string(t.rows) + "x" +
@@ -189,18 +134,33 @@ std::string Specialisation::name() const {
          "_split" + std::to_string(t.split) + features.name();
 }
 
+Slots slots_of(const Specialisation& s) {
+  Slots slots = row_of(s.kernel).slots;
+  for (const FeatureRow& row : feature_rows()) {
+    if (!s.features.has(row.feature)) continue;
+    slots.read.add(row.slots.read);
+    slots.written.add(row.slots.written);
+  }
+  if (s.dtype != DType::float16) {  // only its range needs them
+    slots.read.remove(SLOT_UNITS);
+    slots.written.remove(SLOT_UNITS);
+  }
+  return slots;
+}
+
+const char* entry_of(const Specialisation& s) { return row_of(s.kernel).name; }
+
 std::string file_of(const Specialisation& s) {
-  return std::string(kernel_name(s.kernel)) + ".metal";
+  return std::string(entry_of(s)) + ".metal";
 }
 
 device::PipelineRequest request_for(const Specialisation& s,
                                     const std::string& file) {
   const Tile& tile = s.tile;
   const Features& f = s.features;
-  const auto flag = [](bool is_set) { return is_set ? "1" : "0"; };
   device::PipelineRequest request;
   request.file = file;
-  request.entry = kernel_name(s.kernel);
+  request.entry = entry_of(s);
   request.defines = {
       {"ELEM", metal_type(s.dtype)},
       {"ELEM_BYTES", std::to_string(element_bytes(s.dtype))},
@@ -212,56 +172,35 @@ device::PipelineRequest request_for(const Specialisation& s,
       {"TILE_ROWS", std::to_string(tile.rows)},
       {"TILE_COLS", std::to_string(tile.cols)},
       {"SIMDGROUPS", std::to_string(tile.simdgroups)},
-      {"SPLIT", std::to_string(tile.split)},
-      {"HAS_WINDOW", flag(f.has_window)},
-      {"MASK", std::to_string(static_cast<int>(f.mask))},
-      {"MASK_ELEM", f.mask_type()},
-      {"HAS_SLOPES", flag(f.has_slopes)},
-      {"HAS_SOFTCAP", flag(f.has_softcap)},
-      {"HAS_SINKS", flag(f.has_sinks)},
-      {"HAS_DROPOUT", flag(f.has_dropout)},
-      {"HAS_GRAD_LSE", flag(f.has_grad_lse)},
-      {"IS_PACKED", flag(f.is_packed)},
-      {"IS_DECODE", flag(f.is_decode)},
-      {"IS_PAGED", flag(f.is_paged)},
-      {"HAS_LEFT_PADS", flag(f.has_left_pads)},
-      {"HAS_CACHE_ROWS", flag(f.has_cache_rows)},
-      {"SPILLS", flag(f.is_spilling)},
-      {"IS_SUMMED", flag(f.is_summed)},
-      {"WIDE_INDEX", flag(f.is_wide)}};
+      {"SPLIT", std::to_string(tile.split)}};
+  for (const FeatureRow& row : feature_rows()) {
+    if (row.feature == Feature::mask) {
+      request.defines.emplace_back(row.define,
+                                   std::to_string(static_cast<int>(f.mask)));
+      request.defines.emplace_back("MASK_ELEM", f.mask_type());
+    } else {
+      request.defines.emplace_back(row.define, f.has(row.feature) ? "1" : "0");
+    }
+  }
   return request;
 }
 
-const char* entry_of(const Specialisation& s) { return kernel_name(s.kernel); }
-
 const char* element_type(const Specialisation& s, uint32_t slot) {
-  switch (slot) {
-    case SLOT_LSE:
-    case SLOT_STATS:
-    case SLOT_DELTA:
-    case SLOT_SLOPES:
-    case SLOT_SINKS:
-    case SLOT_PARTS:
-    case SLOT_PART_STATS:
-    case SLOT_DQ_SUMS:
-    case SLOT_GRAD_LSE:
-    case SLOT_UNITS:
-      return "float32";
-    case SLOT_MASK:
-    case SLOT_GRAD_MASK:
+  switch (slot_rows()[slot].type) {
+    case SlotRow::Type::element:
+      return dtype_name(s.dtype);
+    case SlotRow::Type::mask:
       return s.features.mask == MaskKind::bias
                  ? dtype_name(s.features.mask_dtype)
                  : "bool";
-    case SLOT_STARTS_Q:
-    case SLOT_STARTS_KV:
-    case SLOT_LENGTHS:
-    case SLOT_TABLE:
-    case SLOT_LEFT_PADS:
-    case SLOT_CACHE_ROWS:
+    case SlotRow::Type::float32:
+      return "float32";
+    case SlotRow::Type::int32:
       return "int32";
-    default:
-      return dtype_name(s.dtype);
+    case SlotRow::Type::bytes:
+      break;
   }
+  return "bytes";
 }
 
 }  // namespace orchard::attention

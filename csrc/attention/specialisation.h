@@ -3,44 +3,23 @@
 
 #include <string>
 
-#include "attention/problem.h"
+#include "attention/kernels.h"
 #include "attention/tiles.h"
 
 namespace orchard::attention {
 
-struct Tensors;  // of attention/plan.h
-
-// What a kernel's text has or leaves out.
+// What a kernel's text has of a problem.
 struct Features {
+  Set<Feature> all;
   MaskKind mask = MaskKind::none;
   DType mask_dtype = DType::float32;
-  bool has_window = false;
-  bool has_slopes = false;
-  bool has_softcap = false;
-  bool has_sinks = false;
-  bool has_dropout = false;
-  bool is_packed = false;
-  bool is_decode = false;
-  bool is_paged = false;
-  bool has_left_pads = false;
-  bool has_cache_rows = false;
-  bool is_spilling = false;
-  bool is_summed = false;
-  bool has_grad_lse = false;
-  bool is_wide = false;  // a head of a tensor reaches beyond 31 bits
 
   bool operator==(const Features&) const = default;
+  bool has(Feature feature) const { return all.has(feature); }
 
   const char* mask_type() const;
   std::string name() const;  // its part of a specialisation's
 };
-
-// The features of a problem that a kernel's text knows; `is_spilling` and
-// `is_summed` of the backward that the launch is a part of.
-Features features_of(const Problem& problem,
-                     Kernel kernel,
-                     bool is_spilling,
-                     bool is_summed);
 
 // All that changes a kernel's text.
 struct Specialisation {
@@ -65,6 +44,9 @@ Specialisation specialise(device::Family family,
                           Kernel kernel,
                           int64_t kept,
                           bool is_summed);
+
+// The tensors that a launch of it binds.
+Slots slots_of(const Specialisation& s);
 
 // The kernel function's name, its file, and what a device compiles; the request
 // holds a view of the file's name.

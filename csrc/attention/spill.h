@@ -11,7 +11,6 @@
 namespace orchard::attention {
 
 struct Compiled;  // of attention/compiled.h
-struct Tensors;   // of attention/plan.h
 
 // Scratch that a backward takes at most unless told otherwise: 256 MiB of ds,
 // which long lengths that are powers of two fill, and the units of its

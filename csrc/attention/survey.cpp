@@ -1,7 +1,6 @@
 // csrc/attention/survey.cpp: see survey.h.
 #include "attention/survey.h"
 
-#include "attention/plan.h"
 #include "attention/specialisation.h"
 
 namespace orchard::attention {
@@ -9,17 +8,14 @@ namespace {
 
 using device::Device;
 
-constexpr int64_t kHeadDims[] = {64, 128};
-
-Problem problem_for(Kernel kernel, int64_t head_dim) {
+Problem problem_for(const KernelRow& kernel, int64_t head_dim) {
   Problem problem;
   problem.dtype = DType::float16;
   problem.batch = problem.heads_q = problem.heads_kv = 1;
   problem.len_q = problem.len_kv = problem.rows_per_head = 64;
   problem.head_dim = problem.head_dim_v = head_dim;
-  problem.cache.is_used = kernel == Kernel::decode;
-  if (kernel == Kernel::backward_dbias ||
-      kernel == Kernel::backward_dbias_spilled) {
+  problem.cache.is_used = kernel.features.has(Feature::decode);
+  if (kernel.slots.written.has(SLOT_GRAD_MASK)) {
     problem.mask = MaskKind::bias;
     problem.mask_dtype = problem.dtype;
   }
@@ -50,23 +46,18 @@ ThreadLimit limit_of(Device& device, const Specialisation& s) {
 
 std::vector<ThreadLimit> thread_limits(Device& device) {
   std::vector<ThreadLimit> limits;
-  const auto add = [&](Kernel kernel, int64_t dim, bool is_spilling = false) {
-    limits.push_back(limit_of(
-        device, specialise(device.limits().family, problem_for(kernel, dim), {},
-                           kernel, is_spilling ? 1 : 0, false)));
-  };
-  for (const int64_t dim : kHeadDims) {
-    for (const Kernel kernel :
-         {Kernel::forward, Kernel::backward_dkdv, Kernel::backward_dq,
-          Kernel::backward_dq_spilled, Kernel::backward_dbias,
-          Kernel::decode}) {
-      add(kernel, dim);
+  for (const KernelRow& row : kernel_rows()) {
+    const bool is_tiled = row.tiles != TileTable::row_each;
+    for (const int64_t dim : {64, 128}) {
+      if (dim > 64 && !is_tiled) continue;
+      for (const int64_t kept : {0, 1}) {
+        if (kept > 0 && !row.features.has(Feature::spilling)) continue;
+        limits.push_back(limit_of(
+            device, specialise(device.limits().family, problem_for(row, dim),
+                               {}, row.kernel, kept, false)));
+      }
     }
-    add(Kernel::backward_dkdv, dim, true);
   }
-  add(Kernel::backward_prepare, kHeadDims[0]);
-  add(Kernel::backward_dbias_spilled, kHeadDims[0]);
-  add(Kernel::combine, kHeadDims[0]);
   return limits;
 }
 

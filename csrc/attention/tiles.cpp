@@ -131,44 +131,24 @@ constexpr Tile kRowEach[] = {
     {256, 1, 1, 8, 1},
 };
 
-struct Tables {
-  std::span<const Tile> forward, dkdv, dq, dq_spilled;
+// By class, by element size, then as enum class TileTable has them; C has none
+// of its own yet.
+constexpr std::span<const Tile> kTables[2][2][5] = {
+    {{kForwardA2, kBackwardDkdvA2, kBackwardDqA2, kBackwardDqSpilledA2,
+      kRowEach},
+     {kForwardA4, kBackwardDkdvA4, kBackwardDqA4, kBackwardDqSpilledA4,
+      kRowEach}},
+    {{kForwardB2, kBackwardDkdvB2, kBackwardDqB2, kBackwardDqSpilledB2,
+      kRowEach},
+     {kForwardB4, kBackwardDkdvB4, kBackwardDqB4, kBackwardDqSpilledB4,
+      kRowEach}},
 };
 
-// By class, then by element size; C has no row of its own yet.
-constexpr Tables kTables[2][2] = {
-    {{kForwardA2, kBackwardDkdvA2, kBackwardDqA2, kBackwardDqSpilledA2},
-     {kForwardA4, kBackwardDkdvA4, kBackwardDqA4, kBackwardDqSpilledA4}},
-    {{kForwardB2, kBackwardDkdvB2, kBackwardDqB2, kBackwardDqSpilledB2},
-     {kForwardB4, kBackwardDkdvB4, kBackwardDqB4, kBackwardDqSpilledB4}},
-};
-
-int row_of(Family family) { return family == Family::a ? 0 : 1; }
+int index_of(Family family) { return family == Family::a ? 0 : 1; }
 
 // Tiles are limited by registers: by what is in them.
-int row_of(Family family, DType dtype) {
+int index_of(Family family, DType dtype) {
   return element_bytes(operand_type(family, dtype)) == 2 ? 0 : 1;
-}
-
-std::span<const Tile> table(Family family, Kernel kernel, DType dtype) {
-  const Tables& tables = kTables[row_of(family)][row_of(family, dtype)];
-  switch (kernel) {
-    case Kernel::forward:
-    case Kernel::decode:
-      return tables.forward;
-    case Kernel::backward_dkdv:
-      return tables.dkdv;
-    case Kernel::backward_dq:
-    case Kernel::backward_dbias:  // the same operands and scores
-      return tables.dq;
-    case Kernel::backward_dq_spilled:
-      return tables.dq_spilled;
-    case Kernel::backward_prepare:
-    case Kernel::backward_dbias_spilled:
-    case Kernel::combine:
-      break;
-  }
-  return kRowEach;
 }
 
 }  // namespace
@@ -177,7 +157,8 @@ const Tile& choose_tile(Family family,
                         Kernel kernel,
                         DType dtype,
                         int64_t largest_head_dim) {
-  const std::span<const Tile> rows = table(family, kernel, dtype);
+  const std::span<const Tile> rows = kTables[index_of(family)][index_of(
+      family, dtype)][static_cast<size_t>(row_of(kernel).tiles)];
   for (const Tile& tile : rows) {
     if (largest_head_dim <= tile.max_head_dim) return tile;
   }
@@ -190,7 +171,8 @@ DType operand_type(Family family, DType dtype) {
 }
 
 bool spill_is_faster(Family family, DType dtype, int64_t largest_head_dim) {
-  return largest_head_dim >= kSpillFrom[row_of(family)][row_of(family, dtype)];
+  return largest_head_dim >=
+         kSpillFrom[index_of(family)][index_of(family, dtype)];
 }
 
 Tile decode_tile(Family family,
@@ -218,9 +200,7 @@ std::optional<Tile> smaller_tile(Kernel kernel,
     return (largest_head_dim + 8 * split - 1) / (8 * split);
   };
   smaller.split = std::min(2 * tile.split, kMostSlices);
-  const bool has_slices = kernel != Kernel::backward_prepare &&
-                          kernel != Kernel::backward_dbias_spilled &&
-                          kernel != Kernel::combine;
+  const bool has_slices = row_of(kernel).tiles != TileTable::row_each;
   if (!has_slices || fragments(smaller.split) >= fragments(tile.split)) {
     return std::nullopt;
   }

@@ -5,21 +5,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "attention/problem.h"
+#include "attention/kernels.h"
 
 namespace orchard::attention {
-
-enum class Kernel : uint8_t {
-  forward,
-  backward_prepare,
-  backward_dkdv,
-  backward_dq,
-  backward_dq_spilled,
-  backward_dbias,
-  backward_dbias_spilled,
-  decode,
-  combine
-};
 
 struct Tile {
   int max_head_dim;  // the row serves head sizes up to this

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/kernels.h"
 #include "attention/plan.h"
 #include "attention/tiles.h"
 
@@ -22,13 +23,12 @@ namespace {
 
 using namespace orchard;
 using attention::DType;
-using attention::Kernel;
+using attention::KernelRow;
 using attention::MaskKind;
 using attention::Problem;
+using attention::TileTable;
 
 constexpr DType kDTypes[] = {DType::float32, DType::float16, DType::bfloat16};
-constexpr Kernel kTiled[] = {Kernel::forward, Kernel::backward_dkdv,
-                             Kernel::backward_dq, Kernel::backward_dq_spilled};
 constexpr int64_t kRows = 64;
 
 // What a kernel's text can have or leave out: one entry each, then all that go
@@ -71,6 +71,13 @@ class Recorded final : public device::Pipeline {
   uint32_t max_threads_per_threadgroup() const override { return 1024; }
 };
 
+const KernelRow& named(std::string_view entry) {
+  for (const KernelRow& row : attention::kernel_rows()) {
+    if (row.name == entry) return row;
+  }
+  throw std::logic_error("no such kernel");
+}
+
 // Whether a tile's registers are as few as they get: one fragment of scores, of
 // head_dim one fragment or a quarter.
 bool is_smallest(const device::PipelineRequest& request) {
@@ -79,10 +86,7 @@ bool is_smallest(const device::PipelineRequest& request) {
     defines[name] = std::atoi(value.c_str());
   }
   const int largest = std::max(defines["HEAD_DIM"], defines["HEAD_DIM_V"]);
-  const std::string_view file = request.file;
-  const bool has_slices = file != "backward_prepare.metal" &&
-                          file != "backward_dbias_spilled.metal" &&
-                          file != "combine.metal";
+  const bool has_slices = named(request.entry).tiles != TileTable::row_each;
   return defines["TILE_ROWS"] * defines["TILE_COLS"] == 1 &&
          (!has_slices || defines["SPLIT"] == 4 ||
           largest <= 8 * defines["SPLIT"]);
@@ -204,10 +208,10 @@ void decode(Recorder& recorder, Problem problem) {
 // The largest head size of each row of the tables.
 std::set<int64_t> classes(device::Family family, DType dtype) {
   std::set<int64_t> found;
-  for (const Kernel kernel : kTiled) {
+  for (const KernelRow& row : attention::kernel_rows()) {
     for (int64_t dim = 1; dim <= attention::kMaxHeadDim; ++dim) {
       found.insert(
-          attention::choose_tile(family, kernel, dtype, dim).max_head_dim);
+          attention::choose_tile(family, row.kernel, dtype, dim).max_head_dim);
     }
   }
   return found;
