@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import specialisations
 from metal_text import (
     HOST_TYPES,
     LANGUAGE,
@@ -23,15 +24,13 @@ from metal_text import (
     close,
 )
 from metal_types import Types
-from paths import TESTS
 
 Construct = tuple[str, str]  # the table of the page that lists it, and its form
 
 
 def host_defines() -> set[str]:
     """Return the macros that the host defines, from the golden list."""
-    golden = (TESTS / "metal" / "specialisations" / "golden.txt").read_text()
-    return set(re.findall(r"\b(\w+)=", golden))
+    return {name for s in specialisations.golden() for name in s.defines}
 
 
 class Reader:
@@ -221,5 +220,6 @@ def constructs(texts: dict[Path, str], own: Declared) -> set[Construct]:
 
 def host_types() -> set[Construct]:
     """List the types that only the host names, from the golden list."""
-    golden = (TESTS / "metal" / "specialisations" / "golden.txt").read_text()
-    return {("Types", name) for name in re.findall(r"ELEM=(\w+)", golden)}
+    names = ("ELEM", "OPERAND", "MASK_ELEM")
+    every = specialisations.golden()
+    return {("Types", s.defines[name]) for s in every for name in names}

@@ -264,6 +264,24 @@ std::set<std::string> lines_of(device::Family family) {
 
 }  // namespace
 
+// Every kernel must be listed with each feature that its row has.
+void check_is_whole(const std::set<std::string>& lines) {
+  for (const KernelRow& kernel : attention::kernel_rows()) {
+    for (const attention::FeatureRow& row : attention::feature_rows()) {
+      if (!kernel.features.has(row.feature)) continue;
+      const std::string entry = std::string(" ") + kernel.name + " ";
+      const std::string without = std::string(" ") + row.define + "=0";
+      if (std::none_of(lines.begin(), lines.end(), [&](const auto& line) {
+            return line.find(entry) != line.npos &&
+                   line.find(without) == line.npos;
+          })) {
+        throw std::logic_error(std::string(kernel.name) + " never has " +
+                               row.define + ": extend the features above");
+      }
+    }
+  }
+}
+
 // Lists what a class of GPU asks for ("a", "b" or "c"), or what any does.
 int main(int count, char** arguments) {
   const std::string_view wanted = count > 1 ? arguments[1] : "abc";
@@ -273,5 +291,6 @@ int main(int count, char** arguments) {
                                      {'c', device::Family::c}}) {
     if (wanted.find(name) != wanted.npos) lines.merge(lines_of(family));
   }
+  check_is_whole(lines);
   for (const std::string& line : lines) std::puts(line.c_str());
 }

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import compact
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 GOLDEN = HERE / "golden.txt"
@@ -81,9 +83,9 @@ def listed(families: str = "abc") -> list[Specialisation]:
 
 def golden() -> list[Specialisation]:
     """Return what ships, by the list under version control."""
-    return [Specialisation(line) for line in GOLDEN.read_text().splitlines()]
+    return [Specialisation(line) for line in sorted(compact.read(GOLDEN.read_text()))]
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text("".join(f"{s.line}\n" for s in listed()))
+    GOLDEN.write_text(compact.write(s.line for s in listed()))
     print(f"{len(listed())} specialisations in {GOLDEN}")
