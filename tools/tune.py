@@ -28,10 +28,9 @@ _perf.__path__ = [str(ROOT / "orchard_ops" / "_perf")]
 sys.modules.setdefault("_perf", _perf)
 _chips = importlib.import_module("_perf.chips")
 _model = importlib.import_module("_perf.model")
+KERNELS = importlib.import_module("_perf.kernels").KERNELS
 _calibration = importlib.import_module("_perf.calibration")
 
-# A kernel comes after those whose tiles its own must divide.
-KERNELS = ("forward", "backward_dkdv", "backward_dq", "backward_dq_spilled")
 HEAD_DIMS = (64, 96, 128, 192, 256)
 SCORED_ON = {"A": "M1 Max", "B": "M4"}
 LEAST_DRAM = {"A": "M1", "B": "M3"}  # for its cores
@@ -145,7 +144,7 @@ def tile_work(
     stores = visited / tile.split if spills else 0
     ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
     return _model.Work(
-        multiplies=_model.PRODUCTS[kernel] * visited * fragments,
+        multiplies=KERNELS[kernel].products * visited * fragments,
         alu=_model.alu(kernel, 2 * visited, reads, part),
         shuffles=shuffles(kernel, tile, element_bytes),
         loads=loads + stores + exchanged * (1 + tile.split),
@@ -168,7 +167,7 @@ def count_of_tiles(tile: Tile, length: int) -> float:
 
 def pieces(kernel: str, tile: Tile) -> int:
     """Return how many 8-row pieces of a tensor a visited tile loads."""
-    each = sum(_model.READS[kernel])
+    each = KERNELS[kernel].pairs + KERNELS[kernel].singles
     return each * (tile.rows if kernel == "backward_dkdv" else tile.cols)
 
 

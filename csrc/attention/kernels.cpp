@@ -186,6 +186,16 @@ static_assert(are_in_order(), "rows are found by their number");
 
 }  // namespace
 
+Slots KernelRow::slots_with(Set<Feature> present) const {
+  Slots found = slots;
+  for (const FeatureRow& row : kFeatures) {
+    if (!present.has(row.feature)) continue;
+    found.read.add(row.slots.read);
+    found.written.add(row.slots.written);
+  }
+  return found;
+}
+
 std::span<const KernelRow> kernel_rows() { return kKernels; }
 
 const KernelRow& row_of(Kernel kernel) {

@@ -71,6 +71,10 @@ class Set {
 struct Slots {
   Set<uint32_t> read;
   Set<uint32_t> written;
+
+  constexpr bool has(uint32_t slot) const {
+    return read.has(slot) || written.has(slot);
+  }
 };
 
 struct FeatureRow {
@@ -93,11 +97,15 @@ struct KernelRow {
   Kernel kernel;
   const char* name;  // of its function; its text is kernels/<name>.metal
   Set<Feature> features;
-  Slots slots;  // besides those of its features, and the parameters
+  Slots slots;  // whatever its features; besides, the parameters
   TileTable tiles;
   bool has_head_dim;  // whether its text depends on that of q and k
   bool has_head_dim_v;
   device::Size3 (*grid)(const Tile&, const Problem&);
+
+  // Those of a text with some features, or with all that there can be.
+  Slots slots_with(Set<Feature> present) const;
+  Slots all_slots() const { return slots_with(features); }
 };
 
 // A buffer of a kernel, or the bytes that it gets instead.

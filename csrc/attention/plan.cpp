@@ -129,10 +129,9 @@ void add_launch(const Compiled& compiled,
   Launch launch;
   launch.pipeline = compiled.pipeline;
   for (const SlotRow& row : slot_rows()) {
-    const bool is_read = slots.read.has(row.slot);
-    if (!is_read && !slots.written.has(row.slot)) continue;
+    if (!slots.has(row.slot)) continue;
     const Access access = !slots.written.has(row.slot) ? Access::read
-                          : is_read                    ? Access::read_write
+                          : slots.read.has(row.slot)   ? Access::read_write
                                                        : Access::write;
     launch.arguments.push_back({row.slot, access, row.view_of(tensors), {}});
   }

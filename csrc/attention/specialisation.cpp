@@ -135,12 +135,7 @@ std::string Specialisation::name() const {
 }
 
 Slots slots_of(const Specialisation& s) {
-  Slots slots = row_of(s.kernel).slots;
-  for (const FeatureRow& row : feature_rows()) {
-    if (!s.features.has(row.feature)) continue;
-    slots.read.add(row.slots.read);
-    slots.written.add(row.slots.written);
-  }
+  Slots slots = row_of(s.kernel).slots_with(s.features.all);
   if (s.dtype != DType::float16) {  // only its range needs them
     slots.read.remove(SLOT_UNITS);
     slots.written.remove(SLOT_UNITS);

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "attention/kernels.h"
 #include "attention/survey.h"
 #include "torch/attention_ops.h"
 #include "torch/bridge.h"
@@ -57,6 +58,27 @@ thread_limits(const at::Tensor& like) {
   return {kernels, with_attribute, without};
 }
 
+// For each kernel, whatever its features: the tensors that it reads, and those
+// that it writes, in words.
+std::tuple<std::vector<std::string>,
+           std::vector<std::string>,
+           std::vector<std::string>>
+kernel_tensors() {
+  std::vector<std::string> kernels, read, written;
+  for (const attention::KernelRow& kernel : attention::kernel_rows()) {
+    const attention::Slots slots = kernel.all_slots();
+    kernels.emplace_back(kernel.name);
+    read.emplace_back();
+    written.emplace_back();
+    for (const attention::SlotRow& row : attention::slot_rows()) {
+      const std::string word = std::string(row.name) + " ";
+      if (slots.read.has(row.slot)) read.back() += word;
+      if (slots.written.has(row.slot)) written.back() += word;
+    }
+  }
+  return {kernels, read, written};
+}
+
 // Waits for MPS and reports what failed there; elsewhere submit() has waited.
 void synchronize() {
 #ifdef ORCHARD_WITH_METAL
@@ -88,6 +110,7 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("describe_storage(Tensor tensor) -> (str, int, int, str)",
         describe_storage);
   m.def("thread_limits(Tensor like) -> (str[], int[], int[])", thread_limits);
+  m.def("kernel_tensors() -> (str[], str[], str[])", kernel_tensors);
   m.def("call_counts() -> (int, int, int, int)", call_counts);
   m.def("reset_call_counts() -> ()", reset_counts);
   m.def("backward_scratch() -> int", backward_scratch);

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .kernels import KERNELS
+
 __all__ = [
     "CALIBRATED_ON",
     "CHIPS",
@@ -81,7 +83,7 @@ class Published:
     @property
     def ps_per_score(self) -> float:
         """Picoseconds for each entry of the scores."""
-        products = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}[self.kernel]
+        products = KERNELS[self.kernel].products
         return 1000 * (products * self.head_dim + 5) / self.giga_instructions
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from .chips import Chip
+from .kernels import KERNELS, Kernel
 
 __all__ = [
     "Prediction",
@@ -41,27 +42,12 @@ DRAM_SHARE = 0.8
 THREADS_PER_CORE = 384  # resident at the most registers
 FIRST_LAUNCH_SECONDS, NEXT_LAUNCH_SECONDS = 5e-6, 1.2e-6
 
-PRODUCTS = {
-    "forward": 2,
-    "backward_dq": 3,
-    "backward_dkdv": 4,
-    "backward_dq_spilled": 1,
-}
-# Read off our kernels' text, in cycles of a lane.  Arithmetic for each score; for each
-# row that is read the number of one that is there, times a stride of the run in 32
-# bits, added to an address in 64 (the peer's strides are constants of its text); and
-# for the pair of a fragment that is put together from two loads.
-ALU_PER_SCORE = {"forward": 6.0, "backward_dkdv": 8.0, "backward_dq": 7.0}
+# In cycles of a lane: for each row that is read the number of one that is there, times
+# a stride of the run in 32 bits, added to an address in 64 (the peer's strides are
+# constants of its text); and for the pair of a fragment that is put together from two
+# loads.
 ALU_PER_ROW = 4.0
 ALU_PER_PAIR = 1.5
-# How often a kernel reads a fragment row of a tensor for 8 columns of scores (of dk and
-# dv: 8 rows): two of its rows side by side, whose elements make the pairs, and one.
-READS = {
-    "forward": (1, 1),
-    "backward_dq": (2, 1),
-    "backward_dkdv": (2, 2),
-    "backward_dq_spilled": (0, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -126,11 +112,10 @@ def loads_of_row(length: int, element_bytes: int, rows: int) -> int:
 
 
 def loads_of_reads(kernel: str, length: int, element_bytes: int) -> int:
-    """Return the loads of READS, over a slice of head_dim of a length."""
-    double, single = READS[kernel]
-    return double * loads_of_row(length, element_bytes, 2) + single * loads_of_row(
-        length, element_bytes, 1
-    )
+    """Return the loads of a kernel's reads, over a slice of head_dim of a length."""
+    row = KERNELS[kernel]
+    pairs = row.pairs * loads_of_row(length, element_bytes, 2)
+    return pairs + row.singles * loads_of_row(length, element_bytes, 1)
 
 
 def alu(kernel: str, scores: float, reads: float, length: int) -> float:
@@ -139,12 +124,13 @@ def alu(kernel: str, scores: float, reads: float, length: int) -> float:
     Args:
         kernel: its name.
         scores: entries of the scores that a lane turns into weights.
-        reads: how often it does its READS.
+        reads: how often it does its reads.
         length: of a simdgroup's slice of head_dim.
     """
-    double, single = READS.get(kernel, (0, 0))
-    each = ALU_PER_ROW * (2 * double + single) + ALU_PER_PAIR * double * length / 8
-    return ALU_PER_SCORE.get(kernel, 0.0) * scores + each * reads
+    row = KERNELS.get(kernel, Kernel(0, 0, 0))
+    rows, pairs = 2 * row.pairs + row.singles, row.pairs * length / 8
+    each = ALU_PER_ROW * rows + ALU_PER_PAIR * pairs
+    return row.alu_per_score * scores + each * reads
 
 
 def as_floats(work: Work) -> Work:

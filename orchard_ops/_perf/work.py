@@ -18,6 +18,7 @@ from orchard_ops import sim
 from . import model
 from .calibration import efficiency
 from .chips import Chip
+from .kernels import KERNELS
 from .model import Work
 
 __all__ = [
@@ -33,19 +34,10 @@ __all__ = [
 # Multiples of the rows and columns of every threadgroup, 128 at most.
 SHORT, LONG = 128, 384
 PRODUCTS = {"forward": 2, "backward": 5}
-# Tensors that a kernel reads, as many as q: the least that DRAM must give.
-TENSORS_READ = {
-    "forward": 3,
-    "backward_prepare": 2,
-    "backward_dkdv": 4,
-    "backward_dq": 4,
-    "backward_dq_spilled": 1,
-}
 # The scratch of `orchard_ops.backward_scratch` that makes a backward compute the
 # gradients of the scores twice, keep them, or do what it does by itself.
 BACKWARDS = {"recompute": 0, "spill": 1 << 30, "auto": None}
 DEFAULT_SCRATCH = 264 << 20
-SPILLED = ("backward_dkdv", "backward_dq_spilled")
 
 Counts = dict[str, dict[str, float]]
 """Counters by kernel."""
@@ -99,7 +91,7 @@ def run(shape: Shape, strict: bool = True, backward: str = "recompute") -> Count
     return {
         kernel: {name: float(value) for name, value in counters.items()}
         for kernel, counters in found.items()
-        if counters["matrix_multiplies"] or kernel in TENSORS_READ
+        if counters["matrix_multiplies"] or kernel in tensors()
     }
 
 
@@ -143,7 +135,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     split = _split(kernel, counters, shape)
     part = shape.head_dim // split
     reads = 0.0
-    if kernel in model.READS:
+    if kernel in KERNELS:
         each = model.loads_of_reads(kernel, part, shape.element_bytes)
         reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
@@ -168,7 +160,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
         + (loaded - split * kept) / (1 if split > 1 else 2),
         threadgroup_bytes=counters["threadgroup_load_bytes"]
         + counters["threadgroup_store_bytes"],
-        dram_bytes=TENSORS_READ.get(kernel, 2) * tensor + kept + stored,
+        dram_bytes=_tensors_read(kernel) * tensor + kept + stored,
         threadgroups=groups,
         threads=threads,
     )
@@ -186,9 +178,22 @@ def _kept_bytes(shape: Shape) -> float:
     return shape.scores * shape.element_bytes
 
 
+@cache
+def tensors() -> dict[str, tuple[set[str], set[str]]]:
+    """Return kernel → the tensors that it reads and writes, by the launch plan."""
+    rows = zip(*torch.ops.orchard_ops.kernel_tensors())
+    return {name: (set(read.split()), set(wrote.split())) for name, read, wrote in rows}
+
+
+def _tensors_read(kernel: str) -> int:
+    """Return how many as large as q it reads: the least that DRAM must give."""
+    return len({"q", "k", "v", "out", "grad_out"} & tensors()[kernel][0])
+
+
 def _chunks(kernel: str, counts: Counts, shape: Shape) -> int:
     """Return in how many launches a kernel does its work, by the default scratch."""
-    if kernel not in SPILLED or "backward_dq_spilled" not in counts:
+    read, written = tensors()[kernel]
+    if "spill" not in read | written or "backward_dq_spilled" not in counts:
         return 1
     kept = shape.heads * shape.length**2 * shape.element_bytes
     return int(-(-kept // DEFAULT_SCRATCH))

@@ -53,8 +53,8 @@ def write(lines: Iterable[str]) -> str:
         file, entry, *pairs = line.split()
         defines = dict(pair.split("=") for pair in pairs)
         macros = list(defines)
-        shape = (_filled(TILE, defines), _filled(HEADS, defines))
-        sets[f"{file} {entry}", *shape].add(_features(defines))
+        tile, heads = _filled(TILE, defines), _filled(HEADS, defines)
+        sets[f"{file} {entry}", tile, heads].add(_features(defines))
     blocks: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for (kernel, tile, heads), features in sets.items():
         block = blocks.setdefault((kernel, *sorted(features)), defaultdict(list))
