@@ -169,7 +169,7 @@ void add_spilled(Device& device,
     const Chunk chunk{plan.chunks[i], spill.pairs[i]};
     add_launch(*spill.dkdv, problem, tensors, plan, &chunk);
     add_launch(*spill.dq, problem, tensors, plan, &chunk);
-    if (spill.serves_mask) {
+    if (spill.serves_dbias) {
       const int64_t kept = int64_t{64} * chunk.params.row_fragments *
                            chunk.params.column_fragments;
       add_launch(device, problem, tensors, Kernel::backward_dbias_spilled, plan,
@@ -204,7 +204,7 @@ void plan_backward(Device& device,
     if (tensors.dk.view.handle != nullptr) add(Kernel::backward_dkdv);
     if (tensors.dq.view.handle != nullptr) add(Kernel::backward_dq);
   }
-  if (tensors.grad_mask.handle != nullptr && !spill.serves_mask) {
+  if (tensors.grad_mask.handle != nullptr && !spill.serves_dbias) {
     add(Kernel::backward_dbias);
   }
 }

@@ -22,9 +22,9 @@ struct Plan {
   AttentionParams params{};
   std::vector<SpillChunk> chunks;
   // A backward that recomputes has up to four.
-  device::Few<device::Launch, 4> launches;
+  device::SmallVector<device::Launch, 4> launches;
   // What each launch runs, for logs; they live as long as the process.
-  device::Few<const Compiled*, 4> kernels;
+  device::SmallVector<const Compiled*, 4> kernels;
 };
 
 // out, lse and stats of q, k, v.  No length, head count or batch size may be

@@ -18,11 +18,11 @@ int64_t round_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-// Cuts `total` into the fewest even parts of at most `most`, each but the last
-// a multiple of `unit`.
-int64_t even_part(int64_t total, int64_t most, int64_t unit) {
-  const int64_t parts = (total + most - 1) / most;
-  return round_up((total + parts - 1) / parts, unit);
+// How much each takes if as few as possible share `total` evenly: at most
+// `most`, and a multiple of `unit`.
+int64_t even_share(int64_t total, int64_t most, int64_t unit) {
+  const int64_t shares = (total + most - 1) / most;
+  return round_up((total + shares - 1) / shares, unit);
 }
 
 constexpr int64_t kFragment = 64;  // scores
@@ -73,7 +73,7 @@ int64_t columns_of_chunk(const Problem& problem,
     return round_up(problem.len_kv, unit);
   }
   const int64_t most = max_bytes / pair_bytes(problem, tile, unit) * unit;
-  return most < kLeastColumns ? 0 : even_part(problem.len_kv, most, unit);
+  return most < kLeastColumns ? 0 : even_share(problem.len_kv, most, unit);
 }
 
 // No more elements of one head are kept, whatever the tile.
@@ -105,10 +105,10 @@ const Compiled& reader_of(device::Device& device,
 void cut(const Problem& problem,
          const Tile& tile,
          int64_t columns,
-         int64_t part,
+         int64_t pairs_each,
          Spill& spill) {
   const int64_t pairs = problem.batch * problem.heads_kv;
-  for (int64_t pair = 0; pair < pairs; pair += part) {
+  for (int64_t pair = 0; pair < pairs; pair += pairs_each) {
     for (int64_t column = 0; column < problem.len_kv; column += columns) {
       const int64_t end = std::min(column + columns, problem.len_kv);
       spill.chunks.push_back(
@@ -117,7 +117,7 @@ void cut(const Problem& problem,
            static_cast<int32_t>(round_up(problem.len_q, 8 * tile.rows) / 8),
            static_cast<int32_t>(round_up(end - column, 8 * tile.cols) / 8),
            end == problem.len_kv ? 1 : 0});
-      spill.pairs.push_back(std::min(part, pairs - pair));
+      spill.pairs.push_back(std::min(pairs_each, pairs - pair));
     }
   }
 }
@@ -127,12 +127,12 @@ void cut(const Problem& problem,
 Spill choose_spill(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
-                   const Wanted& wanted,
+                   const NeededGradients& needed,
                    int64_t max_bytes) {
   Spill spill;
   const device::Limits& limits = device.limits();
   const int64_t largest = std::max(problem.head_dim, problem.head_dim_v);
-  if (!wanted.dq || !wanted.dkdv || max_bytes == 0) return spill;
+  if (!needed.dq || !needed.dkdv || max_bytes == 0) return spill;
   if (max_bytes < 0) {
     if (!spill_is_faster(limits.family, problem.dtype, largest)) return spill;
     max_bytes = default_scratch(limits);
@@ -148,10 +148,11 @@ Spill choose_spill(device::Device& device,
   if (columns == 0) return spill;
   const int64_t widest = std::min(columns, problem.len_kv);
   const int64_t each = pair_bytes(problem, tile, widest);
-  const int64_t part = even_part(problem.batch * problem.heads_kv,
-                                 std::max<int64_t>(max_bytes / each, 1), 1);
-  cut(problem, tile, columns, part, spill);
-  const int64_t fragments = part * pair_fragments(problem, tile, widest);
+  const int64_t pairs_each =
+      even_share(problem.batch * problem.heads_kv,
+                 std::max<int64_t>(max_bytes / each, 1), 1);
+  cut(problem, tile, columns, pairs_each, spill);
+  const int64_t fragments = pairs_each * pair_fragments(problem, tile, widest);
   spill.spill_bytes = fragments * fragment_bytes(problem);
   spill.units_bytes = fragments * unit_bytes(problem);
   // float32 sums have their place in dq itself.
@@ -160,11 +161,11 @@ Spill choose_spill(device::Device& device,
   spill.dq = &reader_of(device, problem, tensors, *spill.dkdv, kept, is_summed);
   if (is_summed) {
     spill.sums_bytes =
-        part * sums_bytes_of_pair(problem, spill.dq->specialisation.tile);
+        pairs_each * sums_bytes_of_pair(problem, spill.dq->specialisation.tile);
   }
   // A softcap changes the gradient between the bias and q.k.
-  spill.serves_mask = wanted.mask && spill.chunks.size() == 1 &&
-                      problem.settings.softcap == 0.0;
+  spill.serves_dbias = needed.dbias && spill.chunks.size() == 1 &&
+                       problem.settings.softcap == 0.0;
   return spill;
 }
 

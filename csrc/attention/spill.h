@@ -1,5 +1,5 @@
 // csrc/attention/spill.h: whether a backward keeps the gradients of the scores
-// for dq, five products instead of seven, and in which parts.
+// for dq, five products instead of seven, and in which chunks.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,10 @@ struct Compiled;  // of attention/compiled.h
 inline constexpr int64_t kDefaultScratch = int64_t{264} << 20;
 inline constexpr int64_t kScratchShare = 8;
 
-// Which gradients a backward is asked for.
-struct Wanted {
+struct NeededGradients {
   bool dq = false;
   bool dkdv = false;
-  bool mask = false;
+  bool dbias = false;
 };
 
 struct Spill {
@@ -31,7 +30,7 @@ struct Spill {
   int64_t spill_bytes = 0;         // of the largest chunk
   int64_t units_bytes = 0;         // of its fragments; 0: they need none
   int64_t sums_bytes = 0;          // dq between chunks of columns; 0: none
-  bool serves_mask = false;        // the mask's gradient can be read off it
+  bool serves_dbias = false;       // dbias can be read off it
   // The kernels that agree on it: the one that writes the gradients of the
   // scores, and the one that reads them.
   const Compiled* dkdv = nullptr;
@@ -49,7 +48,7 @@ struct Spill {
 Spill choose_spill(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
-                   const Wanted& wanted,
+                   const NeededGradients& needed,
                    int64_t max_bytes);
 
 }  // namespace orchard::attention

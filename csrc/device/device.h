@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "device/few.h"
+#include "device/small_vector.h"
 
 namespace orchard {
 
@@ -111,7 +111,7 @@ struct Argument {
 
 using Size3 = std::array<uint32_t, 3>;
 
-using Arguments = Few<Argument, 12>;
+using Arguments = SmallVector<Argument, 12>;
 
 struct Launch {
   std::shared_ptr<const Pipeline> pipeline;

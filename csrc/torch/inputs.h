@@ -5,7 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "attention/plan.h"
-#include "device/few.h"
+#include "device/small_vector.h"
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -33,7 +33,7 @@ class Inputs {
 
  private:
   const char* operation_;
-  device::Few<at::Tensor, 12> held_;
+  device::SmallVector<at::Tensor, 12> held_;
   int64_t copies_ = 0;
 };
 

@@ -170,7 +170,8 @@ void plan(Recorder& recorder, const Problem& problem, Plans... plans) {
 
 // With scratch for everything; `is_summed`: for some columns at a time.
 void spill(Recorder& recorder, Problem problem, bool is_summed) {
-  const attention::Wanted wanted{true, true, problem.mask == MaskKind::bias};
+  const attention::NeededGradients needed{true, true,
+                                          problem.mask == MaskKind::bias};
   // float32 adds up in dq itself.
   if (is_summed && problem.dtype == DType::float32) return;
   int64_t scratch = int64_t{1} << 30;
@@ -179,7 +180,7 @@ void spill(Recorder& recorder, Problem problem, bool is_summed) {
     scratch = kRows * problem.len_kv / 2 * element_bytes(problem.dtype);
   }
   const attention::Spill spill = attention::choose_spill(
-      recorder, problem, tensors_of(problem, recorder.row), wanted, scratch);
+      recorder, problem, tensors_of(problem, recorder.row), needed, scratch);
   if (spill.is_summed() != is_summed) {
     throw std::logic_error("expected the other kind of spill");
   }

@@ -1,5 +1,5 @@
-// csrc/device/few.h: a list that keeps its first elements inside itself, so
-// that a launch of the usual size allocates nothing.
+// csrc/device/small_vector.h: a vector that keeps its first elements inside
+// itself, so that a launch of the usual size allocates nothing.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,10 @@
 namespace orchard::device {
 
 template <class T, size_t kInside>
-class Few {
+class SmallVector {
  public:
-  Few() = default;
-  Few(std::initializer_list<T> values) {
+  SmallVector() = default;
+  SmallVector(std::initializer_list<T> values) {
     for (const T& value : values) push_back(value);
   }
 
@@ -31,7 +31,7 @@ class Few {
     }
     ++size_;
   }
-  void clear() { *this = Few(); }
+  void clear() { *this = SmallVector(); }
 
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
