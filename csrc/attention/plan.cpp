@@ -14,12 +14,6 @@ using device::Argument;
 using device::Device;
 using device::Launch;
 
-// What a launch of a spilling backward works on.
-struct Chunk {
-  const SpillChunk& params;
-  int64_t pairs;  // key heads
-};
-
 Strides kernel_strides(const Layout& layout, const Problem& problem) {
   // Packed sequences share one batch entry.
   return {problem.is_packed ? 0 : layout.strides[0], layout.strides[1],
@@ -165,8 +159,7 @@ void add_spilled(Device& device,
                  const Spill& spill,
                  Plan& plan) {
   plan.chunks = spill.chunks;
-  for (size_t i = 0; i < plan.chunks.size(); ++i) {
-    const Chunk chunk{plan.chunks[i], spill.pairs[i]};
+  for (const Chunk& chunk : plan.chunks) {
     add_launch(*spill.dkdv, problem, tensors, plan, &chunk);
     add_launch(*spill.dq, problem, tensors, plan, &chunk);
     if (spill.serves_dbias) {

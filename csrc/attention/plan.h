@@ -20,7 +20,7 @@ struct Plan {
   Plan& operator=(const Plan&) = delete;
 
   AttentionParams params{};
-  std::vector<SpillChunk> chunks;
+  std::vector<Chunk> chunks;
   // A backward that recomputes has up to four.
   device::SmallVector<device::Launch, 4> launches;
   // What each launch runs, for logs; they live as long as the process.

@@ -111,13 +111,14 @@ void cut(const Problem& problem,
   for (int64_t pair = 0; pair < pairs; pair += pairs_each) {
     for (int64_t column = 0; column < problem.len_kv; column += columns) {
       const int64_t end = std::min(column + columns, problem.len_kv);
-      spill.chunks.push_back(
-          {static_cast<int32_t>(pair), static_cast<int32_t>(column),
-           static_cast<int32_t>(end),
-           static_cast<int32_t>(round_up(problem.len_q, 8 * tile.rows) / 8),
-           static_cast<int32_t>(round_up(end - column, 8 * tile.cols) / 8),
-           end == problem.len_kv ? 1 : 0});
-      spill.pairs.push_back(std::min(pairs_each, pairs - pair));
+      const SpillChunk params{
+          static_cast<int32_t>(pair),
+          static_cast<int32_t>(column),
+          static_cast<int32_t>(end),
+          static_cast<int32_t>(round_up(problem.len_q, 8 * tile.rows) / 8),
+          static_cast<int32_t>(round_up(end - column, 8 * tile.cols) / 8),
+          end == problem.len_kv ? 1 : 0};
+      spill.chunks.push_back({params, std::min(pairs_each, pairs - pair)});
     }
   }
 }

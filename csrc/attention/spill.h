@@ -24,13 +24,18 @@ struct NeededGradients {
   bool dbias = false;
 };
 
+// The part of the scores that is worked on at once.
+struct Chunk {
+  SpillChunk params;
+  int64_t pairs;  // key heads, over the batch
+};
+
 struct Spill {
-  std::vector<SpillChunk> chunks;  // none: recompute
-  std::vector<int64_t> pairs;      // key heads of each chunk, over the batch
-  int64_t spill_bytes = 0;         // of the largest chunk
-  int64_t units_bytes = 0;         // of its fragments; 0: they need none
-  int64_t sums_bytes = 0;          // dq between chunks of columns; 0: none
-  bool serves_dbias = false;       // dbias can be read off it
+  std::vector<Chunk> chunks;  // none: recompute
+  int64_t spill_bytes = 0;    // of the largest chunk
+  int64_t units_bytes = 0;    // of its fragments; 0: they need none
+  int64_t sums_bytes = 0;     // dq between chunks of columns; 0: none
+  bool serves_dbias = false;  // dbias can be read off it
   // The kernels that agree on it: the one that writes the gradients of the
   // scores, and the one that reads them.
   const Compiled* dkdv = nullptr;

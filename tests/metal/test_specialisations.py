@@ -11,9 +11,12 @@ from pathlib import Path
 import budget
 import pytest
 import specialisations
+import torch
+from compact import SHAPE
 from paths import ROOT
 from specialisations import Specialisation
 
+import orchard_ops  # noqa: F401  Loads the operators.
 from orchard_ops import sim
 
 SHIPPED = specialisations.golden()
@@ -98,17 +101,30 @@ def test_helpers_are_always_inlined() -> None:
     assert not named, f"{named}: METAL_FUNC instead of inline"
 
 
-def bound(shipped: Specialisation, no_library: Path) -> int:
-    """Return the most threads that a kernel declares, by the C preprocessor."""
+@pytest.fixture
+def no_library(tmp_path: Path) -> Path:
+    """Make a folder of Metal's headers with nothing in them."""
+    for name in ("metal_stdlib", "metal_simdgroup", "metal_simdgroup_matrix"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def expanded(shipped: Specialisation, no_library: Path) -> str:
+    """Return a kernel's text after the C preprocessor."""
     command = [*specialisations.compiler(), "-E", "-P", "-xc++"]
     command += [f"-I{no_library}", f"-I{ROOT / 'kernels'}"]
     command += [f"-D{name}={value}" for name, value in shipped.defines.items()]
-    text = subprocess.run(
+    return subprocess.run(
         [*command, ROOT / "kernels" / shipped.file],
         check=True,
         text=True,
         capture_output=True,
     ).stdout
+
+
+def bound(shipped: Specialisation, no_library: Path) -> int:
+    """Return the most threads that a kernel declares."""
+    text = expanded(shipped, no_library)
     (declared,) = re.findall(
         r"\[\[kernel, max_total_threads_per_threadgroup\(([^\]]+)\)\]\]", text
     )
@@ -116,10 +132,34 @@ def bound(shipped: Specialisation, no_library: Path) -> int:
     return math.prod(int(factor) for factor in declared.strip("()").split("*"))
 
 
-def test_no_kernel_declares_fewer_than_64_threads(tmp_path: Path) -> None:
+def test_kernels_take_the_buffers_of_their_rows(no_library: Path) -> None:
+    """Each text reads and writes what csrc/attention/kernels.cpp says that it does."""
+    params = (ROOT / "kernels" / "params.h").read_text(encoding="utf-8")
+    numbers = re.findall(r"#define SLOT_(\w+) (\d+)", params)
+    names = {number: name.lower() for name, number in numbers}
+    # One text for each set of features; of halves, which have units.
+    texts = {}
+    for s in SHIPPED:
+        if s.defines["ELEM"] == "half":
+            flags = [v for name, v in s.defines.items() if name not in SHAPE]
+            texts[s.kernel, " ".join(flags)] = s
+    found: dict[str, dict[str, str]] = {}
+    for s in texts.values():
+        for const, number in re.findall(
+            r"device (const)?[^,()]*\[\[\s*buffer\((\d+)\)", expanded(s, no_library)
+        ):
+            found.setdefault(s.kernel, {})[names[number]] = const
+    # It is bound where there is a mask, although its type alone is needed.
+    found["backward_dbias_spilled"]["mask"] = "const"
+    for kernel, read, written in zip(*torch.ops.orchard_ops.kernel_tensors()):
+        assert {*read.split(), *written.split()} == set(found[kernel]), kernel
+        assert not any(found[kernel][name] for name in written.split()), kernel
+        writable = {name for name, const in found[kernel].items() if not const}
+        assert writable - {"units"} <= set(written.split()), kernel
+
+
+def test_no_kernel_declares_fewer_than_64_threads(no_library: Path) -> None:
     """A bound of 32 is known to miscompile (tile/prelude.h); none is too small."""
-    for name in ("metal_stdlib", "metal_simdgroup", "metal_simdgroup_matrix"):
-        (tmp_path / name).touch()
     kinds = {(s.file, s["SIMDGROUPS"]): s for s in SHIPPED}
     assert {simdgroups for _, simdgroups in kinds} >= {2, 4, 6}
     # None has a single one today; a tile may ask for it tomorrow.
@@ -127,7 +167,7 @@ def test_no_kernel_declares_fewer_than_64_threads(tmp_path: Path) -> None:
         line = re.sub(r"SIMDGROUPS=\d+", "SIMDGROUPS=1", shipped.line)
         kinds[shipped.file, 1] = Specialisation(line)
     for (file, simdgroups), shipped in kinds.items():
-        declared = bound(shipped, tmp_path)
+        declared = bound(shipped, no_library)
         assert declared == max(64, 32 * simdgroups), file
 
 
