@@ -135,7 +135,7 @@ def bound(shipped: Specialisation, no_library: Path) -> int:
 def test_kernels_take_the_buffers_of_their_rows(no_library: Path) -> None:
     """Each text reads and writes what csrc/attention/kernels.cpp says that it does."""
     params = (ROOT / "kernels" / "params.h").read_text(encoding="utf-8")
-    numbers = re.findall(r"#define SLOT_(\w+) (\d+)", params)
+    numbers = re.findall(r"#define SLOT_(\w+)[\s\\]+(\d+)", params)
     names = {number: name.lower() for name, number in numbers}
     # One text for each set of features; of halves, which have units.
     texts = {}
