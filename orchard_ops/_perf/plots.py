@@ -71,6 +71,7 @@ def _memory(axes: Any, rows: list[Row]) -> None:
     lengths = [row["length"] for row in rows]
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlim(right=2 * lengths[-1])
     axes.set_xlabel("length of the sequence")
     axes.set_ylabel("MiB held at most in forward and backward")

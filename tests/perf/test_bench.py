@@ -31,6 +31,7 @@ def test_bench_reports_what_it_measured() -> None:
     # Never more for each row of a longer problem; pages weigh more in a short one.
     assert max(per_row[1:]) <= 1.05 * per_row[0]
     assert rows[-1]["peak_bytes"] < 1.2 * 4 * rows[0]["peak_bytes"]
+    assert all(row["peak_bytes_with_scratch"] > row["peak_bytes"] for row in rows)
     # PyTorch's composite holds several matrices of scores at once.
     assert rows[-1]["peak_bytes_of_pytorch"] > 2 * rows[-1]["scores_would_take"]
     assert all(row["us"] > 0 for row in found["suites"]["host"])
