@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,16 @@ def test_long_context_stores_no_scores(device: torch.device) -> None:
     held = [example.main(short(device, 1), length)[0] for length in (256, 1024)]
     if device.type == "metalsim":
         assert held[1] < 4.1 * held[0]
+
+
+def test_the_readme_runs(device: torch.device) -> None:
+    """Its first block of Python computes gradients on the device of these tests."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["q"].grad.isfinite().all()
+    assert names["device"] in ("mps", device.type)
 
 
 def test_every_example_is_run() -> None:
