@@ -171,7 +171,7 @@ def test_transformers(session: nox.Session, release: str) -> None:
     session.install(f"transformers=={entry['version']}", numpy)
     session.run(
         *("pytest", "-n", "2", "--timeout", "600", "tests/api/test_transformers.py"),
-        *session.posargs,
+        *("tests/api/test_examples.py", *session.posargs),
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
     )
 
@@ -294,6 +294,16 @@ def nix(session: nox.Session) -> None:
 def nix_wheels(session: nox.Session) -> None:
     """Pin the wheels of versions.toml for the flake: writes nix/wheels.json."""
     session.run("python", "packaging", "nix.wheels", *session.posargs)
+
+
+@nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/docs; a broken link is an error."""
+    # mkdocstrings formats signatures with ruff.
+    ruff = [tool for tool in EXTRAS["lint"] if tool.startswith("ruff")]
+    session.install(*PROJECT["dependency-groups"]["docs"], *ruff)
+    # The theme says at every build that a successor of MkDocs is being made.
+    session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(venv_backend="none")

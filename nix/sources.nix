@@ -38,6 +38,7 @@ in
       "CHANGELOG.md"
       "CONTRIBUTING.md"
       "docs"
+      "examples"
       "flake.lock"
       "flake.nix"
       "nix"

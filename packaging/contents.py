@@ -184,7 +184,8 @@ def sdist_files() -> set[str]:
     patterns = (
         *("cmake/*", "csrc/**/*.[ch]*", "tests/**/*.*", "recipe/*", "versions.toml"),
         *("packaging/**/*.*", "tools/*.py"),
-        *(".ci/*", ".github/*/*", "docs/*", "nix/*", "flake.*"),  # What tests read.
+        *(".ci/*", ".github/*/*", "docs/**/*", "nix/*", "flake.*"),  # What tests read.
+        *("examples/*.py", "mkdocs.yml"),
     )
     paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return {

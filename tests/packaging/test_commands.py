@@ -16,7 +16,7 @@ from paths import ROOT
 
 from orchard_ops import _child
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 CI = ".ci/run"
 HOSTED = ".github/workflows/tests.yml"
 SESSIONS = "noxfile.py"
@@ -59,6 +59,7 @@ RUN_BY = {
         "def test_says_why_it_cannot_run",
     ),
     "nox -s demo": (CI, "session demo -- --steps 2"),
+    "nox -s docs": (CI, "session docs"),
     "nox -s kernels": (CI, "session kernels -- -k probe"),
     "nox -s lint": (SESSIONS, 'nox.options.sessions = ["lint"'),
     "nox -s nix": (CI, "session nix -- --evaluate"),
@@ -82,6 +83,10 @@ RUN_BY = {
     'python -c "import': (
         "tests/packaging/test_commands.py",
         "def test_one_liners_run",
+    ),
+    "python examples/": (
+        "tests/api/test_examples.py",
+        "def test_every_example_is_run",
     ),
     "python -m venv": (CI, "-m venv"),
     "python recipe/smoke.py": ("packaging/conda/environments.py", '"smoke.py"'),

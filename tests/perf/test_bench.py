@@ -31,13 +31,17 @@ def test_bench_reports_what_it_measured() -> None:
     # Never more for each row of a longer problem; pages weigh more in a short one.
     assert max(per_row[1:]) <= 1.05 * per_row[0]
     assert rows[-1]["peak_bytes"] < 1.2 * 4 * rows[0]["peak_bytes"]
+    assert all(row["peak_bytes_with_scratch"] > row["peak_bytes"] for row in rows)
+    # PyTorch's composite holds several matrices of scores at once.
+    assert rows[-1]["peak_bytes_of_pytorch"] > 2 * rows[-1]["scores_would_take"]
     assert all(row["us"] > 0 for row in found["suites"]["host"])
 
 
 def test_bench_draws(tmp_path: Path) -> None:
     """Plots go into the folder that is named."""
     pytest.importorskip("matplotlib")
-    rows = {"memory": [{"length": 8, "peak_bytes": 100, "scores_would_take": 128}]}
+    kinds = ("peak_bytes", "peak_bytes_with_scratch", "peak_bytes_of_pytorch")
+    rows = {"memory": [{"length": 8, **dict.fromkeys(kinds, 100)}]}
     (drawn,) = plots.draw(rows, tmp_path / "new")
     assert drawn == tmp_path / "new" / "orchard-bench-memory.png"
     assert drawn.stat().st_size > 1000
