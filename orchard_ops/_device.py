@@ -31,8 +31,8 @@ def choose_device(wanted: str | None = None) -> torch.device:
         wanted = "mps"
     if wanted == "mps" and not has_mps:
         raise orchard_ops.DeviceError(
-            "[orchard-ops] expected the device mps, but this PyTorch sees no Apple GPU; "
-            "on macOS see docs/troubleshooting.md, on Linux use metalsim"
+            "[orchard-ops] expected the device mps, but this PyTorch sees no Apple GPU;"
+            " on macOS see docs/troubleshooting.md, on Linux use metalsim"
         )
     if has_mps and wanted != orchard_ops.sim.DEVICE:
         return torch.device("mps")

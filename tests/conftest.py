@@ -53,10 +53,9 @@ def chosen_device() -> str:
     found = wanted or ("mps" if has_mps else "metalsim")
     if found == "metalsim" and not _native.has_simulator():
         raise pytest.UsageError(
-            "the tests need an Apple GPU or the simulator; PyTorch sees no GPU here, and "
-            "macOS has no simulator: ORCHARD_TEST_DEVICE=cpu runs those that need neither"
-            if not has_mps
-            else "ORCHARD_TEST_DEVICE=metalsim, but macOS has no simulator"
+            "ORCHARD_TEST_DEVICE: expected mps or cpu, got metalsim, which is the "
+            "default where PyTorch sees no Apple GPU; macOS has no simulator, and cpu "
+            "runs the tests that need neither"
         )
     return found
 
