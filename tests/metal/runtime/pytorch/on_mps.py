@@ -271,9 +271,11 @@ def test_doctor_reports_threads_and_times(
     library = os.environ["ORCHARD_LIBRARY_DIR"] + "/_C.so"
     first = f"import torch\ntorch.ops.load_library({library!r})\n"
     # A GPU's shapes would take hours, and its dtype is none of the CPU's in 2.1.
-    first += "from orchard_ops.cli import _timing\n"
+    first += "from orchard_ops._perf import timing\n"
     first += "for name in ('SHAPES', 'DTYPES'):\n"
-    first += "    rows = getattr(_timing, name)\n    rows['mps'] = rows['metalsim']\n"
+    first += "    rows = getattr(timing, name)\n    rows['mps'] = rows['metalsim']\n"
+    # PyTorch's own attention asks for a choice that no kernel of the stand-in makes.
+    first += "timing._sdpa = lambda q, k, v: (q @ k.mT).softmax(-1) @ v\n"
     monkeypatch.setattr(checkup, "CHILD", first + checkup.CHILD)
     path = tmp_path / "report.json"
     result = CliRunner().invoke(app, ["doctor", "--json", "--report", str(path)])

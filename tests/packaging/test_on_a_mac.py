@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "on-a-mac.md"
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
 STEPS = 9
@@ -22,7 +22,7 @@ def sources() -> str:
         ("orchard_ops", "py"),
         ("csrc", "cpp"),
         ("cmake", "py"),
-        ("tools", "py"),
+        ("packaging", "py"),
         ("tests", "py"),
     ):
         for path in sorted((ROOT / folder).rglob(f"*.{suffix}")):

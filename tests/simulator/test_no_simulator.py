@@ -15,11 +15,12 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
-from orchard_ops import _native
-from orchard_ops.cli import _checkup, _child, app, bench
+from orchard_ops import _child, _native
+from orchard_ops._doctor import checkup
+from orchard_ops.cli import app, bench
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
 WORDS = r"\[sim\] expected Linux.*got macOS; use the GPU here \(device 'mps'\)"
 no_gpu = pytest.mark.skipif(
     torch.backends.mps.is_available(), reason="there is a GPU, which is used instead"
@@ -76,7 +77,7 @@ except orchard_ops.DeviceError as error:
 @pytest.mark.usefixtures("macos")
 def test_the_doctor_asks_for_the_gpu() -> None:
     """Without --device it looks for mps alone, and does not propose the simulator."""
-    found = _checkup.run(_checkup.DEVICE, None)
+    found = checkup.run(checkup.DEVICE, None)
     assert not found.ok
     assert "expected the device mps" in found.line
 
@@ -125,7 +126,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 @pytest.mark.parametrize("wanted", ["", "metalsim"])
 def test_the_suite_says_that_it_has_no_device(wanted: str) -> None:
     """One sentence, before any test is collected."""
-    done = suite(wanted, str(HERE / "test_philox.py"))
+    done = suite(wanted, str(TESTS / "attention" / "test_philox.py"))
     assert done.returncode == 4
     (said,) = (line for line in done.stderr.splitlines() if line)
     assert "expected mps or cpu, got metalsim" in said
@@ -134,7 +135,7 @@ def test_the_suite_says_that_it_has_no_device(wanted: str) -> None:
 
 def test_the_suite_runs_without_a_device() -> None:
     """ORCHARD_TEST_DEVICE=cpu: tests of the CPU path run, those of a device do not."""
-    done = suite("cpu", str(HERE), "--co")
+    done = suite("cpu", str(TESTS), "--co")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_philox.py::" in done.stdout
     assert "test_attention.py::" not in done.stdout
