@@ -8,6 +8,7 @@
 }:
 let
   inherit (pkgs) lib nixfmt-rfc-style;
+  inherit (pkgs.stdenv.hostPlatform) isDarwin;
 in
 lib.mapAttrs' (name: lib.nameValuePair "build-${name}") builds
 // {
@@ -17,6 +18,8 @@ lib.mapAttrs' (name: lib.nameValuePair "build-${name}") builds
     chmod -R u+w tree
     cd tree
     export HOME=$(mktemp -d) OMP_NUM_THREADS=1
+    # As in package.nix: on a Mac what needs neither GPU nor simulator.
+    export ORCHARD_TEST_DEVICE=${lib.optionalString isDarwin "cpu"}
     pytest -n "$NIX_BUILD_CORES" --timeout 600 -p no:cacheprovider
     touch $out
   '';

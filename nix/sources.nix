@@ -36,6 +36,7 @@ in
       ".ci"
       ".github"
       "CHANGELOG.md"
+      "CITATION.cff"
       "CONTRIBUTING.md"
       "docs"
       "examples"

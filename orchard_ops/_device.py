@@ -9,13 +9,15 @@ import torch
 
 import orchard_ops
 
+from . import _native
+
 __all__ = ["STORAGE_MODES", "call_counts", "choose_device", "storage_mode"]
 
 STORAGE_MODES = ("private", "shared")
 
 
 def choose_device(wanted: str | None = None) -> torch.device:
-    """Return the wanted device, else mps where there is one, else metalsim.
+    """Return the wanted device, else mps where there is one or must be, else metalsim.
 
     Raises:
         DeviceError: the wanted device is not here, or metalsim cannot be enabled.
@@ -25,10 +27,12 @@ def choose_device(wanted: str | None = None) -> torch.device:
         raise orchard_ops.DeviceError(
             f"[orchard-ops] expected the device mps or metalsim, got {wanted!r}"
         )
+    if wanted is None and not _native.has_simulator():
+        wanted = "mps"
     if wanted == "mps" and not has_mps:
         raise orchard_ops.DeviceError(
             "[orchard-ops] expected the device mps, but this PyTorch sees no Apple GPU;"
-            " leave --device out for the simulator"
+            " on macOS see docs/troubleshooting.md, on Linux use metalsim"
         )
     if has_mps and wanted != orchard_ops.sim.DEVICE:
         return torch.device("mps")

@@ -24,6 +24,7 @@ __all__ = [
     "VERSION",
     "check_torch_version",
     "has_ops",
+    "has_simulator",
     "is_loaded",
     "library_dir",
     "load_metalsim",
@@ -78,6 +79,14 @@ def has_ops() -> bool:
     return (library_dir() / "_C.so").is_file()
 
 
+def has_simulator() -> bool:
+    """Say whether this system has the simulator: macOS, with its GPU, has none.
+
+    It links what it compiles as ELF and reads faults as Linux reports them.
+    """
+    return sys.platform != "darwin"
+
+
 def load_ops() -> None:
     """Load ``_C``, which registers ``torch.ops.orchard_ops``.
 
@@ -92,8 +101,9 @@ def load_metalsim() -> None:
     """Load ``_metalsim``, which gives PyTorch the simulator's device.
 
     Raises:
-        DeviceError: as ``load_ops``.
+        DeviceError: as ``load_ops``, or this system has no simulator.
     """
+    _require_simulator()
     load_ops()
     _load_torch_library("_metalsim")
 
@@ -102,8 +112,10 @@ def sim_module() -> ModuleType:
     """Return ``_sim``, the simulator's own Python module (NumPy, no torch).
 
     Raises:
-        DeviceError: no module built for this Python is found.
+        DeviceError: no module built for this Python is found, or this system has no
+            simulator.
     """
+    _require_simulator()
     name = f"{__package__}._sim"
     if name in sys.modules:
         return sys.modules[name]
@@ -131,6 +143,14 @@ def check_torch_version(built_for: str, running: str) -> None:
             f"[orchard_ops] the compiled library was built for PyTorch {built_for}, "
             f"but PyTorch {running} is running; install the orchard-ops built for it, "
             "or reinstall from source with --no-build-isolation"
+        )
+
+
+def _require_simulator() -> None:
+    if not has_simulator():
+        raise DeviceError(
+            "[sim] expected Linux, which the simulator needs, got macOS; "
+            "use the GPU here (device 'mps'), or a Linux machine for the simulator"
         )
 
 

@@ -99,7 +99,7 @@ def problems(
     device = f"orchard_ops/liborchard_device.{'dylib' if is_macos else 'so'}"
     libraries = {device, "orchard_ops/_C.so"}
     simulator = {n for n in files if n.startswith(SIMULATOR)}
-    if simulator or not is_macos:  # Those for any Python leave it out.
+    if not is_macos:  # There it has none.
         libraries |= {"orchard_ops/_metalsim.so"}
         libraries |= simulator or {f"{SIMULATOR}….so"}
     wanted = expected_modules() | libraries

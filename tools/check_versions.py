@@ -92,6 +92,9 @@ def build_claims(tree: Tree) -> dict[str, bool]:
             f"OLDEST = {oldest}\n" in tree.read("cmake/find_torch.py")
         ),
         f"CHANGELOG.md: no heading{heading}": heading in tree.read("CHANGELOG.md"),
+        f"CITATION.cff: no version {project['version']}": (
+            f"\nversion: {project['version']}\n" in tree.read("CITATION.cff")
+        ),
         ".ci/run: versions belong into versions.toml": (
             re.search(r"torch|\d+\.\d+", tree.read(".ci/run")) is None
         ),

@@ -1,4 +1,4 @@
-"""The benchmark on a Mac: real times beside other libraries' and the prediction.
+"""The benchmark on a Mac: real times beside other libraries'.
 
 Written without a Mac; no line of `gpu` has run on one.
 """
@@ -18,10 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import orchard_ops
-from orchard_ops import sim
 
-from . import work
-from .chips import CHIPS, Chip
 from .work import Shape
 
 __all__ = ["gpu"]
@@ -42,11 +39,11 @@ def gpu(full: bool) -> Iterator[Row]:
                 yield from _rows(shape, chip, 10 if full else 5)
 
 
-def _rows(shape: Shape, chip: Chip | None, repeats: int) -> Iterator[Row]:
-    predicted = _predicted(shape, chip)
+def _rows(shape: Shape, chip: str, repeats: int) -> Iterator[Row]:
     for name, attend in _libraries(shape).items():
         row: Row = {
             "library": name,
+            "chip": chip,
             "length": shape.length,
             "head_dim": shape.head_dim,
             "causal": shape.is_causal,
@@ -57,13 +54,6 @@ def _rows(shape: Shape, chip: Chip | None, repeats: int) -> Iterator[Row]:
             else _torch_ms(attend, shape, repeats)
         )
         row.update(forward_ms=forward, backward_ms=backward)
-        if name == "orchard_ops":
-            for which, measured in (("forward", forward), ("backward", backward)):
-                value = predicted.get(which)
-                row[f"{which}_predicted_ms"] = value
-                row[f"{which}_measured_of_predicted"] = (
-                    measured / value if value and measured else None
-                )
         yield row
 
 
@@ -131,29 +121,8 @@ def _mlx_ms(shape: Shape, repeats: int) -> tuple[float, float | None]:
     return 1e3 * statistics.median(times[1:]), None
 
 
-def _this_chip() -> Chip | None:
-    """Return this Mac's chip if the table has it ("Apple M2 Pro" is "M2 Pro")."""
-    done = subprocess.run(
-        ["sysctl", "-n", "machdep.cpu.brand_string"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    name = done.stdout.strip().replace("Apple ", "")
-    return next((chip for chip in CHIPS if chip.name == name), None)
-
-
-def _predicted(shape: Shape, chip: Chip | None) -> dict[str, float]:
-    """Return predicted milliseconds; nothing without a known chip and simulator."""
-    if chip is None:
-        return {}
-    try:
-        sim.enable()
-        with sim.family(chip.family):
-            counts = work.count(shape, "auto")
-    except orchard_ops.DeviceError:
-        return {}
-    return {
-        which: 1e3 * work.predict_pass(counts, shape, chip, which)["seconds"]
-        for which in ("forward", "backward")
-    }
+def _this_chip() -> str:
+    """Return the name of this Mac's chip, such as "Apple M2 Pro"."""
+    command = ("sysctl", "-n", "machdep.cpu.brand_string")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -18,8 +18,11 @@ from .._errors import translate
 __all__ = ["NOTE", "short_benchmark"]
 
 # (batch, heads, length, head_dim), causal.  The simulator is slow: one tiny one.
-ON_A_GPU = ((1, 8, 1024, 64), (1, 8, 4096, 64), (1, 8, 2048, 128))
-ELSEWHERE = ((1, 1, 64, 32),)
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "mps": ((1, 8, 1024, 64), (1, 8, 4096, 64), (1, 8, 2048, 128)),
+    "metalsim": ((1, 1, 64, 32),),
+}
+DTYPES = {"mps": torch.float16, "metalsim": torch.float32}
 REPEATS = {"mps": 10, "metalsim": 3}
 NOTE = {
     "mps": "medians on this GPU, milliseconds",
@@ -29,12 +32,10 @@ NOTE = {
 
 def short_benchmark(device: torch.device) -> list[dict[str, Any]]:
     """Time forward, and forward with backward; a failure is a row with ``error``."""
-    is_gpu = device.type == "mps"
-    dtype = torch.float16 if is_gpu else torch.float32
-    repeats = REPEATS[device.type]
+    dtype, repeats = DTYPES[device.type], REPEATS[device.type]
     return [
         _row(shape, dtype, device, with_backward, repeats)
-        for shape in (ON_A_GPU if is_gpu else ELSEWHERE)
+        for shape in SHAPES[device.type]
         for with_backward in (False, True)
     ]
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 import orchard_ops
 
+from .. import _native
 from .._errors import translate
 from .._perf import mac
 from .._perf.plots import draw
@@ -23,6 +24,9 @@ from .._perf.suites import SUITES, Row, Suite, work
 from .._perf.work import BACKWARDS
 
 __all__ = ["bench"]
+
+WITHOUT_SIMULATOR = ("cpu", "gpu")
+"""The suites that do not run on it."""
 
 NOTE = (
     "Nothing under 'predicted' was measured: it is the model of docs/benchmarks.md. "
@@ -91,7 +95,8 @@ def _choose(wanted: list[str] | None) -> dict[str, Suite]:
             raise typer.BadParameter("gpu: this PyTorch sees no Apple GPU")
         if name not in known:
             raise typer.BadParameter(f"--suite: {name!r} is none of {[*known]}")
-    return {name: known[name] for name in wanted or known}
+    here = [n for n in known if _native.has_simulator() or n in WITHOUT_SIMULATOR]
+    return {name: known[name] for name in wanted or here}
 
 
 def _run(name: str, run: Suite, full: bool, quiet: bool) -> list[Row]:

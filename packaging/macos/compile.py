@@ -1,8 +1,9 @@
 """Compile all of csrc/ for macOS, warnings as errors, without a Mac.
 
-The wheels hold only a part of csrc/: a build on a Mac compiles the simulator too.
-zig's clang compiles every file here for aarch64-macos, with the headers of each pair
-of PyTorch and metal-cpp in versions.toml, [macos.compile].  Nothing is linked.
+zig's clang compiles every file for aarch64-macos, as a build on a Mac does, with the
+headers of each pair of PyTorch and metal-cpp in versions.toml, [macos.compile]: the
+simulator too, which no Mac builds, so that its C++ stays free of one compiler's ways.
+Nothing is linked.
 
 Usage: python packaging macos.compile [--torch 2.1.2 ...]
 """
@@ -42,7 +43,7 @@ def flags(version: str, tree: Path, metal_cpp: Path) -> list[str]:
         # Of the Python that runs this: the module needs some Python's declarations.
         *("-isystem", pybind11.get_include()),
         *("-isystem", sysconfig.get_path("include")),
-        *("-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"),
+        "-DORCHARD_WITH_METAL",
         *(f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"),
         f'-DORCHARD_TORCH_VERSION="{version}"',
     ]

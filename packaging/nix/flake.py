@@ -39,7 +39,8 @@ PARTS = (
     *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
     *("orchard_ops", "packaging", "tests", "tools"),
-    *(".ci", ".github", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "recipe"),
+    *(".ci", ".github", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs"),
+    "recipe",
 )
 CONFIG = """\
 experimental-features = nix-command flakes

@@ -72,6 +72,7 @@ def test_float32_is_cast_on_the_device(
     assert q.grad.dtype == torch.float32
 
 
+@pytest.mark.simulator
 class TestMetalsim:
     """``torch.autocast("metalsim")`` is a region as any device has one."""
 

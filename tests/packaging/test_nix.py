@@ -158,6 +158,24 @@ def part_of(nix: Any, tree: Path, name: str) -> Path:
 
 
 @needs_nix
+def test_no_mac_needs_a_gpu_or_the_simulator(nix: Any, tree: Path) -> None:
+    """A Mac's sandbox may have no GPU: its builds and tests do without."""
+    outputs = nix_flake.evaluate(nix, tree)
+
+    def text(output: str, system: str, name: str) -> str:
+        return Path(outputs[output][system][name]).read_text(encoding="utf-8")
+
+    for system, runs, device in (
+        ("aarch64-darwin", "smoke.py", "cpu"),
+        ("x86_64-linux", "-m orchard_ops.cli doctor", ""),
+    ):
+        build = text("packages", system, "orchard-ops-torch24")
+        assert ("orchard_ops.cli doctor" in build) == (not device)
+        assert runs in build
+        assert f"ORCHARD_TEST_DEVICE={device}\\n" in text("checks", system, "tests")
+
+
+@needs_nix
 def test_the_build_has_what_its_metadata_reads(nix: Any, tree: Path) -> None:
     """A wheel's requirements can be told from the part that is built."""
     folder = part_of(nix, tree, "source") / "cmake"

@@ -11,6 +11,7 @@ from paths import ROOT
 
 READ = (
     *("versions.toml", "pyproject.toml", "README.md", "CHANGELOG.md", ".ci/run"),
+    "CITATION.cff",
     *("cmake/find_torch.py", "docs/packaging.md", "docs/transformers.md"),
     *("docs/nix.md", "nix/package.nix", "nix/wheels.json"),
     *("recipe/recipe.yaml", "orchard_ops/sim/__init__.py", "CONTRIBUTING.md"),
@@ -76,6 +77,7 @@ def test_this_tree_agrees(tree: Path) -> None:
         ),
         ("versions.toml", '"2.4.1"', '"2.4.9"', "wheels.json: run nox -s nix-wheels"),
         ("nix/package.nix", "        matplotlib\n", "", "package.nix: test is not"),
+        ("CITATION.cff", "0.1.0", "0.1", "CITATION.cff: no version 0.1.0"),
         ("docs/nix.md", "torch22`", "torch`", "docs/nix.md: no 2.2.2"),
         (".github/workflows/tests.yml", "torch==2.4.*", "torch", "another PyTorch"),
         ("recipe/recipe.yaml", "cli:app", "cli:main", "recipe.yaml: wrong command"),

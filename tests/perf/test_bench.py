@@ -18,6 +18,7 @@ from orchard_ops._perf import plots, suites
 from orchard_ops.cli import app
 
 
+@pytest.mark.simulator
 def test_bench_reports_what_it_measured() -> None:
     """Chosen suites come as JSON; memory grows with length only."""
     wanted = ["--suite", "memory", "--suite", "host"]
@@ -47,6 +48,7 @@ def test_bench_draws(tmp_path: Path) -> None:
     assert drawn.stat().st_size > 1000
 
 
+@pytest.mark.simulator
 def test_bench_prints_tables() -> None:
     """Without --json the same comes as tables, and says what is not measured."""
     done = CliRunner().invoke(app, ["bench", "--suite", "memory"])
@@ -55,6 +57,7 @@ def test_bench_prints_tables() -> None:
     assert "Nothing under 'predicted' was measured" in done.stdout.replace("\n", " ")
 
 
+@pytest.mark.simulator
 def test_bench_forces_a_backward() -> None:
     """The backward that is named is the one that is counted; others are refused."""
     done = CliRunner().invoke(app, ["bench", "--backward", "both"])

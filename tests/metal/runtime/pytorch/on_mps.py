@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,20 +260,36 @@ def test_no_tile_that_runs_is_a_compile_error(device: torch.device) -> None:
     orchard_ops.flash_attention(q, k, v)
 
 
-def test_doctor_reports_threads_with_and_without_the_attribute(
-    monkeypatch: pytest.MonkeyPatch,
+def test_doctor_reports_threads_and_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each class of kernel is there: Metal repeats the attribute, registers speak."""
+    """Each class of kernel is there: Metal repeats the attribute, registers speak.
+
+    The report holds times of ours beside PyTorch's own attention.
+    """
     # As in our own start (test_mps_key.py): PyTorch looks for MPS once.
     library = os.environ["ORCHARD_LIBRARY_DIR"] + "/_C.so"
     first = f"import torch\ntorch.ops.load_library({library!r})\n"
+    # A GPU's shapes would take hours, and its dtype is none of the CPU's in 2.1.
+    first += "from orchard_ops._perf import timing\n"
+    first += "for name in ('SHAPES', 'DTYPES'):\n"
+    first += "    rows = getattr(timing, name)\n    rows['mps'] = rows['metalsim']\n"
+    # PyTorch's own attention asks for a choice that no kernel of the stand-in makes.
+    first += "timing._sdpa = lambda q, k, v: (q @ k.mT).softmax(-1) @ v\n"
     monkeypatch.setattr(checkup, "CHILD", first + checkup.CHILD)
-    result = CliRunner().invoke(app, ["doctor", "--json"])
+    path = tmp_path / "report.json"
+    result = CliRunner().invoke(app, ["doctor", "--json", "--report", str(path)])
     assert result.exit_code == 0, result.output
-    limits = json.loads(result.stdout)["threads_per_threadgroup"]
+    found = json.loads(path.read_text())
+    assert [row["pass"] for row in found["benchmark"]] == [
+        "forward",
+        "forward and backward",
+    ]
+    assert all(min(row["ours_ms"], row["sdpa_ms"]) > 0 for row in found["benchmark"])
+    limits = found["threads_per_threadgroup"]
     kernels = {name.partition("_half")[0] for name in limits}
     assert kernels >= {"forward", "backward_dkdv", "backward_dq", "decode", "combine"}
     assert any(name.endswith("_spilling") for name in limits)
-    for found in limits.values():
-        assert found["with_attribute"] in (64, 128, 192, 256)
-        assert found["without"] == 384
+    for row in limits.values():
+        assert row["with_attribute"] in (64, 128, 192, 256)
+        assert row["without"] == 384
