@@ -14,7 +14,8 @@ def table(name: str) -> dict[str, Any]:
         import tomllib
     except ImportError:  # Python 3.10 and older.
         import tomli as tomllib
-    return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+    found: dict[str, Any] = tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+    return found
 
 
 def versions() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from griffe import Extension, Object
 SESSION = re.compile(r"^(?:>>> .*\n?(?:\.\.\. .*\n?)*)+", re.MULTILINE)
 
 
-class Docstrings(Extension):
+class Docstrings(Extension):  # type: ignore[misc, unused-ignore]
     """Puts a docstring's code into the form that Markdown has for it."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:

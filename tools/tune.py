@@ -17,6 +17,10 @@ import types
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchard_ops._perf.model import Work
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "csrc" / "attention" / "tiles.cpp"
@@ -102,7 +106,7 @@ def exchanged_fragments(kernel: str, tile: Tile) -> int:
 def shuffles(kernel: str, tile: Tile, element_bytes: int) -> float:
     """Return those of a tile; the votes are on half's range (kernels/tile/unit.h)."""
     if kernel == "forward":
-        return _model.SHUFFLES_PER_BLOCK * tile.rows
+        return float(_model.SHUFFLES_PER_BLOCK * tile.rows)
     if element_bytes != 2:
         return 0
     return tile.cols / 32 if kernel == "backward_dq_spilled" else 1
@@ -115,7 +119,7 @@ def tile_work(
     element_bytes: int,
     length: int,
     spills: bool = False,
-) -> _model.Work:
+) -> Work:
     """Return the work of one dense head of length x length, without what is not N^2.
 
     Args:
@@ -143,7 +147,7 @@ def tile_work(
     ds_bytes = element_bytes * 64 * visited
     stores = visited / tile.split if spills else 0
     ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
-    return _model.Work(
+    work: Work = _model.Work(
         multiplies=KERNELS[kernel].products * visited * fragments,
         alu=_model.alu(kernel, 2 * visited, reads, part),
         shuffles=shuffles(kernel, tile, element_bytes),
@@ -157,7 +161,8 @@ def tile_work(
         dram_bytes=ds_bytes / tile.split if spills or is_spilled else 0,
         threadgroups=-(-length // across) / tiles,
         threads=32 * tile.simdgroups,
-    ).times(tiles)
+    )
+    return work.times(tiles)
 
 
 def count_of_tiles(tile: Tile, length: int) -> float:
@@ -167,7 +172,7 @@ def count_of_tiles(tile: Tile, length: int) -> float:
 
 def pieces(kernel: str, tile: Tile) -> int:
     """Return how many 8-row pieces of a tensor a visited tile loads."""
-    each = KERNELS[kernel].pairs + KERNELS[kernel].singles
+    each = int(KERNELS[kernel].pairs + KERNELS[kernel].singles)
     return each * (tile.rows if kernel == "backward_dkdv" else tile.cols)
 
 

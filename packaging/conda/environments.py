@@ -15,7 +15,7 @@ from project import ROOT
 from rattler.exceptions import SolverError
 
 from conda import standins
-from conda.channel import LINUX, MACOS, MATRIX, PYTHON, Channel, Package
+from conda.channel import LINUX, MACOS, MATRIX, PYTHON, SITE, Channel, Package
 from conda.variants import Variant
 
 NEWEST_MACOS = "26.0"
@@ -140,7 +140,7 @@ def run_tests(prefix: Path) -> None:
 
 def check_macos_files(prefix: Path) -> None:
     """Fail unless an environment holds arm64 Mach-O libraries, PyTorch's too."""
-    site = prefix / standins.SITE
+    site = prefix / SITE
     for path in (
         site / "orchard_ops" / "_C.so",
         site / "torch" / "lib" / "libc10.dylib",

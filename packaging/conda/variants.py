@@ -10,6 +10,7 @@ Usage: python packaging conda.variants
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from project import ROOT, versions
 
 RECIPE = ROOT / "recipe" / "recipe.yaml"
 HEAD = "# Written by packaging/conda/variants.py from versions.toml.\n"
-Rows = list[tuple[str, ...]]
+Rows = Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
