@@ -10,6 +10,7 @@
 #include "tile/exchange.h"
 #include "tile/gradient.h"
 #include "tile/rows.h"
+#include "tile/carry.h"
 #include "tile/mask_gradient.h"
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
@@ -20,27 +21,38 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
                device const float2* stats [[buffer(SLOT_STATS)]],
                device const float* delta [[buffer(SLOT_DELTA)]],
                device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
-               DOMAIN_ARGUMENTS constant AttentionParams& p
+               DOMAIN_ARGUMENTS WALK_ARGUMENTS constant AttentionParams& p
                [[buffer(SLOT_PARAMS)]],
                uint3 group [[threadgroup_position_in_grid]],
                uint simdgroup [[simdgroup_index_in_threadgroup]],
                uint lane [[thread_index_in_simdgroup]]) {
   DECLARE_EXCHANGE
-  Lane at = lane_position(lane);
-  int base = int(simdgroup % SPLIT) * SLICE;
-  int base_v = int(simdgroup % SPLIT) * SLICE_V;
-  int tile = int(simdgroup / SPLIT);
-  int row0 = int(group.y) * ROWS;
-  int column0 = (int(group.x) * TILES + tile) * COLS;
+  Place place = place_of(p, group, simdgroup, lane);
+  Lane at = place.at;
+  int base = place.base;
+  int base_v = place.base_v;
+  int tile = place.tile;
+  int row0 = place.grid_y * ROWS;
+  int column0 = (place.grid_x * TILES + tile) * COLS;
   // Along a dimension that it was broadcast to, a tile walks all blocks; tiles
   // beside the first do the same, for the barriers, and write nothing.
-  MaskExtent all = mask_extent(p, int(group.z), row0, column0);
+  MaskExtent all = mask_extent(p, place.grid_z, row0, column0);
   int column_step = p.mask_columns == 1 ? 0 : COLS;
 
   MaskSums sums;
   begin_sums(sums);
+#if IS_CARRIED
+  walk_sums = walk_sums_of(walk_sums, group, groups, simdgroup, lane,
+                           MASK_SUMS_FRAGMENTS);
+  if (is_walk_begun(p)) resume_sums(sums, walk_sums);
+#endif
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
     for (int head = all.head; head < all.head_end; ++head) {
+#if IS_CARRIED
+      int counted =
+          (batch - all.batch) * (all.head_end - all.head) + head - all.head;
+      if (counted < p.walk_head || counted >= p.walk_head_end) continue;
+#endif
       Domain d;
       SET_EXTENT(d);
       SET_HEAD(d, head)
@@ -52,7 +64,7 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
       device const ELEM* grad_out =
           grad_out_all + batch * p.grad_out.batch + head * p.grad_out.head;
       long first_row = batch * p.rows.batch + head * p.rows.head;
-      for (int row = row0; row < all.row_end; row += ROWS) {
+      for (int row = all.row; row < all.row_end; row += ROWS) {
         Rows rows;
         load_tile(rows, q, grad_out, stats + first_row, delta + first_row, p,
                   d.len_q, row, base, base_v, at);
@@ -71,8 +83,14 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
       }
     }
   }
-  if (simdgroup % SPLIT == 0) {
-    store_sums(grad_mask + long(group.z) * p.mask_rows * p.mask_columns, p,
+#if IS_CARRIED
+  if (!p.is_walk_over) {
+    interrupt_sums(sums, walk_sums);
+    return;
+  }
+#endif
+  if (place.slice == 0) {
+    store_mask(grad_mask + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
                row0, column0, at, sums);
   }
 }

@@ -45,18 +45,19 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        uint3 group [[threadgroup_position_in_grid]],
                        uint simdgroup [[simdgroup_index_in_threadgroup]],
                        uint lane [[thread_index_in_simdgroup]]) {
-  Lane at = lane_position(lane);
-  int row0 = int(group.y) * ROWS;
-  int column0 = (int(group.x) * SIMDGROUPS + int(simdgroup)) * COLS;
+  Place place = place_of(p, group, simdgroup, lane);
+  Lane at = place.at;
+  int row0 = place.grid_y * ROWS;
+  int column0 = (place.grid_x * SIMDGROUPS + int(simdgroup)) * COLS;
   if (column0 >= p.mask_columns) return;  // a whole simdgroup leaves
-  MaskExtent all = mask_extent(p, int(group.z), row0, column0);
+  MaskExtent all = mask_extent(p, place.grid_z, row0, column0);
   Domain d;
   SET_EXTENT(d);
   MaskSums sums;
   begin_sums(sums);
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
     for (int head = all.head; head < all.head_end; ++head) {
-      for (int row = row0; row < all.row_end && row < d.len_q; row += ROWS) {
+      for (int row = all.row; row < all.row_end && row < d.len_q; row += ROWS) {
         for (int column = all.column;
              column < all.column_end && column < d.len_kv; column += COLS) {
           add_fragment(sums, spill, UNITS_PASSED chunk, p, d,
@@ -65,6 +66,6 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
       }
     }
   }
-  store_sums(grad_mask + long(group.z) * p.mask_rows * p.mask_columns, p, row0,
-             column0, at, sums);
+  store_mask(grad_mask + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
+             row0, column0, at, sums);
 }

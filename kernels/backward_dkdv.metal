@@ -11,6 +11,7 @@
 #include "tile/gradient.h"
 #include "tile/unit.h"
 #include "tile/spill.h"
+#include "tile/carry.h"
 
 // Rows of q and grad_out are read in two orders: as left operands against k
 // and v, and transposed, to add up dk and dv.
@@ -151,6 +152,45 @@ METAL_FUNC void store(thread Columns& columns,
   }
 }
 
+#if IS_CARRIED
+// What a simdgroup leaves to the next launch, and takes up there: dk and dv,
+// and a fragment of the unit, of the blocks of a part and of whether memory has
+// one.
+#define KEY_SUMS (TILE_COLS * (SLICE / 8))
+#define VALUE_SUMS (TILE_COLS * (SLICE_V / 8))
+#define COLUMN_SUMS (KEY_SUMS + VALUE_SUMS + 1)
+
+METAL_FUNC void resume(thread Columns& columns,
+                       thread Kept& kept,
+                       thread int& blocks,
+                       device const float* from) {
+  load_sums<KEY_SUMS>(from, columns.dk);
+  load_sums<VALUE_SUMS>(from + 64 * KEY_SUMS, columns.dv);
+  float2 rest = *(device const float2*)(from + 64 * (KEY_SUMS + VALUE_SUMS));
+#if SUMS_IN_PARTS
+  kept.is_there = rest.x != 0.0f;
+#else
+  columns.unit = rest.x;
+#endif
+  blocks = int(rest.y);
+}
+
+METAL_FUNC void interrupt(thread Columns& columns,
+                          thread const Kept& kept,
+                          int blocks,
+                          device float* to) {
+  store_sums<KEY_SUMS>(to, columns.dk);
+  store_sums<VALUE_SUMS>(to + 64 * KEY_SUMS, columns.dv);
+#if SUMS_IN_PARTS
+  float state = kept.is_there ? 1.0f : 0.0f;
+#else
+  float state = columns.unit;
+#endif
+  *(device float2*)(to + 64 * (KEY_SUMS + VALUE_SUMS)) =
+      float2(state, float(blocks));
+}
+#endif
+
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* k [[buffer(SLOT_K)]],
@@ -160,25 +200,26 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const float* delta [[buffer(SLOT_DELTA)]],
               device ELEM* dk [[buffer(SLOT_DK)]],
               device ELEM* dv [[buffer(SLOT_DV)]],
-              DOMAIN_ARGUMENTS SPILL_ARGUMENTS constant AttentionParams& p
-              [[buffer(SLOT_PARAMS)]],
+              DOMAIN_ARGUMENTS SPILL_ARGUMENTS WALK_ARGUMENTS
+                  constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
               uint3 group [[threadgroup_position_in_grid]],
               uint simdgroup [[simdgroup_index_in_threadgroup]],
               uint lane [[thread_index_in_simdgroup]]) {
   DECLARE_EXCHANGE
-  Lane at = lane_position(lane);
-  int base = int(simdgroup % SPLIT) * SLICE;
-  int base_v = int(simdgroup % SPLIT) * SLICE_V;
-  int tile = int(simdgroup / SPLIT);
+  Place place = place_of(p, group, simdgroup, lane);
+  Lane at = place.at;
+  int base = place.base;
+  int base_v = place.base_v;
+  int tile = place.tile;
 #if SPILLS
-  int group_column0 = chunk.column0 + int(group.x) * COLS * TILES;
-  int pair = chunk.first_pair + int(group.y);
+  int group_column0 = chunk.column0 + place.grid_x * COLS * TILES;
+  int pair = chunk.first_pair + place.grid_y;
   int head_kv = pair % (p.heads_q / p.group);
   int batch = pair / (p.heads_q / p.group);
 #else
-  int group_column0 = int(group.x) * COLS * TILES;
-  int head_kv = int(group.y);
-  int batch = int(group.z);
+  int group_column0 = place.grid_x * COLS * TILES;
+  int head_kv = place.grid_y;
+  int batch = place.grid_z;
 #endif
   int column0 = group_column0 + tile * COLS;
   Domain d;
@@ -206,21 +247,30 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
   dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
   Kept kept = kept_nothing();
-#if SUMS_IN_PARTS
+#if SUMS_IN_PARTS || IS_CARRIED
   int blocks = 0;
 #endif
   // With barriers inside, all tiles of a threadgroup walk the same rows.
   int first = SPLIT > 1 ? group_column0 : column0;
   int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
   Range seen = visible_rows(p, d, first, last);
+#if IS_CARRIED
+  walk_sums =
+      walk_sums_of(walk_sums, group, groups, simdgroup, lane, COLUMN_SUMS);
+  if (is_walk_begun(p)) resume(columns, kept, blocks, walk_sums);
+  seen.begin = max(seen.begin, p.walk_row);
+  seen.end = min(seen.end, p.walk_row_end);
+  for (int member = p.walk_head; member < p.walk_head_end; ++member) {
+#else
   for (int member = 0; member < p.group; ++member) {
+#endif
     int head = head_kv * p.group + member;
     SET_HEAD(d, head)
     long first_row = batch * p.rows.batch + head * p.rows.head + d.first_q;
     for (int block = seen.begin / ROWS; block * ROWS < seen.end; ++block) {
       int row0 = block * ROWS;
       Sight sight = look(p, d, row0, column0, 0, COLS, tile, at);
-      SET_SPILL(int(group.y) * p.group + member)
+      SET_SPILL(place.grid_y * p.group + member)
       if (sight.is_empty) {
         SPILL_ZEROS(columns.unit)
         continue;
@@ -238,5 +288,11 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
     }
   }
 
+#if IS_CARRIED
+  if (!p.is_walk_over) {
+    interrupt(columns, kept, blocks, walk_sums);
+    return;
+  }
+#endif
   store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
 }

@@ -8,6 +8,7 @@
 #include "tile/prelude.h"
 #include "tile/spill.h"
 #include "tile/unit.h"
+#include "tile/carry.h"
 #include "tile/store_dq.h"
 
 #define FRAGMENTS (TILE_ROWS * (SLICE / 8))
@@ -62,23 +63,6 @@ METAL_FUNC void add_columns(device const ELEM* k,
 // accumulators that they are; in float32 it is in its place (tile/parts.h).
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
-
-METAL_FUNC void load_sums(device const float* sums, thread Accumulator* to) {
-#pragma clang loop unroll(full)
-  for (int f = 0; f < FRAGMENTS; ++f) {
-    float2 x = *(device const float2*)(sums + f * 64);
-    to[f].thread_elements()[0] = x.x;
-    to[f].thread_elements()[1] = x.y;
-  }
-}
-
-METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
-#pragma clang loop unroll(full)
-  for (int f = 0; f < FRAGMENTS; ++f) {
-    *(device float2*)(sums + f * 64) =
-        float2(from[f].thread_elements()[0], from[f].thread_elements()[1]);
-  }
-}
 #else
 #define SUMS_ARGUMENT
 #endif
@@ -91,15 +75,15 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                         constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],
                     constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
                     uint3 group [[threadgroup_position_in_grid]],
-                    uint3 groups [[threadgroups_per_grid]],
                     uint simdgroup [[simdgroup_index_in_threadgroup]],
                     uint lane [[thread_index_in_simdgroup]]) {
-  Lane at = lane_position(lane);
-  int slice = int(simdgroup % SPLIT);
-  int base = slice * SLICE;
-  int tile = int(groups.x - 1 - group.x) * TILES + int(simdgroup / SPLIT);
+  Place place = place_of(p, group, simdgroup, lane);
+  Lane at = place.at;
+  int slice = place.slice;
+  int base = place.base;
+  int tile = (row_groups(p) - 1 - place.grid_x) * TILES + place.tile;
   int row0 = tile * ROWS;
-  int head = int(group.y);
+  int head = place.grid_y;
   int head_q = chunk.first_pair * p.group + head;
   int batch = head_q / p.heads_q;
   head_q = head_q % p.heads_q;
@@ -121,11 +105,11 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   kept.is_there = chunk.column0 > 0;
 #endif
 #if IS_SUMMED
-  sums += (long(head * int(groups.x) * TILES + tile) * SPLIT + slice) *
+  sums += (long(head * row_groups(p) * TILES + tile) * SPLIT + slice) *
               (FRAGMENTS * 64) +
           2 * lane;
   if (chunk.column0 > 0) {
-    load_sums(sums, gradient);
+    load_sums<FRAGMENTS>(sums, gradient);
     multiply_all<FRAGMENTS>(gradient, FIRST_UNIT);
   }
 #endif
@@ -169,7 +153,7 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
 #if IS_SUMMED
   if (!chunk.is_last) {
     multiply_all<FRAGMENTS>(gradient, 1.0f / unit);
-    store_sums(sums, gradient);
+    store_sums<FRAGMENTS>(sums, gradient);
     return;
   }
 #endif

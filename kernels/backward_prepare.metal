@@ -23,9 +23,10 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
                  uint3 group [[threadgroup_position_in_grid]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]],
                  uint lane [[thread_index_in_simdgroup]]) {
-  int row = int(group.x) * SIMDGROUPS + int(simdgroup);
-  int head = int(group.y);
-  int batch = int(group.z);
+  Place place = place_of(p, group, simdgroup, lane);
+  int row = place.grid_x * SIMDGROUPS + int(simdgroup);
+  int head = place.grid_y;
+  int batch = place.grid_z;
   Domain d;
   SET_EXTENT(d);
   if (row >= d.len_q) return;  // a whole simdgroup leaves

@@ -15,10 +15,11 @@
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   int rows = p.group * p.len_q;
-  int row = int(group.x) * SIMDGROUPS + int(simdgroup);
+  Place place = place_of(p, group, simdgroup, lane);
+  int row = place.grid_x * SIMDGROUPS + int(simdgroup);
   if (row >= rows) return;  // a whole simdgroup leaves
-  int head_kv = int(group.y);
-  int batch = int(group.z);
+  int head_kv = place.grid_y;
+  int batch = place.grid_z;
   int head = head_kv * p.group + row % p.group;
   int position = row / p.group;
   long first =

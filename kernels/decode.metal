@@ -40,16 +40,17 @@
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   DECLARE_EXCHANGE
-  Lane at = lane_position(lane);
-  int slice = int(simdgroup % SPLIT);
-  int base = slice * SLICE;
-  int base_v = slice * SLICE_V;
-  int part = int(group.x) * TILES + int(simdgroup / SPLIT);
+  Place place = place_of(p, group, simdgroup, lane);
+  Lane at = place.at;
+  int slice = place.slice;
+  int base = place.base;
+  int base_v = place.base_v;
+  int part = place.grid_x * TILES + place.tile;
   int rows = p.group * p.len_q;
   int row_tiles = (rows + ROWS - 1) / ROWS;
-  int head_kv = int(group.y) / row_tiles;
-  int row0 = int(group.y) % row_tiles * ROWS;
-  int batch = int(group.z);
+  int head_kv = place.grid_y / row_tiles;
+  int row0 = place.grid_y % row_tiles * ROWS;
+  int batch = place.grid_z;
 
   Domain d;
   d.len_q = rows;

@@ -69,19 +69,19 @@ METAL_FUNC void keep_part(thread ForwardState& state,
     DOMAIN_ARGUMENTS SINKS_ARGUMENT constant AttentionParams& p
     [[buffer(SLOT_PARAMS)]],
     uint3 group [[threadgroup_position_in_grid]],
-    uint3 groups [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   DECLARE_EXCHANGE
-  Lane at = lane_position(lane);
-  int slice = int(simdgroup % SPLIT);
-  int base = slice * SLICE;
-  int base_v = slice * SLICE_V;
-  int tile = int(simdgroup / SPLIT);
-  int group_row0 = int(groups.x - 1 - group.x) * ROWS * TILES;
+  Place place = place_of(p, group, simdgroup, lane);
+  Lane at = place.at;
+  int slice = place.slice;
+  int base = place.base;
+  int base_v = place.base_v;
+  int tile = place.tile;
+  int group_row0 = (row_groups(p) - 1 - place.grid_x) * ROWS * TILES;
   int row0 = group_row0 + tile * ROWS;
-  int head = int(group.y);
-  int batch = int(group.z);
+  int head = place.grid_y;
+  int batch = place.grid_z;
   Domain d;
   SET_EXTENT(d);
   SET_HEAD(d, head)

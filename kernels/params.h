@@ -45,6 +45,8 @@ typedef uint32_t orchard_u32;
 #define SLOT_DQ_SUMS 26   // float, dq of the chunks of columns so far
 #define SLOT_GRAD_LSE 27  // float, as SLOT_LSE
 #define SLOT_UNITS 28     // float a fragment of halves in SLOT_SPILL
+#define SLOT_WALK_SUMS \
+  29  // float, of a walk that launches share (tile/carry.h)
 
 // What MASK, a define of every kernel, may be.
 #define MASK_NONE 0
@@ -98,6 +100,16 @@ struct AttentionParams {
   orchard_i32 page_size;      // ... keys a page, if there are pages
   orchard_i32 table_row;      // ... stride of the table's batch
   orchard_i32 cache_entries;  // ... or pages, of k and v
+  // Of the grid and of each threadgroup's walk, the part that this launch does
+  // (attention/cut.h).
+  orchard_i32 origin_x;  // of the first threadgroup
+  orchard_i32 origin_y;
+  orchard_i32 origin_z;
+  orchard_i32 walk_head;  // of the heads that a threadgroup adds up, the first
+  orchard_i32 walk_head_end;
+  orchard_i32 walk_row;  // of the rows of each
+  orchard_i32 walk_row_end;
+  orchard_i32 is_walk_over;  // after this launch
 };
 
 // A part of the scores whose gradients are kept at once: all rows of some key
@@ -114,5 +126,5 @@ struct SpillChunk {
 #ifndef __METAL_VERSION__
 static_assert(sizeof(SpillChunk) == 24, "SpillChunk is shared with MSL");
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
-static_assert(sizeof(AttentionParams) == 352, "AttentionParams is shared");
+static_assert(sizeof(AttentionParams) == 384, "AttentionParams is shared");
 #endif

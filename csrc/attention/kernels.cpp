@@ -46,6 +46,8 @@ constexpr FeatureRow kFeatures[] = {
      {{SLOT_CACHE_ROWS}, {}}},
     {spilling, "SPILLS", "_spilling", nullptr, {{}, {SLOT_SPILL, SLOT_UNITS}}},
     {summed, "IS_SUMMED", "_summed", nullptr, {{SLOT_DQ_SUMS}, {SLOT_DQ_SUMS}}},
+    {carried, "IS_CARRIED", "_carried", nullptr,
+     {{SLOT_WALK_SUMS}, {SLOT_WALK_SUMS}}},
     {wide, "WIDE_INDEX", "_wide", nullptr, {}},
 };
 // clang-format on
@@ -106,7 +108,7 @@ constexpr KernelRow kKernels[] = {
      {{SLOT_OUT, SLOT_GRAD_OUT}, {SLOT_DELTA}},
      TileTable::row_each, false, true, one_row_each},
     {Kernel::backward_dkdv, "backward_dkdv",
-     {window, mask, slopes, softcap, dropout, packed, spilling, wide},
+     {window, mask, slopes, softcap, dropout, packed, spilling, carried, wide},
      {{SLOT_Q, SLOT_K, SLOT_V, SLOT_GRAD_OUT, SLOT_STATS, SLOT_DELTA},
       {SLOT_DK, SLOT_DV}},
      TileTable::backward_dkdv, true, true, over_columns},
@@ -120,7 +122,7 @@ constexpr KernelRow kKernels[] = {
      {{SLOT_K, SLOT_SPILL, SLOT_UNITS}, {SLOT_DQ}},
      TileTable::backward_dq_spilled, true, true, over_rows},
     {Kernel::backward_dbias, "backward_dbias",  // operands and scores of dq
-     {window, mask, slopes, softcap, dropout, wide},
+     {window, mask, slopes, softcap, dropout, carried, wide},
      {{SLOT_Q, SLOT_K, SLOT_V, SLOT_GRAD_OUT, SLOT_STATS, SLOT_DELTA},
       {SLOT_GRAD_MASK}},
      TileTable::backward_dq, true, true, over_mask},
@@ -171,6 +173,7 @@ constexpr SlotRow kSlots[] = {
     {SLOT_DQ_SUMS, "dq_sums", Type::float32, &Tensors::dq_sums},
     {SLOT_GRAD_LSE, "grad_lse", Type::float32, &Tensors::grad_lse},
     {SLOT_UNITS, "units", Type::float32, &Tensors::units},
+    {SLOT_WALK_SUMS, "walk_sums", Type::float32, &Tensors::walk_sums},
 };
 
 constexpr bool are_in_order() {

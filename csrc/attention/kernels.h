@@ -42,6 +42,7 @@ enum class Feature : uint8_t {
   cache_rows,
   spilling,  // dk and dv's kernel keeps the gradients of the scores
   summed,    // ... of some columns at a time: dq adds up between launches
+  carried,   // a walk is cut: its sums go on from a launch to the next
   wide       // a head of a tensor reaches beyond 31 bits
 };
 

@@ -5,12 +5,14 @@
 #include <cmath>
 
 #include "attention/compiled.h"
+#include "attention/cut.h"
 
 namespace orchard::attention {
 namespace {
 
 using device::Access;
 using device::Argument;
+using device::BufferView;
 using device::Device;
 using device::Launch;
 
@@ -108,6 +110,49 @@ Argument bytes_of(uint32_t slot, const T& value) {
   return {slot, Access::read, {}, std::as_bytes(std::span<const T>(&value, 1))};
 }
 
+const AttentionParams& params_of(const Piece& piece, Plan& plan) {
+  AttentionParams& p = plan.pieces.emplace_back(plan.params);
+  p.origin_x = static_cast<int32_t>(piece.origin[0]);
+  p.origin_y = static_cast<int32_t>(piece.origin[1]);
+  p.origin_z = static_cast<int32_t>(piece.origin[2]);
+  p.walk_head = static_cast<int32_t>(piece.head);
+  p.walk_head_end = static_cast<int32_t>(piece.head_end);
+  p.walk_row = static_cast<int32_t>(piece.row);
+  p.walk_row_end = static_cast<int32_t>(piece.row_end);
+  p.is_walk_over = piece.is_last ? 1 : 0;
+  return p;
+}
+
+void add_piece(const Piece& piece,
+               const AttentionParams& params,
+               const Compiled& compiled,
+               Launch launch,
+               Plan& plan) {
+  launch.arguments.push_back(bytes_of(SLOT_PARAMS, params));
+  launch.threadgroups = piece.size;
+  launch.seconds = piece.seconds;
+  plan.launches.push_back(std::move(launch));
+  plan.kernels.push_back(&compiled);
+}
+
+// The launch, once for each piece.
+void add_pieces(const Pieces& pieces,
+                const Compiled& compiled,
+                Launch launch,
+                Plan& plan) {
+  const Specialisation& s = compiled.specialisation;
+  if (s.features.has(Feature::carried)) {
+    plan.walk_sums_bytes =
+        std::max(plan.walk_sums_bytes, walk_sums_bytes(s, pieces));
+  } else if (pieces.size() == 1) {
+    add_piece(pieces[0], plan.params, compiled, std::move(launch), plan);
+    return;
+  }
+  for (const Piece& piece : pieces) {
+    add_piece(piece, params_of(piece, plan), compiled, launch, plan);
+  }
+}
+
 void add_launch(const Compiled& compiled,
                 const Problem& problem,
                 const Tensors& tensors,
@@ -129,16 +174,20 @@ void add_launch(const Compiled& compiled,
                                                        : Access::write;
     launch.arguments.push_back({row.slot, access, row.view_of(tensors), {}});
   }
-  launch.arguments.push_back(bytes_of(SLOT_PARAMS, plan.params));
   if (chunk != nullptr) {
     launch.arguments.push_back(bytes_of(SLOT_CHUNK, chunk->params));
   }
-  launch.threadgroups = grid_of(s, problem, chunk);
   launch.threads_per_threadgroup = {s.tile.threads(), 1, 1};
-  plan.launches.push_back(std::move(launch));
-  plan.kernels.push_back(&compiled);
+  const Pieces pieces =
+      cut(grid_of(s, problem, chunk), s.tile.threads(),
+          walk_of(s, problem,
+                  chunk == nullptr
+                      ? problem.len_kv
+                      : chunk->params.column_end - chunk->params.column0));
+  add_pieces(pieces, compiled, std::move(launch), plan);
 }
 
+// The text that a launch needs: another where its walk must be cut.
 // `kept`: elements of ds that a spilling backward keeps of a head.
 void add_launch(Device& device,
                 const Problem& problem,
@@ -147,9 +196,14 @@ void add_launch(Device& device,
                 Plan& plan,
                 int64_t kept = 0,
                 const Chunk* chunk = nullptr) {
-  add_launch(compiled(device, specialise(device.limits().family, problem,
-                                         tensors, kernel, kept, false)),
-             problem, tensors, plan, chunk);
+  const auto with = [&](Set<Feature> planned) -> const Compiled& {
+    return compiled(device, specialise(device.limits().family, problem, tensors,
+                                       kernel, kept, planned));
+  };
+  const Compiled& whole = with({});
+  const bool is_cut = is_walk_cut(whole.specialisation, problem);
+  add_launch(is_cut ? with({Feature::carried}) : whole, problem, tensors, plan,
+             chunk);
 }
 
 // Each chunk's ds is used up before the next overwrites it.
@@ -172,6 +226,14 @@ void add_spilled(Device& device,
 }
 
 }  // namespace
+
+void bind_walk_sums(Plan& plan, const BufferView& scratch) {
+  for (Launch& launch : plan.launches) {
+    for (Argument& argument : launch.arguments) {
+      if (argument.index == SLOT_WALK_SUMS) argument.view = scratch;
+    }
+  }
+}
 
 void plan_forward(Device& device,
                   const Problem& problem,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,12 +21,18 @@ struct Plan {
   Plan& operator=(const Plan&) = delete;
 
   AttentionParams params{};
+  std::list<AttentionParams> pieces;  // of launches that are cut, one each
   std::vector<Chunk> chunks;
+  // Scratch for sums that go on from a launch to the next; 0: none do.
+  int64_t walk_sums_bytes = 0;
   // A backward that recomputes has up to four.
   device::SmallVector<device::Launch, 4> launches;
   // What each launch runs, for logs; they live as long as the process.
   device::SmallVector<const Compiled*, 4> kernels;
 };
+
+// Gives a plan with walk_sums_bytes that scratch.
+void bind_walk_sums(Plan& plan, const device::BufferView& scratch);
 
 // out, lse and stats of q, k, v.  No length, head count or batch size may be
 // zero.

@@ -100,10 +100,8 @@ Specialisation specialise(device::Family family,
                           const Tensors& tensors,
                           Kernel kernel,
                           int64_t kept,
-                          bool is_summed) {
-  Set<Feature> planned;
+                          Set<Feature> planned) {
   if (kept != 0) planned.add({Feature::spilling});
-  if (is_summed) planned.add({Feature::summed});
   if (needs_wide(problem, tensors, kept)) planned.add({Feature::wide});
   const KernelRow& row = row_of(kernel);
   Specialisation s{kernel,

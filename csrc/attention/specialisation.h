@@ -38,12 +38,13 @@ struct Specialisation {
 
 // The text of one launch, with the tile of the table.  `kept` bounds the
 // elements of ds that a spilling backward keeps of a head; 0: it keeps none.
+// `planned`: features that no problem has by itself, besides.
 Specialisation specialise(device::Family family,
                           const Problem& problem,
                           const Tensors& tensors,
                           Kernel kernel,
                           int64_t kept,
-                          bool is_summed);
+                          Set<Feature> planned = {});
 
 // The tensors that a launch of it binds.
 Slots slots_of(const Specialisation& s);

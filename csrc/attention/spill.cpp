@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "attention/compiled.h"
+#include "attention/cut.h"
 #include "attention/tiles.h"
 
 namespace orchard::attention {
@@ -93,8 +94,9 @@ const Compiled& reader_of(device::Device& device,
                           const Compiled& dkdv,
                           int64_t kept,
                           bool is_summed) {
-  Specialisation s = specialise(device.limits().family, problem, tensors,
-                                Kernel::backward_dq_spilled, kept, is_summed);
+  Specialisation s = specialise(
+      device.limits().family, problem, tensors, Kernel::backward_dq_spilled,
+      kept, is_summed ? Set<Feature>{Feature::summed} : Set<Feature>{});
   const Tile& written = dkdv.specialisation.tile;  // powers of two, all
   s.tile.rows = std::min(s.tile.rows, written.rows);
   s.tile.cols = std::min(s.tile.cols, written.cols);
@@ -139,14 +141,16 @@ Spill choose_spill(device::Device& device,
     max_bytes = default_scratch(limits);
   }
   const int64_t kept = most_kept(problem, max_bytes);
-  const Specialisation writer = specialise(limits.family, problem, tensors,
-                                           Kernel::backward_dkdv, kept, false);
+  const Specialisation writer =
+      specialise(limits.family, problem, tensors, Kernel::backward_dkdv, kept);
   // Not compiled where it will not be used.
   if (columns_of_chunk(problem, writer.tile, max_bytes) == 0) return spill;
   spill.dkdv = &compiled(device, writer);
   const Tile& tile = spill.dkdv->specialisation.tile;
   const int64_t columns = columns_of_chunk(problem, tile, max_bytes);
   if (columns == 0) return spill;
+  // What cannot be one walk does not leave ds behind.
+  if (is_walk_cut(spill.dkdv->specialisation, problem)) return spill;
   const int64_t widest = std::min(columns, problem.len_kv);
   const int64_t each = pair_bytes(problem, tile, widest);
   const int64_t pairs_each =
@@ -167,6 +171,11 @@ Spill choose_spill(device::Device& device,
   // A softcap changes the gradient between the bias and q.k.
   spill.serves_dbias = needed.dbias && spill.chunks.size() == 1 &&
                        problem.settings.softcap == 0.0;
+  if (spill.serves_dbias) {
+    const Specialisation reader = specialise(
+        limits.family, problem, tensors, Kernel::backward_dbias_spilled, kept);
+    spill.serves_dbias = !is_walk_cut(reader, problem);
+  }
   return spill;
 }
 

@@ -54,7 +54,7 @@ std::vector<ThreadLimit> thread_limits(Device& device) {
         if (kept > 0 && !row.features.has(Feature::spilling)) continue;
         limits.push_back(limit_of(
             device, specialise(device.limits().family, problem_for(row, dim),
-                               {}, row.kernel, kept, false)));
+                               {}, row.kernel, kept)));
       }
     }
   }

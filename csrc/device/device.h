@@ -119,6 +119,7 @@ struct Launch {
   uint32_t threadgroup_bytes = 0;  // of [[threadgroup(0)]], 0 = not set
   Size3 threadgroups{1, 1, 1};
   Size3 threads_per_threadgroup{1, 1, 1};
+  double seconds = 0.0;  // predicted, at most, on the slowest GPU
 };
 
 class Device {

@@ -264,6 +264,10 @@ Gradients run_backward(const BackwardCall& given) {
   if (sums.defined()) views.dq_sums = buffer_view(kBackward, sums);
   attention::Plan plan;
   attention::plan_backward(device, problem, views, spill, plan);
+  const Tensor walk_sums = scratch(call.q, plan.walk_sums_bytes);
+  if (walk_sums.defined()) {
+    attention::bind_walk_sums(plan, buffer_view(kBackward, walk_sums));
+  }
   run(device, Direction::backward, call.q, problem, plan, inputs.copies());
   if (gradients[4].defined()) write_sink_gradient(given, delta, gradients[4]);
   return gradients;

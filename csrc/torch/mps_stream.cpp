@@ -17,10 +17,12 @@
 // That header is Objective-C++ before 2.7.  Only these members are called, and
 // a mangled name spells no return type, so this much of the class links.
 namespace at::mps {
+enum class SyncType { NONE, COMMIT };
 class MPSStream {
  public:
   void* commandBuffer();
   void* commandEncoder();
+  void synchronize(SyncType type);
 };
 MPSStream* getCurrentMPSStream();
 }  // namespace at::mps
@@ -38,6 +40,19 @@ dispatch_queue_t queue_of([[maybe_unused]] at::mps::MPSStream* stream) {
 #endif
 }
 
+[[noreturn]] void fail_as(const std::exception& error) {
+  throw Error(ErrorKind::device,
+              "[metal] a command buffer failed on the GPU, so results since "
+              "the last synchronization are not valid; PyTorch says: " +
+                  std::string(error.what()));
+}
+
+metal::OpenEncoder open_encoder(at::mps::MPSStream* stream) {
+  // The buffer first: it must be the one that the encoder belongs to.
+  void* const buffer = stream->commandBuffer();
+  return {buffer, stream->commandEncoder()};
+}
+
 struct Call {
   const metal::EncoderSource::Encode& encode;
   at::mps::MPSStream* stream;
@@ -50,9 +65,7 @@ void encode_on_queue(void* context) noexcept {
   // Before the stream is asked: what it makes, it autoreleases.
   const metal::AutoreleaseScope scope;
   try {
-    // The buffer first: it must be the one that the encoder belongs to.
-    void* const buffer = call.stream->commandBuffer();
-    call.encode({buffer, call.stream->commandEncoder()});
+    call.encode(open_encoder(call.stream));
   } catch (...) {
     call.failure = std::current_exception();
   }
@@ -65,6 +78,19 @@ class MpsStream final : public metal::EncoderSource {
     Call call{encode, stream, nullptr};
     dispatch_sync_f(queue_of(stream), &call, encode_on_queue);
     if (call.failure) std::rethrow_exception(call.failure);
+  }
+
+  // What torch::mps::commit() does, which asks for the default stream before
+  // PyTorch 2.15.  Tensors stay safe: memory that is freed meanwhile is used
+  // again by later work of the same queue only.
+  metal::OpenEncoder commit() override {
+    at::mps::MPSStream* const stream = at::mps::getCurrentMPSStream();
+    try {
+      stream->synchronize(at::mps::SyncType::COMMIT);
+    } catch (const std::exception& error) {
+      fail_as(error);
+    }
+    return open_encoder(stream);
   }
 
   // PyTorch 2.15 throws from its synchronization if a command buffer failed.
@@ -85,10 +111,7 @@ void synchronize_mps() {
   try {
     torch::mps::synchronize();
   } catch (const std::exception& error) {
-    throw Error(ErrorKind::device,
-                "[metal] a command buffer failed on the GPU, so results since "
-                "the last synchronization are not valid; PyTorch says: " +
-                    std::string(error.what()));
+    fail_as(error);
   }
   metal::throw_gpu_error(metal::system_device(mps_stream()));
 }

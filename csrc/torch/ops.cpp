@@ -9,6 +9,7 @@
 
 #include "attention/kernels.h"
 #include "attention/survey.h"
+#include "device/longest.h"
 #include "torch/attention_ops.h"
 #include "torch/bridge.h"
 #include "torch/call.h"
@@ -115,6 +116,8 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("reset_call_counts() -> ()", reset_counts);
   m.def("backward_scratch() -> int", backward_scratch);
   m.def("set_backward_scratch(int max_bytes) -> ()", set_backward_scratch);
+  m.def("longest_launch() -> float", device::longest_seconds);
+  m.def("set_longest_launch(float seconds) -> ()", device::set_longest_seconds);
   m.def("record_into(str folder) -> ()", record_into);
   m.def("synchronize() -> ()", synchronize);
 }

@@ -9,6 +9,7 @@ struct MaskExtent {
   int batch_end;
   int head;
   int head_end;
+  int row;
   int row_end;
   int column;
   int column_end;
@@ -23,7 +24,14 @@ METAL_FUNC MaskExtent mask_extent(constant AttentionParams& p,
   all.head = plane % p.mask_heads;
   all.batch_end = p.mask_batches == 1 ? p.batch : all.batch + 1;
   all.head_end = p.mask_heads == 1 ? p.heads_q : all.head + 1;
+  all.row = row0;
   all.row_end = p.mask_rows == 1 ? p.len_q : row0 + ROWS;
+#if IS_CARRIED
+  if (p.mask_rows == 1) {
+    all.row = p.walk_row;
+    all.row_end = p.walk_row_end;
+  }
+#endif
   all.column = p.mask_columns == 1 ? 0 : column0;
   all.column_end = p.mask_columns == 1 ? p.len_kv : column0 + COLS;
   return all;
@@ -71,6 +79,31 @@ METAL_FUNC void add_block(thread MaskSums& all, thread Accumulator* ds) {
   add_all(all.sums, ds);
 }
 
+#if IS_CARRIED
+// What a simdgroup leaves to the next launch, and takes up there.
+#if SUMS_IN_PARTS
+#define MASK_SUMS_FRAGMENTS (2 * MASK_FRAGMENTS + 1)
+#else
+#define MASK_SUMS_FRAGMENTS MASK_FRAGMENTS
+#endif
+
+METAL_FUNC void resume_sums(thread MaskSums& all, device const float* from) {
+  load_sums<MASK_FRAGMENTS>(from, all.sums);
+#if SUMS_IN_PARTS
+  load_sums<MASK_FRAGMENTS>(from + 64 * MASK_FRAGMENTS, all.parts);
+  all.blocks = int(from[64 * 2 * MASK_FRAGMENTS]);
+#endif
+}
+
+METAL_FUNC void interrupt_sums(thread MaskSums& all, device float* to) {
+  store_sums<MASK_FRAGMENTS>(to, all.sums);
+#if SUMS_IN_PARTS
+  store_sums<MASK_FRAGMENTS>(to + 64 * MASK_FRAGMENTS, all.parts);
+  to[64 * 2 * MASK_FRAGMENTS] = float(all.blocks);
+#endif
+}
+#endif
+
 // Sums over the columns of each row into fragment 0's first element.
 METAL_FUNC void sum_columns(thread Accumulator* sums) {
 #pragma clang loop unroll(full)
@@ -101,7 +134,7 @@ METAL_FUNC void sum_rows(thread Accumulator* sums) {
   }
 }
 
-METAL_FUNC void store_sums(device MASK_ELEM* to,
+METAL_FUNC void store_mask(device MASK_ELEM* to,
                            constant AttentionParams& p,
                            int row0,
                            int column0,

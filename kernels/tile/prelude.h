@@ -14,6 +14,7 @@
 //   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
 //   HAS_GRAD_LSE          whether the lse has a gradient too
 //   IS_PACKED             sequences lie one after the other in one batch entry
+//   IS_CARRIED            a walk is cut: sums go on from a launch to the next
 //   IS_DECODE             keys come from a cache; of that,
 //   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given
 #pragma once
@@ -73,6 +74,7 @@ typedef int Index;
 #endif
 
 #include "tile/lane.h"
+#include "tile/place.h"
 #include "tile/memory.h"
 #include "tile/parts.h"
 #include "tile/fragment.h"

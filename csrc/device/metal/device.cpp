@@ -1,9 +1,12 @@
 // csrc/device/metal/device.cpp: a GPU: its limits, its pipelines, and launches
 // encoded into the caller's stream.
+#include <objc/runtime.h>
+
 #include <atomic>
 #include <map>
 #include <set>
 
+#include "device/longest.h"
 #include "device/metal/apple.h"
 #include "device/metal/layout_probe.h"
 #include "device/metal/metal.h"
@@ -107,7 +110,20 @@ class Watch {
   const void* command_buffer_;
 };
 
-void watch(void* command_buffer, const std::shared_ptr<GpuError>& failure) {
+// PyTorch's command buffer is an MPSCommandBuffer: one object, under which the
+// Metal ones change whenever somebody commits and goes on.  Those are watched.
+class Lent : public NS::Object {
+ public:
+  static void* under(void* command_buffer) {
+    const SEL root = sel_registerName("rootCommandBuffer");
+    return respondsToSelector(command_buffer, root)
+               ? sendMessage<void*>(command_buffer, root)
+               : command_buffer;
+  }
+};
+
+void watch(void* lent, const std::shared_ptr<GpuError>& failure) {
+  void* const command_buffer = Lent::under(lent);
   if (!failure->start_watching(command_buffer)) return;
   const auto held = std::make_shared<const Watch>(failure, command_buffer);
   const MTL::HandlerFunction handler = [held](MTL::CommandBuffer* done) {
@@ -164,20 +180,11 @@ class Device final : public device::Device {
     for (const Launch& launch : launches) check(launch);
     source_.run([&](const OpenEncoder& open) {
       const AutoreleaseScope scope;
-      if (!source_.reports_gpu_errors()) watch(open.command_buffer, failure_);
-      auto* encoder =
-          static_cast<MTL::ComputeCommandEncoder*>(open.compute_encoder);
-      // A serial encoder runs dispatches one after the other, as every PyTorch
-      // up to 2.15 has it.  A concurrent one orders only what a barrier does.
-      const bool is_concurrent =
-          encoder->dispatchType() == MTL::DispatchTypeConcurrent;
-      const auto order = [&] {
-        if (is_concurrent) encoder->memoryBarrier(MTL::BarrierScopeBuffers);
-      };
-      order();  // what PyTorch encoded before us
+      MTL::ComputeCommandEncoder* encoder = begin(open);
       for (const Launch& launch : launches) {
+        if (must_commit_before(launch)) encoder = begin(source_.commit());
         encode(encoder, launch);
-        order();
+        order(encoder);
       }
     });
   }
@@ -185,6 +192,32 @@ class Device final : public device::Device {
   void rethrow() { failure_->rethrow(); }
 
  private:
+  // A serial encoder runs dispatches one after the other, as every PyTorch up
+  // to 2.15 has it.  A concurrent one orders only what a barrier does.
+  static void order(MTL::ComputeCommandEncoder* encoder) {
+    if (encoder->dispatchType() == MTL::DispatchTypeConcurrent) {
+      encoder->memoryBarrier(MTL::BarrierScopeBuffers);
+    }
+  }
+
+  MTL::ComputeCommandEncoder* begin(const OpenEncoder& open) {
+    if (!source_.reports_gpu_errors()) watch(open.command_buffer, failure_);
+    auto* encoder =
+        static_cast<MTL::ComputeCommandEncoder*>(open.compute_encoder);
+    order(encoder);  // what PyTorch encoded before us
+    return encoder;
+  }
+
+  // Counted over all calls: the stream's owner commits when it sees fit, and
+  // does not say so.
+  bool must_commit_before(const Launch& launch) {
+    const std::lock_guard<std::mutex> lock(seconds_mutex_);
+    const bool is_full =
+        seconds_ > 0.0 && seconds_ + launch.seconds > device::longest_seconds();
+    seconds_ = (is_full ? 0.0 : seconds_) + launch.seconds;
+    return is_full;
+  }
+
   void probe() {
     check_lane_layout(device_.get(),
                       *cache_.get(device_.get(), lane_layout_request()));
@@ -238,6 +271,8 @@ class Device final : public device::Device {
   std::string name_;
   device::Limits limits_;
   PipelineCache cache_;
+  std::mutex seconds_mutex_;
+  double seconds_ = 0.0;  // of our launches since we committed
   std::mutex probe_mutex_;
   bool is_probed_ = false;
   std::shared_ptr<GpuError> failure_ = std::make_shared<GpuError>();

@@ -28,8 +28,8 @@ struct OpenEncoder {
   void* compute_encoder;  // id<MTLComputeCommandEncoder>, still open
 };
 
-// Lends the stream's encoder.  Nothing may be compiled, allocated on the GPU,
-// committed or ended inside `encode`.
+// Lends the stream's encoder.  Nothing may be compiled, allocated on the GPU or
+// ended inside `encode`, and committed only by commit().
 class EncoderSource {
  public:
   using Encode = std::function<void(const OpenEncoder&)>;
@@ -37,6 +37,9 @@ class EncoderSource {
   // Calls `encode` once, where nobody else encodes, before it returns; what
   // `encode` throws comes out of here.
   virtual void run(const Encode& encode) = 0;
+  // Inside `encode`: commits what has been encoded, and lends what comes after
+  // it in the stream's order.
+  virtual OpenEncoder commit() = 0;
   // Whether the stream's owner watches its command buffers and reports those
   // that fail, so that reporting them here too would say it twice.
   virtual bool reports_gpu_errors() const { return false; }

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "objects.h"
@@ -28,6 +29,10 @@ struct Commands : Object {
   std::vector<Block*> handlers;
   int64_t status = 0;
   Failure* failure = nullptr;
+};
+// MPSCommandBuffer: what PyTorch's streams give out.
+struct Shell : Object {
+  Commands* root = nullptr;
 };
 struct Encoder : Object {
   Commands* commands = nullptr;
@@ -98,6 +103,13 @@ uint64_t status(Commands* self, SEL) {
   return static_cast<uint64_t>(self->status);
 }
 Failure* commands_error(Commands* self, SEL) { return self->failure; }
+Commands* root_of(Shell* self, SEL) { return self->root; }
+void add_handler_to_root(Shell* self, SEL, Block* block) {
+  add_handler(self->root, nullptr, block);
+}
+void destroy_shell(Object* object) {
+  release(static_cast<Shell*>(object)->root);
+}
 void destroy_commands(Object* object) {
   auto* self = static_cast<Commands*>(object);
   for (Block* block : self->handlers) _Block_release(block);
@@ -183,6 +195,8 @@ void install_commands() {
   method("MTLCommandBuffer", "waitUntilCompleted", wait);
   method("MTLCommandBuffer", "status", status);
   method("MTLCommandBuffer", "error", commands_error);
+  method("MPSCommandBuffer", "rootCommandBuffer", root_of);
+  method("MPSCommandBuffer", "addCompletedHandler:", add_handler_to_root);
   constexpr const char* kEncoder = "MTLComputeCommandEncoder";
   method(kEncoder, "setComputePipelineState:", set_pipeline);
   method(kEncoder, "setBuffer:offset:atIndex:", set_buffer);
@@ -193,6 +207,7 @@ void install_commands() {
   method(kEncoder, "dispatchType", dispatch_type);
   method(kEncoder, "memoryBarrierWithScope:", memory_barrier);
   set_destroy("MTLCommandBuffer", destroy_commands);
+  set_destroy("MPSCommandBuffer", destroy_shell);
   set_destroy(kEncoder, destroy_encoder);
 }
 
@@ -223,8 +238,11 @@ Stream::~Stream() {
 void* Stream::command_buffer() {
   if (buffer_ == nullptr) {
     // As PyTorch: what the queue gives is autoreleased, and the stream retains.
-    auto* made = standin::command_buffer(nullptr, nullptr);
+    auto* made = make<Shell>("MPSCommandBuffer");
+    made->root = standin::command_buffer(nullptr, nullptr);
+    retain(made->root);
     retain(made);
+    autorelease(made);
     buffer_ = made;
   }
   return buffer_;
@@ -232,8 +250,8 @@ void* Stream::command_buffer() {
 
 void* Stream::compute_encoder() {
   if (encoder_ == nullptr) {
-    auto* made =
-        standin::compute_encoder(static_cast<Commands*>(command_buffer()), {});
+    auto* made = standin::compute_encoder(
+        static_cast<Shell*>(command_buffer())->root, {});
     made->is_concurrent = faults().is_concurrent;
     retain(made);
     encoder_ = made;
@@ -241,21 +259,36 @@ void* Stream::compute_encoder() {
   return encoder_;
 }
 
-void Stream::abandon() {
+void Stream::end_encoder() {
   if (encoder_ != nullptr) release(static_cast<Object*>(encoder_));
+  encoder_ = nullptr;
+}
+
+void Stream::abandon() {
+  end_encoder();
   if (buffer_ != nullptr) release(static_cast<Object*>(buffer_));
-  encoder_ = buffer_ = nullptr;
+  buffer_ = nullptr;
+}
+
+void Stream::commit() {
+  note("commit");
+  end_encoder();
+  if (buffer_ == nullptr) return;
+  auto* const shell = static_cast<Shell*>(buffer_);
+  committed_.push_back(shell->root);
+  shell->root = make<Commands>("MTLCommandBuffer");
 }
 
 bool Stream::synchronize() {
-  if (encoder_ != nullptr) release(static_cast<Object*>(encoder_));
-  encoder_ = nullptr;
-  if (buffer_ == nullptr) return true;
-  auto* const commands = static_cast<Commands*>(buffer_);
-  commit(commands, nullptr);
-  const bool is_good = commands->status == kCompleted;
-  release(commands);
-  buffer_ = nullptr;
+  if (buffer_ != nullptr) commit();
+  bool is_good = true;
+  for (void* one : std::exchange(committed_, {})) {
+    auto* const commands = static_cast<Commands*>(one);
+    standin::commit(commands, nullptr);
+    is_good = commands->status == kCompleted && is_good;
+    release(commands);
+  }
+  abandon();
   return is_good;
 }
 

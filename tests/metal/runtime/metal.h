@@ -64,20 +64,27 @@ void write_buffer(void* buffer, const void* data, uint64_t length_bytes);
 void read_buffer(void* buffer, void* data, uint64_t length_bytes);
 
 // A stream as PyTorch keeps one: one open command buffer and encoder, given
-// out again and again until it is committed.
+// out again and again until it is committed.  The command buffer is an
+// MPSCommandBuffer, which stays the same object while the Metal ones under it
+// are committed; what is committed runs when somebody waits.
 class Stream {
  public:
   Stream();
   ~Stream();
   void* command_buffer();
   void* compute_encoder();
+  // Ends the encoder, commits, and goes on with another command buffer.
+  void commit();
   // Ends the encoder, commits, waits; false if the command buffer failed.
   bool synchronize();
   // Throws the command buffer away, as if it had never been committed.
   void abandon();
 
  private:
+  void end_encoder();
+
   void* queue_ = nullptr;
+  std::vector<void*> committed_;
   void* buffer_ = nullptr;
   void* encoder_ = nullptr;
 };

@@ -18,6 +18,8 @@
 #include "attention/kernels.h"
 #include "attention/plan.h"
 #include "attention/tiles.h"
+#include "device/longest.h"
+#include "launches.h"
 
 namespace {
 
@@ -200,6 +202,17 @@ void attend(Recorder& recorder, const Problem& problem) {
   spill(recorder, problem, false);
 }
 
+// As if every walk were too long for a launch.
+void cut(Recorder& recorder, const Problem& problem) {
+  device::set_longest_seconds(1e-12);
+  plan(recorder, problem,
+       [](device::Device& device, const Problem& p,
+          const attention::Tensors& tensors, attention::Plan& made) {
+         attention::plan_backward(device, p, tensors, {}, made);
+       });
+  device::set_longest_seconds(device::kLongestSeconds);
+}
+
 void decode(Recorder& recorder, Problem problem) {
   problem.cache.is_used = true;
   problem.cache.splits = 2;
@@ -238,6 +251,8 @@ std::set<std::string> lines_of(device::Family family) {
           largest({window, bias, slopes, softcap, sinks, dropout});
       attend(usual, all);
       attend(narrow, all);
+      cut(usual, largest({window}));
+      cut(usual, all);
       spill(narrow, largest({window}), true);
       spill(usual, largest({kPlain}), true);
       spill(usual, largest({window}), true);
@@ -283,9 +298,11 @@ void check_is_whole(const std::set<std::string>& lines) {
   }
 }
 
-// Lists what a class of GPU asks for ("a", "b" or "c"), or what any does.
+// Lists what a class of GPU asks for ("a", "b" or "c"), or what any does; or,
+// with "launches", how problems are cut (launches.h).
 int main(int count, char** arguments) {
   const std::string_view wanted = count > 1 ? arguments[1] : "abc";
+  if (wanted == "launches") return print_launches();
   std::set<std::string> lines;
   for (const auto& [name, family] : {std::pair{'a', device::Family::a},
                                      {'b', device::Family::b},

@@ -55,8 +55,16 @@ def compiler() -> list[str]:
 
 def program() -> Path:
     """Build the program that lists them, unless it is in the user's cache."""
-    sources = [HERE / "list.cpp", *sorted((ROOT / "csrc/attention").glob("*.cpp"))]
-    headers = [*(ROOT / "csrc/attention").glob("*.h"), ROOT / "csrc/device/device.h"]
+    sources = [
+        *sorted(HERE.glob("*.cpp")),
+        *sorted((ROOT / "csrc/attention").glob("*.cpp")),
+        ROOT / "csrc/device/longest.cpp",
+    ]
+    headers = [
+        *HERE.glob("*.h"),
+        *(ROOT / "csrc/attention").glob("*.h"),
+        *(ROOT / "csrc/device").glob("*.h"),
+    ]
     texts = [*sources, *sorted(headers), ROOT / "kernels/params.h"]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in texts)).hexdigest()
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -79,6 +87,18 @@ def listed(families: str = "abc") -> list[Specialisation]:
     command = [program(), families]
     done = subprocess.run(command, check=True, text=True, capture_output=True)
     return [Specialisation(line) for line in done.stdout.splitlines()]
+
+
+def launches(problems: list[str]) -> list[list[list[str]]]:
+    """Return the launches that problems are cut into, in the words of launches.h."""
+    command = [program(), "launches"]
+    given = "".join(f"{problem}\n" for problem in problems)
+    done = subprocess.run(
+        command, check=True, text=True, capture_output=True, input=given
+    )
+    plans = done.stdout.split("\n\n")[:-1]
+    assert len(plans) == len(problems)
+    return [[line.split() for line in plan.splitlines()] for plan in plans]
 
 
 def golden() -> list[Specialisation]:

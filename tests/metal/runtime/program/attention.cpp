@@ -128,7 +128,17 @@ attention::Tensors Attention::gradient_tensors() const {
 void Attention::backward(device::Device& device) const {
   attention::Plan plan;
   attention::plan_backward(device, problem_, gradient_tensors(), {}, plan);
+  const auto length = static_cast<uint64_t>(plan.walk_sums_bytes);
+  if (length == 0) {
+    device.submit(plan.launches);
+    return;
+  }
+  const auto mode = device::StorageMode::private_;
+  void* const scratch = new_buffer(length, mode);
+  attention::bind_walk_sums(plan, {scratch, 0, length, mode});
   device.submit(plan.launches);
+  // As PyTorch frees scratch: at once, while the launches are only encoded.
+  release(static_cast<Object*>(scratch));
 }
 
 void Attention::spilled_backward(device::Device& device) const {

@@ -36,6 +36,10 @@ class TestSource final : public metal::EncoderSource {
     const metal::AutoreleaseScope scope;
     encode({stream.command_buffer(), stream.compute_encoder()});
   }
+  metal::OpenEncoder commit() override {
+    stream.commit();
+    return {stream.command_buffer(), stream.compute_encoder()};
+  }
   Stream stream;
 };
 

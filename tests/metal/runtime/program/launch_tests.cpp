@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "device/longest.h"
 #include "metal.h"
 #include "program/attention.h"
 #include "program/check.h"
@@ -134,6 +135,52 @@ void a_command_buffer_that_is_thrown_away_is_forgotten() {
   faults().is_running = true;
   expect_in(error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); }),
             "GPU Timeout");
+}
+
+// PyTorch's commits leave the object that it lends: only the buffer under it
+// changes, and the one before may still run.
+void each_buffer_under_the_lent_one_is_watched() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  source().stream.synchronize();
+  clear_encoded();
+  for (int buffer = 0; buffer < 3; ++buffer) {
+    attention.forward(gpu());
+    attention.forward(gpu());
+    source().stream.commit();
+  }
+  expect(count(encoded(), "addCompletedHandler") == 3, "handlers");
+  source().stream.synchronize();
+  metal::throw_gpu_error(gpu());
+}
+
+// Nothing is committed of what takes no time, and everything apart if nothing
+// may take any.
+void long_launches_get_command_buffers_of_their_own() {
+  const Attention attention(StorageMode::private_);
+  attention.forward(gpu());
+  attention.backward(gpu());
+  source().stream.synchronize();
+  expect(count(encoded(), "commit") == 1, "the test's own");
+  device::set_longest_seconds(1e-12);
+  clear_encoded();
+  attention.backward(gpu());
+  const std::vector<std::string> messages = encoded();
+  const size_t buffers = count(messages, "commit") + 1;
+  // The first takes no time by what is known of it.
+  expect(count(messages, "dispatch") == buffers, "command buffers");
+  expect(buffers > 5, "no launch was cut");
+  expect(count(messages, "addCompletedHandler") == buffers, "handlers");
+  source().stream.synchronize();
+  expect(attention.backward_error() < 1e-5, "wrong result");
+  expect(statistics().messages_to_dead == 0, "the scratch went too early");
+  attention.backward(gpu());
+  faults().is_running = false;
+  source().stream.synchronize();
+  faults().is_running = true;
+  expect_in(error_of(ErrorKind::device, [] { metal::throw_gpu_error(gpu()); }),
+            "GPU Timeout");
+  metal::throw_gpu_error(gpu());  // once
 }
 
 void a_concurrent_encoder_gets_barriers() {
@@ -324,6 +371,8 @@ constexpr Test kTests[] = {
     TEST(encodes_in_order_and_leaves_the_encoder_open),
     TEST(a_command_buffer_gets_one_handler),
     TEST(a_command_buffer_that_is_thrown_away_is_forgotten),
+    TEST(each_buffer_under_the_lent_one_is_watched),
+    TEST(long_launches_get_command_buffers_of_their_own),
     TEST(a_concurrent_encoder_gets_barriers),
     TEST(reports_a_gpu_error_once),
     TEST(reports_a_gpu_error_at_the_next_submission),

@@ -2,9 +2,11 @@
 // the test's own.
 #include <torch/mps.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
+#include "device/longest.h"
 #include "metal.h"
 #include "program/attention.h"
 #include "program/check.h"
@@ -112,6 +114,24 @@ void the_stream_is_used_inside_a_pool() {
   }
 }
 
+void the_stream_is_committed_between_long_launches() {
+  for (int index = 0; index < stream_count(); ++index) {
+    use_stream(index);
+    const Attention attention(StorageMode::private_);
+    attention.forward(pytorchs_gpu());
+    clear_encoded();
+    device::set_longest_seconds(1e-12);
+    attention.backward(pytorchs_gpu());
+    device::set_longest_seconds(device::kLongestSeconds);
+    const std::vector<std::string> messages = encoded();
+    expect(std::count(messages.begin(), messages.end(), "commit") > 4,
+           "commits");
+    torch_ops::synchronize_mps();
+    expect(attention.backward_error() < 1e-5, "wrong result");
+  }
+  expect(calls_off_queue() == 0, "stream used off its queue");
+}
+
 constexpr Test kTests[] = {
     TEST(lends_pytorchs_stream_on_its_queue),
     TEST(follows_the_current_stream),
@@ -119,6 +139,7 @@ constexpr Test kTests[] = {
     TEST(synchronizing_the_stream_reports_a_gpu_error),
     TEST(a_gpu_error_of_the_stream_is_reported_once),
     TEST(the_stream_is_used_inside_a_pool),
+    TEST(the_stream_is_committed_between_long_launches),
 };
 
 }  // namespace

@@ -68,6 +68,26 @@ def test_calls_go_into_the_open_encoder(device: torch.device) -> None:
     assert dispatches() >= 3
 
 
+def test_long_launches_are_committed_apart(device: torch.device) -> None:
+    """A backward cut to pieces takes a command buffer each, and gives the same bits."""
+    operators = torch.ops.orchard_ops
+    found = []
+    for seconds in (operators.longest_launch(), 1e-12):
+        q, k, v = inputs(device, 72)
+        before = operators.longest_launch()
+        operators.set_longest_launch(seconds)
+        grad = torch.ones_like(q)
+        out = orchard_ops.flash_attention(q, k, v)
+        standin.take_encoded()
+        grads = torch.autograd.grad(out, (q, k, v), grad)
+        operators.set_longest_launch(before)
+        messages = standin.take_encoded()
+        commits = messages.count("commit")
+        assert commits == 0 if seconds == before else commits > 8
+        found.append([x.cpu() for x in (out.detach(), *grads)])
+    assert all(torch.equal(*pair) for pair in zip(*found))
+
+
 def test_a_gpu_error_is_reported_by_synchronize(device: torch.device) -> None:
     """A command buffer that ends in error becomes a DeviceError, once."""
     q, k, v = inputs(device)

@@ -17,12 +17,14 @@
 #include <ATen/mps/MPSStream.h>
 #else
 namespace at::mps {
+enum class SyncType { NONE, COMMIT };
 class MPSStream {
  public:
   explicit MPSStream(dispatch_queue_t queue) : queue_(queue) {}
   dispatch_queue_t queue() const { return queue_; }
   void* commandBuffer();
   void* commandEncoder();
+  void synchronize(SyncType type);
 
  private:
   dispatch_queue_t queue_;
@@ -88,6 +90,12 @@ void* MPSStream::commandBuffer() {
 void* MPSStream::commandEncoder() {
   off_queue += inside != queue_;
   return owner(this).metal.compute_encoder();
+}
+
+void MPSStream::synchronize(SyncType type) {
+  off_queue += inside != queue_;
+  if (type != SyncType::COMMIT) std::abort();  // what we ask for
+  owner(this).metal.commit();
 }
 
 MPSStream* getCurrentMPSStream() { return &stream(current).torch; }

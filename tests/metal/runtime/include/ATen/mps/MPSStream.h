@@ -6,12 +6,21 @@
 
 namespace at::mps {
 
+enum class SyncType {
+  NONE,
+  COMMIT,
+  COMMIT_AND_WAIT,
+  COMMIT_AND_CONTINUE,
+  COMMIT_ADAPTIVE
+};
+
 class MPSStream {
  public:
   explicit MPSStream(dispatch_queue_t queue) : queue_(queue) {}
   dispatch_queue_t queue() const { return queue_; }
   void* commandBuffer();
   void* commandEncoder();
+  void synchronize(SyncType type);
 
  private:
   dispatch_queue_t queue_;
