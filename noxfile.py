@@ -134,12 +134,22 @@ def kernel_cache() -> dict[str, str]:
     return {"ORCHARD_CACHE_DIR": os.environ.get("ORCHARD_CACHE_DIR", str(folder))}
 
 
+def in_processes() -> tuple[str, ...]:
+    """Return pytest's arguments that spread the tests over processes."""
+    if os.environ.get("ORCHARD_TEST_DEVICE") != "mps":
+        # Two processes fill two cores; more threads in each only get in the way.
+        return ("-n", "2", "--timeout", "600")
+    # On a Mac the tests wait for compilers and for the GPU in turn, and every M1 has
+    # four fast cores.  One process takes a whole file, whose tests share pipelines,
+    # which another process would compile again.
+    return ("-n", "4", "--dist", "loadfile", "--timeout", "600")
+
+
 def test(session: nox.Session, name: str) -> None:
     """Build for one PyTorch and run the test suite; arguments go to pytest."""
     install_package(session, name, "test")
     session.run(
-        # Two processes fill two cores; more threads in each only get in the way.
-        *("pytest", "-n", "2", "--timeout", "600", *session.posargs),
+        *("pytest", *in_processes(), *session.posargs),
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
     )
 
@@ -172,6 +182,17 @@ def test_transformers(session: nox.Session, release: str) -> None:
     session.run(
         *("pytest", "-n", "2", "--timeout", "600", "tests/api/test_transformers.py"),
         *("tests/api/test_examples.py", *session.posargs),
+        env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@nox.session(name="test-mps-standin", python=interpreter(DEMO_TORCH))
+def test_mps_standin(session: nox.Session) -> None:
+    """Run the tests as ORCHARD_TEST_DEVICE=mps does, on Linux (--sample: a few)."""
+    install_package(session, DEMO_TORCH, "test")
+    session.run(
+        *("python", "tests/metal/runtime/suite.py", "-n", "2", "--timeout", "600"),
+        *session.posargs,
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from needs import needs_metalsim, skip_without
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -49,6 +50,7 @@ def region(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[torch.dtype]:
     """An open autocast region; where PyTorch has none for mps, as if it had."""
+    skip_without(request.param, device)
     if device.type == "metalsim" or "mps" in _autocast._REGIONS:
         with torch.autocast(device.type, dtype=request.param):
             yield request.param
@@ -72,7 +74,7 @@ def test_float32_is_cast_on_the_device(
     assert q.grad.dtype == torch.float32
 
 
-@pytest.mark.simulator
+@needs_metalsim("device")
 class TestMetalsim:
     """``torch.autocast("metalsim")`` is a region as any device has one."""
 

@@ -221,7 +221,9 @@ def test_on_the_cpu(name: str) -> None:
 
 def test_float64_is_refused_on_the_device(device: torch.device) -> None:
     """float64 has no kernels, and the message says which dtypes have."""
-    if device.type == "mps":  # which cannot even hold float64
+    if device.type == "mps":  # which cannot even hold it: PyTorch says so
+        with pytest.raises(TypeError, match="float64"):
+            torch.zeros(1, dtype=torch.float64).to(device)
         return
     q = torch.zeros(1, 1, 4, 8, dtype=torch.float64).to(device)
     with pytest.raises(InvalidProblemError, match="float32, float16 or bfloat16"):

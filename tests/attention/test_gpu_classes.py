@@ -10,6 +10,7 @@ import torch
 from cases import CASES, Case
 from feature_cases import FEATURE_CASES
 from harness import run_case
+from needs import needs_metalsim, skip_without_metalsim
 from reference import assert_close, make_inputs
 
 import orchard_ops
@@ -22,8 +23,7 @@ SOME = [*CASES, *FEATURE_CASES][::5]
 @pytest.fixture
 def newer(device: torch.device) -> Iterator[torch.device]:
     """Make the simulator a GPU of class B."""
-    if device.type != sim.DEVICE:
-        pytest.skip("a real GPU has the class that it has")
+    skip_without_metalsim("families")
     with sim.family("B"):
         yield device
 
@@ -35,6 +35,7 @@ def test_class_b_matches_float64(case: Case, newer: torch.device) -> None:
     assert_close(case, inputs, run_case(case, inputs, newer))
 
 
+@needs_metalsim("families")
 def test_the_class_changes_back() -> None:
     """A class holds for its block, and there are three."""
     sim.enable()
@@ -67,6 +68,7 @@ kernel void round(device const float* x [[buffer(0)]],
 """
 
 
+@needs_metalsim("simulator")
 def test_class_a_rounds_bfloat_as_pytorch() -> None:
     """To nearest even, over ties, subnormals, infinities, overflow and NaN."""
     generator = np.random.default_rng(0)

@@ -8,14 +8,14 @@ test_storage_bridge.py.
 
 from __future__ import annotations
 
-import gc
 import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from cases import Case, Mask
-from harness import attend, bits, run_case
+from harness import allocated_bytes, attend, bits, run_case
+from needs import needs_metalsim
 from reference import assert_close, largest, make_inputs, solve
 from torch import Tensor
 
@@ -166,12 +166,11 @@ def far_view(values: Tensor, strides: tuple[int, ...], device: torch.device) -> 
     return view
 
 
+@needs_metalsim("untouched")
 @pytest.mark.parametrize("name", FAR_NAMES)
 @pytest.mark.parametrize("axis", FAR)
 def test_offsets_beyond_32_bits(axis: str, name: str, device: torch.device) -> None:
     """Each tensor may span more than 2**32 elements; the results keep their bits."""
-    if device.type == "mps":
-        pytest.skip("needs memory that is reserved and not there")
     case = Case("far", F16, batch=2, heads_q=2, heads_kv=2, len_q=9, len_kv=9,
                 mask=Mask("float", hidden="none"))  # fmt: skip
     inputs = make_inputs(case)
@@ -193,18 +192,14 @@ def test_offsets_beyond_32_bits(axis: str, name: str, device: torch.device) -> N
 
 def test_varying_lengths_leave_no_memory_behind(device: torch.device) -> None:
     """After forty different lengths as much is allocated as before."""
-    if device.type == "mps":
-        pytest.skip("PyTorch's allocator keeps what it likes")
     q = torch.randn(1, 2, 64, 64).to(device)
-    gc.collect()
-    before = orchard_ops.sim.memory().allocated_bytes
+    before = allocated_bytes(device)
     for length in range(1, 41):
         leaves = [q[:, :, :length].detach().requires_grad_() for _ in range(3)]
         out = orchard_ops.flash_attention(*leaves, is_causal=True, dropout_p=0.1)
         out.backward(torch.ones(out.shape).to(device))
         del leaves, out
-    gc.collect()
-    assert orchard_ops.sim.memory().allocated_bytes == before
+    assert allocated_bytes(device) == before
 
 
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import pytest
 import torch
 from cases import Case, Mask
-from harness import attend, lay_out
+from harness import allocated_bytes, attend, lay_out
+from needs import chosen_device, needs_metalsim
 from reference import make_inputs
 
 import orchard_ops
@@ -31,6 +31,27 @@ FEATURES = {
 }
 
 
+def reset_peak(device: torch.device) -> int:
+    """Forget what was allocated before; return what is allocated now."""
+    allocated_bytes(device)  # which waits for all that is going to be freed
+    if device.type == "metalsim":
+        orchard_ops.sim.reset_peak_memory()
+    else:
+        torch.mps.empty_cache()
+    return peak(device)
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes allocated since `reset_peak`.
+
+    On mps it is what the driver gave, as PyTorch keeps what is freed: in heaps of
+    8 or 32 MB for buffers of less than 10 MB (aten/src/ATen/mps/MPSAllocator.h).
+    """
+    if device.type == "metalsim":
+        return int(orchard_ops.sim.memory().peak_bytes)
+    return int(torch.mps.driver_allocated_memory())
+
+
 def peak_bytes(case: Case, device: torch.device) -> int:
     """Return the most that forward and backward hold beside their inputs.
 
@@ -50,14 +71,12 @@ def peak_bytes(case: Case, device: torch.device) -> int:
     if case.sinks:
         leaves.append(tensors["sinks"].requires_grad_())
     grad_out = inputs.grad_out.to(device)
-    gc.collect()
-    orchard_ops.sim.reset_peak_memory()
-    before = orchard_ops.sim.memory().peak_bytes
+    before = reset_peak(device)
     # In this thread: another one might free what the last call saved too late.
     with torch.autograd.set_multithreading_enabled(False):
         out, _ = attend(case, q, k, v, **tensors)
         torch.autograd.grad(out, leaves, grad_out)
-    return orchard_ops.sim.memory().peak_bytes - before - of_mask
+    return peak(device) - before - of_mask
 
 
 def at_length(case: Case, length: int) -> Case:
@@ -68,11 +87,10 @@ def at_length(case: Case, length: int) -> Case:
     return replace(case, len_q=length, len_kv=length)
 
 
+@needs_metalsim("counters")
 @pytest.mark.parametrize("name", FEATURES)
 def test_memory_is_linear_in_length(name: str, device: torch.device) -> None:
     """From 128 to 1,024 tokens each further token costs the same few hundred bytes."""
-    if device.type == "mps":
-        pytest.skip("PyTorch's allocator counts what it reserves")
     with orchard_ops.backward_scratch(0):
         peaks = [peak_bytes(at_length(FEATURES[name], n), device) for n in LENGTHS]
     a_token = [
@@ -84,3 +102,19 @@ def test_memory_is_linear_in_length(name: str, device: torch.device) -> None:
     # of 2 bytes; and no more than nine float32: lse, what backward keeps of a row, and
     # the weights of a sink.
     assert max(a_token) <= 2 * (3 * 16 * 2 + 9 * 4)
+
+
+@pytest.mark.skipif(
+    chosen_device() != "mps", reason="metalsim counts each byte: the test above"
+)
+@pytest.mark.parametrize("name", FEATURES)
+def test_no_matrix_of_scores_is_allocated_on_mps(
+    name: str, device: torch.device
+) -> None:
+    """A matrix of 8,192 by 8,192 scores would take a heap of more than 64 MB."""
+    case = FEATURES[name]
+    if case.mask is not None and "qk" in case.mask.dims:
+        pytest.skip("the user's own mask and its gradient are such matrices")
+    with orchard_ops.backward_scratch(0):
+        peak_bytes(at_length(case, 128), device)  # Pipelines are made.
+        assert peak_bytes(at_length(case, 8192), device) <= 64 << 20

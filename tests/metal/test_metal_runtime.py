@@ -35,8 +35,7 @@ def build(minor: int) -> Path:
     sys.path.insert(0, str(HERE))
     import build
 
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return build.build(Path(base) / "orchard-ops-dev" / "metal_runtime", minor)
+    return build.build(build.FOLDER, minor)
 
 
 @pytest.fixture(scope="session")

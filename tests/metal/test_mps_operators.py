@@ -6,19 +6,19 @@ own macOS wheels can tell: mps_operators.txt lists what each of them has.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mps_table import lacking, minor, operators
+from needs import chosen_device, needs_metalsim
 from torch import Tensor
 
 import orchard_ops
 from orchard_ops import flash_attn
 from orchard_ops.flash_attn import bert_padding
 
-TABLE = Path(__file__).with_name("mps_operators.txt")
 # Kernels of metalsim's that answer for no kernel of MPS.
 OTHERS = {
     "convolution_overrideable": "what PyTorch calls on devices that it does not know",
@@ -29,20 +29,6 @@ OTHERS = {
     "_efficientzerotensor": "autograd's, for derivatives that our operators lack",
     "native_dropout": "metalsim's own way; on MPS dropout is made of other operators",
 }
-
-
-def lacking() -> tuple[set[str], dict[str, list[str]]]:
-    """Return the minors of the wheels, and each operator's that lack it."""
-    lines = TABLE.read_text(encoding="utf-8").splitlines()
-    wheels = next(line for line in lines if line.startswith("# wheels: ")).split()[2:]
-    rows = (line.split() for line in lines if not line.startswith("#"))
-    minors = {name: [minor(v) for v in versions] for name, *versions in rows}
-    return {minor(v) for v in wheels}, minors
-
-
-def minor(version: str) -> str:
-    """Return ``"2.4"`` of ``"2.4.1+cu121"``."""
-    return ".".join(version.split(".")[:2])
 
 
 def name_of(full: str) -> str:
@@ -150,14 +136,15 @@ def test_every_operator_on_the_device_exists_on_mps(
     program: Callable[[torch.device], None], device: torch.device
 ) -> None:
     """What the running PyTorch would run on MPS, its own macOS wheel exports."""
-    wheels, minors = lacking()
-    running = minor(torch.__version__)
-    assert running in wheels, f"no macOS wheel of PyTorch {running} is listed"
+    if chosen_device() == "mps":  # It raises NotImplementedError itself.
+        program(device)
+        return
     used = operators_of(lambda: program(device))
-    missing = {name for name in used if running in minors.get(name, [running])}
-    assert not missing, f"not on MPS in PyTorch {running}: {sorted(missing)}"
+    missing = used.difference(operators(torch.__version__))
+    assert not missing, f"not on MPS in this PyTorch: {sorted(missing)}"
 
 
+@needs_metalsim("device")
 def test_what_metalsim_has_kernels_for_exists_on_mps() -> None:
     """So what it does not fall back for is no gap in the test above."""
     full = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
@@ -174,6 +161,7 @@ def test_what_metalsim_has_kernels_for_exists_on_mps() -> None:
     assert "_copy_from" in minors
 
 
+@needs_metalsim("device")
 def test_a_missing_operator_is_seen(device: torch.device) -> None:
     """Isneginf came to MPS with 2.6, index_copy too: both are noticed."""
     zeros, index = torch.zeros(3).to(device), torch.tensor([1]).to(device)

@@ -13,6 +13,7 @@ import pytest
 import specialisations
 import torch
 from compact import SHAPE
+from needs import needs_metalsim
 from paths import ROOT
 from specialisations import Specialisation
 
@@ -80,6 +81,7 @@ def test_the_list_has_every_kernel_and_type() -> None:
     assert pairs == {(file, elem) for file in launched for elem in types}
 
 
+@needs_metalsim("simulator")
 @every
 def test_it_keeps_metals_rules(shipped: Specialisation, language: str) -> None:
     """Apple's compiler would take it, as far as we know its rules.
@@ -171,6 +173,7 @@ def test_no_kernel_declares_fewer_than_64_threads(no_library: Path) -> None:
         assert declared == max(64, 32 * simdgroups), file
 
 
+@needs_metalsim("simulator")
 def test_the_lane_probe_keeps_metals_rules() -> None:
     """So does the probe that runs before any of them."""
     text = (ROOT / "kernels" / "layout_probe.metal").read_text(encoding="utf-8")

@@ -68,6 +68,7 @@ RUN_BY = {
         "def test_verifies_every_hash",
     ),
     "nox -s package": (CI, "session package -- sdist"),
+    "nox -s test-mps-standin": (CI, "session test-mps-standin -- --sample"),
     "nox -s tune": (CI, "session tune -- --check"),
     "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
     "orchard-ops bench": ("tests/perf/test_bench.py", "def test_bench_reports"),
@@ -79,7 +80,7 @@ RUN_BY = {
     "pip install": (SESSIONS, "built_wheel(session, name)"),
     "pip wheel": (SESSIONS, '"pip", "wheel"'),
     "pre-commit install": (".pre-commit-config.yaml", "ruff"),
-    "pytest tests": (SESSIONS, '"pytest", "-n", "2"'),
+    "pytest tests": (SESSIONS, '"pytest", *in_processes()'),
     'python -c "import': (
         "tests/packaging/test_commands.py",
         "def test_one_liners_run",

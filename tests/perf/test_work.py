@@ -13,6 +13,7 @@ import budget
 import pytest
 import specialisations
 import torch
+from needs import needs_metalsim, skip_without_metalsim
 from paths import ROOT
 
 import orchard_ops
@@ -57,6 +58,7 @@ def multiplies(family: str, length: int = LENGTH, dim: int = 64, **more: Any) ->
     return sim.counters()["matrix_multiplies"]
 
 
+@needs_metalsim("simulator")
 @pytest.mark.parametrize("family", CLASSES)
 def test_forward_multiplies_only_what_is_visible(family: str) -> None:
     """Dense at most 2 percent more than the definition, causal 10, a window its part.
@@ -82,6 +84,7 @@ def counted(request: pytest.FixtureRequest) -> tuple[str, Shape, counting.Counts
     """Count forward and backward of one small dense head, every access."""
     shape = Shape(2 * counting.SHORT, heads=1)
     family, backward = request.param
+    skip_without_metalsim("simulator")
     sim.enable()
     with sim.family(family):
         counts = counting.run(shape, backward=backward)
@@ -165,6 +168,7 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
         assert counting.SHORT % (8 * tile.cols) == 0
 
 
+@needs_metalsim("simulator")
 @pytest.mark.parametrize("family", CLASSES)
 @pytest.mark.parametrize("head_dim", [128, 192, 256])
 def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
@@ -178,6 +182,7 @@ def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
     )
 
 
+@needs_metalsim("simulator")
 def test_counts_extrapolate() -> None:
     """Two short runs give a longer one's counts."""
     shape = Shape(counting.LONG + counting.SHORT, heads=2, is_causal=True)
@@ -274,6 +279,7 @@ def test_a_prediction_is_bound_by_its_largest_term() -> None:
     assert found.seconds == pytest.approx(1.0, rel=0.01)
 
 
+@needs_metalsim("simulator")
 def test_bfloat_costs_more_on_class_a() -> None:
     """It is multiplied as float32 there, and each element is put in its place."""
     work = model.Work(multiplies=1e6, alu=3.0, device_bytes=64e5)

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from needs import needs_metalsim
 
 import orchard_ops
 from orchard_ops import sim
 
+pytestmark = needs_metalsim("simulator")
 FOLDER = Path(__file__).parent / "kernels"
 TEXT = (FOLDER / "refused.metal").read_text(encoding="utf-8")
 ACCEPTED = (FOLDER / "accepted.metal").read_text(encoding="utf-8")

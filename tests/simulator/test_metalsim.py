@@ -9,12 +9,14 @@ from typing import Callable
 
 import pytest
 import torch
+from needs import skip_without_metalsim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchard_ops import sim
 from orchard_ops._child import python
 
+skip_without_metalsim("device")
 sim.enable()
 DEVICE = torch.device("metalsim")
 MODES = ("private", "shared")

@@ -16,11 +16,13 @@ from typing import Any
 import opinfo_exceptions as exceptions
 import pytest
 import torch
+from needs import skip_without_metalsim
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from orchard_ops import sim
 
+skip_without_metalsim("device")
 sim.enable()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

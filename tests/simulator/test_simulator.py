@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import skip_without_metalsim
 
 from orchard_ops import _native, sim
 
+skip_without_metalsim("simulator")
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = _native.sim_module().options()
 """The one set of options of this process."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from needs import skip_without_metalsim
 from test_simulator import KERNELS, kernel
 
 from orchard_ops import sim
 
+skip_without_metalsim("simulator")
 BOTH = pytest.mark.parametrize("strict", [False, True])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Callable
 
 import torch
 from cases import Case
+from needs import skip_without
 from reference import Inputs, Results
 from torch import Tensor
 
@@ -48,6 +50,16 @@ def allocating(device: torch.device, mode: str) -> Iterator[None]:
         return
     with orchard_ops.sim.default_storage_mode(mode):
         yield
+
+
+def allocated_bytes(device: torch.device) -> int:
+    """Return how many bytes of the device's memory tensors hold, once all has run."""
+    gc.collect()
+    if device.type == "metalsim":
+        return int(orchard_ops.sim.memory().allocated_bytes)
+    # What waits for the GPU is given back when it has finished.
+    torch.mps.synchronize()
+    return int(torch.mps.current_allocated_memory())
 
 
 def placer(device: torch.device, mode: str) -> Place:
@@ -109,6 +121,7 @@ def run_case(
 
     Without asks_lse it is the plain call, which may take another way, and lse is None.
     """
+    skip_without(case.dtype, device)
     put = place or (lambda tensor: tensor.to(device))
     q, k, v = (
         lay_out(t, case.layout, put).detach().requires_grad_() for t in inputs.core[:3]

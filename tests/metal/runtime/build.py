@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+FOLDER = CACHE / "orchard-ops-dev" / "metal_runtime"
 DEVICE = (
     *("csrc/device/*.cpp", "csrc/device/metal/*.cpp"),
     *(f"csrc/device/sim/{room}/*.cpp" for room in ("check", "compile", "execute")),
@@ -41,6 +44,7 @@ HEADERS = (
     "kernels/params.h",
     "tests/metal/runtime/**/*.h",
 )
+PYTEST = "import pytest\nsys.exit(pytest.main(sys.argv[1:]))"
 ZIG = [sys.executable, "-m", "ziglang"]
 
 
@@ -96,7 +100,10 @@ class Folder:
 
     def compile(self, command: list[str], source: Path) -> str:
         """Compile a file, unless its object is there already."""
-        text = "\0".join(command).encode()
+        # Environments share objects if they have the same zig (and PyTorch, whose
+        # version is a flag): where an environment lies is no part of the key.
+        words = [word.replace(sys.prefix, "") for word in command]
+        text = "\0".join([metadata.version("ziglang"), *words]).encode()
         key = hashlib.sha256(text + self.headers + source.read_bytes()).hexdigest()
         out = self.path / f"{source.stem}-{key[:16]}.o"
         if not out.exists():
@@ -206,7 +213,30 @@ def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
     return folder.compile_all([(plain, source) for source in files(*parts)])
 
 
-def build_for_torch(path: Path) -> Path:
+def environment(libraries: Path, mode: str = "private") -> dict[str, str]:
+    """Return what makes a Python, and its children, find the stand-in's mps device.
+
+    ``libraries`` is what `build_for_torch` returned, ``mode`` the storage mode of
+    PyTorch's buffers, which are private up to 2.11 and then shared.
+    """
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    import mps_table
+    import torch
+
+    site = str(HERE / "pytorch" / "site")
+    paths = [site, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "ORCHARD_TEST_DEVICE": "mps",
+        "ORCHARD_LIBRARY_DIR": str(libraries),
+        "ORCHARD_SIM_CXX": f"{sys.executable} -m ziglang c++",
+        "STANDIN_STORAGE_MODE": mode,
+        "STANDIN_OPERATORS": " ".join(mps_table.operators(torch.__version__)),
+    }
+
+
+def build_for_torch(path: Path = FOLDER) -> Path:
     """Build _C with the MPS key, and the mps device, for the running PyTorch.
 
     Returns the folder to name in ORCHARD_LIBRARY_DIR.

@@ -1,16 +1,15 @@
 // tests/metal/runtime/pytorch/mps_device.cpp: PyTorch's mps device on Linux, as
-// much of it as tests need: storages over the stand-in's MTLBuffers, copies,
-// and the CPU's operators for the rest.
+// much of it as tests need: storages over the stand-in's MTLBuffers, copies.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/NativeFunctions.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/detail/MPSHooksInterface.h>
-#include <ATen/native/CPUFallback.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -38,7 +37,30 @@ StorageMode mode() {
   return is_shared ? StorageMode::shared : StorageMode::private_;
 }
 
-void free_buffer(void* buffer) { release(static_cast<Object*>(buffer)); }
+// What torch.mps tells of memory.  PyTorch's allocator keeps what is freed
+// until empty_cache(), so what the driver gave is the most that was in use
+// since then.
+std::atomic<size_t> in_use{0}, given{0};
+
+struct Block {
+  void* buffer;
+  size_t bytes;
+};
+
+void free_block(void* context) {
+  const auto* block = static_cast<Block*>(context);
+  in_use -= block->bytes;
+  release(static_cast<Object*>(block->buffer));
+  delete block;
+}
+
+void* new_block(void* buffer, size_t bytes) {
+  const size_t now = in_use += bytes;
+  size_t most = given;
+  while (most < now && !given.compare_exchange_weak(most, now)) {
+  }
+  return new Block{buffer, bytes};
+}
 
 class Allocator final : public c10::Allocator {
  public:
@@ -46,9 +68,8 @@ class Allocator final : public c10::Allocator {
     const c10::Device device(kType, 0);
     if (bytes == 0) return {nullptr, device};
     void* buffer = new_buffer(bytes, mode());
-    return {buffer, buffer, &free_buffer, device};
+    return {buffer, new_block(buffer, bytes), &free_block, device};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return &free_buffer; }
   void copy_data(void*, const void*, size_t) const { std::abort(); }
 };
 
@@ -61,12 +82,31 @@ bool is_mps(const at::Tensor& tensor) {
   return tensor.device().type() == kType;
 }
 
+// What PyTorch's empty_mps (aten/src/ATen/mps/EmptyTensor.cpp) refuses, with
+// its TypeErrors: float64 always, bfloat16 before 2.3 and, from then on, on
+// macOS 13.
+void check_dtype(optional<c10::ScalarType> dtype) {
+  TORCH_CHECK_TYPE(
+      c10::dtype_or_default(dtype) != c10::kDouble,
+      "Cannot convert a MPS Tensor to float64 dtype as the MPS framework "
+      "doesn't support float64. Please use float32 instead.");
+  if (dtype != c10::kBFloat16) return;
+#if ORCHARD_TORCH_MAJOR == 2 && ORCHARD_TORCH_MINOR < 3
+  TORCH_CHECK_TYPE(false, "BFloat16 is not supported on MPS");
+#else
+  const char* macos = std::getenv("STANDIN_MACOS");
+  TORCH_CHECK_TYPE(macos == nullptr || std::string(macos) != "13",
+                   "MPS BFloat16 is only supported on MacOS 14 or newer");
+#endif
+}
+
 at::Tensor empty(c10::IntArrayRef size,
                  optional<c10::ScalarType> dtype,
                  optional<c10::Layout>,
                  optional<c10::Device>,
                  optional<bool>,
                  optional<c10::MemoryFormat> format) {
+  check_dtype(dtype);
   return at::detail::empty_generic(size, &allocator(), kKeys,
                                    c10::dtype_or_default(dtype), format);
 }
@@ -77,6 +117,7 @@ at::Tensor empty_strided(c10::IntArrayRef size,
                          optional<c10::Layout>,
                          optional<c10::Device>,
                          optional<bool>) {
+  check_dtype(dtype);
   return at::detail::empty_strided_generic(size, stride, &allocator(), kKeys,
                                            c10::dtype_or_default(dtype));
 }
@@ -139,6 +180,9 @@ void synchronize_all() {
 
 // As PyTorch's copies do: after all that the streams still hold.
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& target, bool) {
+  // PyTorch converts on the GPU, on the way to the CPU too (copy_from_mps_ in
+  // aten/src/ATen/native/mps/operations/Copy.mm).
+  if (is_mps(self)) check_dtype(target.scalar_type());
   synchronize_all();
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const bool is_one_buffer = is_mps(self) && is_mps(target) &&
@@ -164,25 +208,6 @@ at::Tensor copy_from_and_resize(const at::Tensor& self,
   return copy_from(self, target, false);
 }
 
-// Early versions' fallback leaves lists of indices on their device.
-c10::IValue on_cpu(const c10::IValue& value) {
-  auto indices = value.toOptionalTensorList().copy();
-  for (size_t i = 0; i < indices.size(); ++i) {
-    const auto index = indices.get(i);
-    if (index.has_value() && index->defined()) indices.set(i, index->cpu());
-  }
-  return indices;
-}
-
-void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  const size_t count = op.schema().arguments().size();
-  for (size_t i = stack->size() - count; i < stack->size(); ++i) {
-    c10::IValue& value = (*stack)[i];
-    if (value.isOptionalTensorList()) value = on_cpu(value);
-  }
-  at::native::cpu_fallback(op, stack);
-}
-
 TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("empty.memory_format", &empty);
   m.impl("empty_strided", &empty_strided);
@@ -193,10 +218,6 @@ TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("copy_", &copy_);
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
-}
-
-TORCH_LIBRARY_IMPL(_, MPS, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
 
 // One device and, for autograd, one stream.
@@ -257,6 +278,9 @@ class MPSHooks final : public MPSHooksInterface {
   }
   Allocator* getMPSDeviceAllocator() const { return &standin::allocator(); }
   void deviceSynchronize() const { standin::synchronize_all(); }
+  size_t getCurrentAllocatedMemory() const { return standin::in_use; }
+  size_t getDriverAllocatedMemory() const { return standin::given; }
+  void emptyCache() const { standin::given = standin::in_use.load(); }
 };
 
 C10_REGISTER_CLASS(MPSHooksRegistry, MPSHooks, MPSHooks)

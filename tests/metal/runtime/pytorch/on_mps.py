@@ -50,6 +50,21 @@ def test_tensors_are_metal_buffers(device: torch.device) -> None:
     assert found.byte_offset == 40 * 16 * 4
 
 
+def test_refuses_what_mps_refuses(device: torch.device) -> None:
+    """No tensor of float64, no conversion to it, no operator that MPS lacks."""
+    there = torch.zeros(2).to(device)
+    for attempt in (
+        lambda: torch.zeros(2, dtype=torch.float64).to(device),
+        lambda: torch.zeros(2, dtype=torch.float64, device=device),
+        lambda: there.double(),
+        lambda: there.to("cpu", torch.float64),
+    ):
+        with pytest.raises(TypeError, match="float64"):
+            attempt()
+    with pytest.raises(NotImplementedError, match="aten::geqrf"):
+        torch.geqrf(there.expand(2, 2))
+
+
 def dispatches() -> int:
     """Return how many dispatches were encoded; the encoder must still be open."""
     messages = standin.take_encoded()
@@ -287,11 +302,8 @@ def test_doctor_reports_threads_and_times(
 
     The report holds times of ours beside PyTorch's own attention.
     """
-    # As in our own start (test_mps_key.py): PyTorch looks for MPS once.
-    library = os.environ["ORCHARD_LIBRARY_DIR"] + "/_C.so"
-    first = f"import torch\ntorch.ops.load_library({library!r})\n"
     # A GPU's shapes would take hours, and its dtype is none of the CPU's in 2.1.
-    first += "from orchard_ops._perf import timing\n"
+    first = "from orchard_ops._perf import timing\n"
     first += "for name in ('SHAPES', 'DTYPES'):\n"
     first += "    rows = getattr(timing, name)\n    rows['mps'] = rows['metalsim']\n"
     # PyTorch's own attention asks for a choice that no kernel of the stand-in makes.

@@ -1,0 +1,47 @@
+"""Every Python with this folder on PYTHONPATH has MPS as soon as it imports torch.
+
+So have pytest's workers and the children that tests start.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds torch as ever, and has the stand-in loaded right after it.
+
+    PyTorch looks for MPS once, maybe while what needs it is imported.
+    """
+
+    def find_spec(
+        self,
+        name: str,
+        _path: Sequence[str] | None,
+        _target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return torch's spec, once, with another loader's end."""
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_load(module: ModuleType) -> None:
+            execute(module)
+            library = f"{os.environ['ORCHARD_LIBRARY_DIR']}/_C.so"
+            module.ops.load_library(library)
+
+        spec.loader.exec_module = execute_and_load  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
