@@ -24,7 +24,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 VERSIONS = nox.project.load_toml(ROOT / "versions.toml")
 MATRIX = VERSIONS["torch"]
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-BUILD_TOOLS = [*PROJECT["build-system"]["requires"], "cmake>=3.24", "ninja>=1.10"]
+CMAKE = ("cmake>=3.24", "ninja>=1.10")
+BUILD_TOOLS = [*PROJECT["build-system"]["requires"], *CMAKE]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FORMATTED = (".cpp", ".h", ".metal")
 DEMO_TORCH = VERSIONS["package"]["default"]
@@ -241,14 +242,15 @@ def tune(session: nox.Session) -> None:
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
-    session.install(f"ziglang=={VERSIONS['package']['ziglang']}")
+    session.install(f"ziglang=={VERSIONS['package']['ziglang']}", *CMAKE)
     session.run("python", "packaging", "macos.wheels", *session.posargs)
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def compile_macos(session: nox.Session) -> None:
     """Compile all of csrc/ for macOS, warnings as errors, on any machine (--torch)."""
-    session.install(f"ziglang=={VERSIONS['package']['ziglang']}", "pybind11>=2.12")
+    zig = f"ziglang=={VERSIONS['package']['ziglang']}"
+    session.install(zig, *CMAKE, "pybind11>=2.12")
     session.run("python", "packaging", "macos.compile", *session.posargs)
     wheels = VERSIONS["macos"]["compile"]
     session.run("python", "packaging", "macos.mps_operators", "--check", *wheels)

@@ -21,3 +21,7 @@ def table(name: str) -> dict[str, Any]:
 def versions() -> dict[str, Any]:
     """Return versions.toml."""
     return table("versions.toml")
+
+
+class Failure(SystemExit):
+    """What makes a package unfit, one sentence a line."""

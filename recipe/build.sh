@@ -14,7 +14,7 @@ if [[ $target_platform == osx-arm64 ]]; then
   fi
   "$python" packaging macos.wheels --tree "$SP_DIR" \
     --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
-    --work "${ORCHARD_MACOS_OBJECTS:-$SRC_DIR/build/macos}" --out dist
+    --out dist
   "$python" -m zipfile -e dist/*.whl "$SP_DIR"
   exit
 fi

@@ -114,14 +114,8 @@ def add_compilers(channel: Channel) -> None:
         *(channel, Package("gxx_linux-64", "12.0", LINUX)),
         "export CC=$(command -v gcc) CXX=$(command -v g++)\n",
     )
-    # Builds for several deployment targets share their objects.  A build's script
-    # sees none of our variables, so the compiler brings this one.
-    objects = channel.folder.resolve().parent / "objects"
     needs = ["python", "ziglang"]
-    activation(
-        *(channel, Package("clangxx_osx-arm64", "19.0", LINUX, depends=needs)),
-        f"export ORCHARD_MACOS_OBJECTS='{objects}'\n",
-    )
+    channel.empty(Package("clangxx_osx-arm64", "19.0", LINUX, depends=needs))
     channel.empty(Package("cross-python_osx-arm64", PYTHON, LINUX))
     for target in MATRIX["macos"]["deployment_targets"]:
         name = "macosx_deployment_target_osx-arm64"

@@ -1,103 +1,98 @@
-"""Compile and link what a macOS wheel holds, each object once."""
+"""Build for a Mac with CMake: Apple's clang on a Mac, elsewhere zig's (zig.cmake)."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
+import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from project import ROOT
+from project import ROOT, Failure
 
-from macos import checks
-from macos.pack import sources
-from macos.toolchain import Toolchain, run
-
-WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+IS_NATIVE = sys.platform == "darwin"
+# What a packager's environment sets for a compiler of its own.
+DROPPED = ("CXX", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR")
 
 
-def text_digest() -> bytes:
-    """Return a digest of every text that an object may depend on."""
-    digest = hashlib.sha256()
-    for path in sources("csrc/**/*.h", "kernels/**/*"):
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.digest()
+def zig() -> Path:
+    """Return the zig of the Python module ziglang."""
+    import ziglang  # type: ignore[import-untyped]
+
+    return Path(ziglang.__file__).parent / "zig"
 
 
-class Builder:
-    """The objects, libraries and wheels of one folder."""
+def compiler_name() -> str:
+    """Return what the wheels' table calls the compiler."""
+    if IS_NATIVE:
+        return "Apple clang"
+    asked = [str(zig()), "version"]
+    done = subprocess.run(asked, check=True, text=True, capture_output=True)
+    return f"zig {done.stdout.strip()}"
 
-    def __init__(
-        self, folder: Path, toolchain: Toolchain, tree: Path, metal_cpp: Path
-    ) -> None:
-        """Build in a folder, for an unpacked PyTorch, with metal-cpp's headers."""
-        self.folder, self.toolchain = folder, toolchain
-        self.tree, self.metal_cpp = tree, metal_cpp
-        self.places = {str(p): n for n, p in enumerate((tree, metal_cpp, folder, ROOT))}
-        self.digest = text_digest()
-        self.tables = checks.metal_cpp_tables(metal_cpp)
 
-    def embedded(self) -> Path:
-        """Write the kernels' texts as C++."""
-        out = self.folder / "embedded_texts.cpp"
-        texts = sources("kernels/*.metal", "kernels/**/*.h")
-        run(sys.executable, ROOT / "cmake" / "embed.py", out, ROOT, *texts)
-        return out
+def run(*command: str | Path) -> None:
+    """Run a command; its output is the error if it fails."""
+    environment = {name: v for name, v in os.environ.items() if name not in DROPPED}
+    done = subprocess.run(command, text=True, capture_output=True, env=environment)
+    if done.returncode != 0:
+        raise Failure(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
-    def compile(self, source: Path, target: str, name: str, flags: list[str]) -> Path:
-        """Compile a file, unless its object is there already."""
-        command = [*self.toolchain.compiler(target), "-c", "-std=c++20", "-O2", "-g0"]
-        command += [*WARNINGS, "-fblocks", "-fPIC", *self.toolchain.compile_flags()]
-        # No path of this machine may travel in __FILE__.
-        command += [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={self.folder}=."]
-        command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT}", *flags, str(source)]
-        # Where inputs lie changes nothing, so another place finds the same objects.
-        text = "\0".join([self.toolchain.name, *command[command.index("-c") :]])
-        for place, number in self.places.items():
-            text = text.replace(place, f"<{number}>")
-        key = hashlib.sha256(f"{target}\0{text}".encode() + self.digest)
-        key.update(source.read_bytes())
-        out = self.folder / name / f"{source.stem}-{key.hexdigest()[:16]}.o"
-        if not out.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            run(*command, "-o", str(out) + ".part")
-            Path(str(out) + ".part").rename(out)
-        return out
 
-    def compile_all(
-        self, files: list[Path], target: str, name: str, flags: list[str]
-    ) -> list[Path]:
-        """Compile files, as many at a time as there are processors."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(
-                pool.map(lambda file: self.compile(file, target, name, flags), files)
-            )
+@dataclass(frozen=True)
+class Build:
+    """CMake's build folder for one PyTorch."""
 
-    def device_objects(self, target: str) -> list[Path]:
-        """Compile the device library: no torch in it."""
-        files = sources("csrc/device/*.cpp", "csrc/device/metal/*.cpp")
-        flags = [f"-isystem{self.metal_cpp}"]
-        return self.compile_all([*files, self.embedded()], target, "device", flags)
+    folder: Path
+    tree: Path  # of an unpacked PyTorch wheel
+    metal_cpp: Path
+    oldest: str  # macOS that the objects are for
 
-    def operator_objects(self, target: str, version: str) -> list[Path]:
-        """Compile the operators for a PyTorch."""
-        include = self.tree / "torch" / "include"
-        major, minor, _ = version.split(".")
-        flags = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
-        flags += [f"-ffile-prefix-map={self.tree}=.", "-DORCHARD_WITH_METAL"]
-        flags += [f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"]
-        flags += [f'-DORCHARD_TORCH_VERSION="{version}"']
-        files = sources(
-            "csrc/torch/*.cpp", "csrc/torch/trace/*.cpp", "csrc/attention/*.cpp"
-        )
-        return self.compile_all(files, target, f"torch-{version}", flags)
+    @property
+    def stubs(self) -> Path:
+        """Return where zig looks for the system's libraries."""
+        return self.folder / "stubs"
 
-    def link(self, target: str, objects: list[Path], out: Path, *also: str) -> Path:
-        """Link one library that finds its neighbours by its own place."""
-        out.parent.mkdir(parents=True, exist_ok=True)
-        command = [*self.toolchain.linker(target), "-o", str(out), *map(str, objects)]
-        command += [f"-Wl,-install_name,@rpath/{out.name}", *also]
-        run(*command, *self.toolchain.system_libraries())
-        return out
+    @property
+    def stamp(self) -> Path:
+        """Return the module that says which PyTorch the build is for."""
+        return self.folder / "orchard_ops" / "_build_info.py"
+
+    def configure(self, **options: str) -> None:
+        """Run CMake; options are variables of its."""
+        options |= {
+            "Python_EXECUTABLE": sys.executable,
+            "ORCHARD_TORCH_WHEEL": str(self.tree),
+            "ORCHARD_METAL_CPP_DIR": str(self.metal_cpp),
+            "ORCHARD_WERROR": "ON",
+            "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+        }
+        if IS_NATIVE:
+            options["CMAKE_OSX_ARCHITECTURES"] = "arm64"
+            options["CMAKE_OSX_DEPLOYMENT_TARGET"] = self.oldest
+        else:
+            options["CMAKE_TOOLCHAIN_FILE"] = str(Path(__file__).with_name("zig.cmake"))
+            options["ORCHARD_ZIG"] = str(zig())
+            options["ORCHARD_STUBS"] = str(self.stubs)
+            options["ORCHARD_MACOS"] = self.oldest
+        defined = [f"-D{name}={value}" for name, value in options.items()]
+        run("cmake", "-S", ROOT, "-B", self.folder, "-G", "Ninja", *defined)
+
+    def make(self) -> None:
+        """Build; what cannot be compiled is named whole, not one file at a time."""
+        run("cmake", "--build", self.folder, "--", "-k", "0")
+
+    def link(self, target: str) -> list[Path]:
+        """Build the wheel's libraries for a macOS; the objects serve every one."""
+        system = "-mmacosx-version-min=" if IS_NATIVE else "-target aarch64-macos."
+        flags = f"-s {system}{target}"
+        self.configure(CMAKE_SHARED_LINKER_FLAGS=flags, CMAKE_MODULE_LINKER_FLAGS=flags)
+        self.make()
+        folder = self.folder / "orchard_ops"
+        return [folder / "liborchard_device.dylib", folder / "_C.so"]
+
+    def objects(self) -> dict[Path, Path]:
+        """Return source → object of all that is compiled."""
+        commands = json.loads((self.folder / "compile_commands.json").read_text())
+        return {Path(each["file"]): self.folder / each["output"] for each in commands}

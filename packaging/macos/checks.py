@@ -190,7 +190,8 @@ def misbuilt(binary: MachO, target: str, image: bytes, folders: list[str]) -> li
     problems = []
     if binary.minimum_os != target:
         problems.append(f"minimum macOS is {binary.minimum_os}, not {target}")
-    if binary.install_name != f"@rpath/{binary.path.name}":
+    name = "" if binary.is_bundle else f"@rpath/{binary.path.name}"
+    if binary.install_name != name:
         problems.append(f"install name is {binary.install_name}")
     if not binary.is_signed:
         problems.append("no signature: arm64 macOS refuses to load it")

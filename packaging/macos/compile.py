@@ -11,72 +11,36 @@ Usage: python packaging macos.compile [--torch 2.1.2 ...]
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sysconfig
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from project import ROOT
+from project import ROOT, Failure, versions
 
 from macos import downloads
-from macos.build import WARNINGS
-from macos.pack import MATRIX, sources
-from macos.toolchain import Failure, Toolchain
+from macos.build import Build
 
+MATRIX = versions()
 PAIRS: dict[str, str] = MATRIX["macos"]["compile"]
 PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
-
-
-def flags(version: str, tree: Path, metal_cpp: Path) -> list[str]:
-    """Return what a native build with CMake compiles with, for a PyTorch."""
-    import pybind11
-
-    include = tree / "torch" / "include"
-    major, minor, _ = version.split(".")
-    return [
-        *(f"-I{ROOT / 'csrc'}", f"-I{ROOT}"),
-        *("-isystem", str(include)),
-        *("-isystem", str(include / "torch" / "csrc" / "api" / "include")),
-        *("-isystem", str(metal_cpp)),
-        # Of the Python that runs this: the module needs some Python's declarations.
-        *("-isystem", pybind11.get_include()),
-        *("-isystem", sysconfig.get_path("include")),
-        "-DORCHARD_WITH_METAL",
-        *(f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"),
-        f'-DORCHARD_TORCH_VERSION="{version}"',
-    ]
-
-
-def problem(command: list[str], source: Path) -> str:
-    """Return what the compiler says against a file, or nothing."""
-    # zig wants an object even of a check of the syntax.
-    with tempfile.TemporaryDirectory(prefix="orchard-compile-") as folder:
-        output = ["-o", str(Path(folder, "object.o"))]
-        done = subprocess.run(
-            [*command, str(source), *output], text=True, capture_output=True
-        )
-    return "" if done.returncode == 0 else f"{source.relative_to(ROOT)}\n{done.stderr}"
 
 
 def compile_all(version: str, metal_cpp_version: str) -> int:
     """Compile every file for one pair; return how many there were.
 
     Raises:
-        Failure: some do not compile; holds the compiler's text of each.
+        Failure: some do not compile, or no target of CMake has them; names them.
     """
-    tree = downloads.torch_tree(version, PYTHON)
-    metal_cpp = downloads.metal_cpp(PYTHON, metal_cpp_version)
-    toolchain = Toolchain(is_native=False, stubs=ROOT)
-    command = [*toolchain.compiler(MATRIX["macos"]["torch"][version])]
-    command += ["-c", "-O0", "-std=c++20", "-fblocks", *WARNINGS]
-    command += [*toolchain.compile_flags(), *flags(version, tree, metal_cpp)]
-    files = sources("csrc/**/*.cpp")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        said = list(pool.map(lambda source: problem(command, source), files))
-    if found := [text for text in said if text]:
-        raise Failure(f"for PyTorch {version} on macOS:\n" + "\n".join(found))
+    build = Build(
+        ROOT / "build" / "macos" / f"compile-{version}",
+        downloads.torch_tree(version, PYTHON),
+        downloads.metal_cpp(PYTHON, metal_cpp_version),
+        MATRIX["macos"]["torch"][version],
+    )
+    fast = "-O0 -DNDEBUG"
+    parts = {"ORCHARD_SIMULATOR": "ON", "ORCHARD_COMPILE_ONLY": "ON"}
+    build.configure(CMAKE_CXX_FLAGS_RELEASE=fast, **parts)
+    build.make()
+    files = set(ROOT.glob("csrc/**/*.cpp"))
+    if left_out := sorted(files - build.objects().keys()):
+        raise Failure(f"CMake compiles no {', '.join(map(str, left_out))}")
     return len(files)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 MAGIC = 0xFEEDFACF  # 64 bits, little endian
 ARM64 = 0x0100000C
+BUNDLE = 8  # A module of Apple's linker: it has no name for others to link to.
 SYMTAB, ID_DYLIB, UUID, RPATH, BUILD_VERSION, SIGNATURE = (
     *(0x2, 0xD, 0x1B, 0x8000001C, 0x32, 0x1D),
 )
@@ -33,6 +34,7 @@ class MachO:
     uuid: str = ""
     minimum_os: str = ""
     sdk: str = ""
+    is_bundle: bool = False
     is_signed: bool = False
     libraries: list[str] = field(default_factory=list)
     rpaths: list[str] = field(default_factory=list)
@@ -75,9 +77,10 @@ def read(path: Path) -> MachO:
     found = MachO(path)
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        magic, machine, _, _, count, _ = struct.unpack_from("<6I", data)
+        magic, machine, _, kind, count, _ = struct.unpack_from("<6I", data)
         if (magic, machine) != (MAGIC, ARM64):
             raise SystemExit(f"{path}: no thin arm64 Mach-O file")
+        found.is_bundle = kind == BUNDLE
         at, symbols = 32, 0
         for _ in range(count):
             command, size = struct.unpack_from("<2I", data, at)

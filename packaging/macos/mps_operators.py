@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import re
 
-from project import ROOT
+from project import ROOT, Failure
 
 from macos import downloads, macho
 from macos.pack import MATRIX
-from macos.toolchain import Failure
 
 TABLE = ROOT / "tests" / "metal" / "mps_operators.txt"
 VERSIONS: list[str] = list(MATRIX["macos"]["torch"])

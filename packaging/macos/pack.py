@@ -8,9 +8,7 @@ import zipfile
 from pathlib import Path
 
 import wheel_metadata
-from project import ROOT, table, versions
-
-from macos.toolchain import Failure
+from project import ROOT, Failure, table, versions
 
 MATRIX = versions()
 PROJECT = table("pyproject.toml")["project"]
@@ -53,17 +51,13 @@ def tag(target: str) -> str:
     return f"py3-none-macosx_{target.replace('.', '_')}_arm64"
 
 
-def wheel_files(version: str, target: str, binaries: list[Path]) -> dict[str, bytes]:
+def wheel_files(version: str, target: str, built: list[Path]) -> dict[str, bytes]:
     """Return every file of a wheel but its RECORD."""
     files = {
         str(path.relative_to(ROOT)): path.read_bytes()
         for path in sources("orchard_ops/**/*.py", "orchard_ops/py.typed")
     }
-    files.update({f"orchard_ops/{path.name}": path.read_bytes() for path in binaries})
-    template = (ROOT / "cmake" / "build_info.py.in").read_text()
-    built = template.replace("@PROJECT_VERSION@", PROJECT["version"])
-    built = built.replace("@ORCHARD_TORCH_VERSION@", version)
-    files["orchard_ops/_build_info.py"] = built.encode()
+    files |= {f"orchard_ops/{path.name}": path.read_bytes() for path in built}
     info = f"orchard_ops-{wheel_version(version)}.dist-info"
     scripts = "".join(f"{n} = {at}\n" for n, at in PROJECT["scripts"].items())
     files[f"{info}/METADATA"] = metadata(version).encode()
@@ -82,9 +76,9 @@ def record(name: str, data: bytes) -> str:
     return f"{name},sha256={digest.decode()},{len(data)}\n"
 
 
-def pack(version: str, target: str, binaries: list[Path], into: Path) -> Path:
+def pack(version: str, target: str, built: list[Path], into: Path) -> Path:
     """Write a wheel whose bytes depend on its files alone."""
-    files = wheel_files(version, target, binaries)
+    files = wheel_files(version, target, built)
     info = next(name for name in files if name.endswith("/WHEEL")).rpartition("/")[0]
     rows = "".join(record(name, data) for name, data in files.items())
     files[f"{info}/RECORD"] = f"{rows}{info}/RECORD,,\n".encode()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from project import Failure
+
 from macos import checks, macho
-from macos.toolchain import Failure
+from macos.build import zig
 
 
 def libraries(tree: Path) -> list[macho.MachO]:
@@ -17,10 +18,7 @@ def libraries(tree: Path) -> list[macho.MachO]:
 
 def libsystem_stub() -> Path:
     """Return the text stub of libSystem that zig carries."""
-    import ziglang  # type: ignore[import-untyped]
-
-    folder = Path(ziglang.__file__).parent
-    return folder / "lib" / "libc" / "darwin" / "libSystem.tbd"
+    return zig().parent / "lib" / "libc" / "darwin" / "libSystem.tbd"
 
 
 def owners_for(target: str, torch: list[macho.MachO]) -> checks.Owners:
@@ -39,10 +37,14 @@ def owners_for(target: str, torch: list[macho.MachO]) -> checks.Owners:
 
 def write_stubs(owners: checks.Owners, folder: Path) -> None:
     """Write stubs of the system's libraries but libSystem, which zig has."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for owner in (checks.CXX, checks.OBJC, checks.METAL, checks.FOUNDATION):
-        (folder / f"{Path(owner).name}.tbd").write_text(owners.stub(owner))
+    for name, owner in {
+        "libc++.1.tbd": checks.CXX,
+        "libobjc.tbd": checks.OBJC,
+        "Metal.framework/Metal.tbd": checks.METAL,
+        "Foundation.framework/Foundation.tbd": checks.FOUNDATION,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(owners.stub(owner))
 
 
 def check(
@@ -62,8 +64,7 @@ def check(
         found += checks.misbuilt(binary, target, path.read_bytes(), folders)
         problems += [f"{path.name}: {sentence}" for sentence in found]
         count += len(binary.imports)
-    senders = [o for o in objects if not o.name.startswith("implementation-")]
-    used = checks.messages([macho.read(path) for path in senders])
+    used = checks.messages([macho.read(path) for path in objects])
     problems += checks.unfit_messages(used, tables, target)
     if problems:
         raise Failure("\n".join(problems))

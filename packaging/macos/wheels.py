@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,16 +27,14 @@ from typing import Any
 
 import contents
 import find_torch
-from project import ROOT
+from project import ROOT, Failure
 
 from macos import downloads
-from macos.build import Builder
-from macos.checks import number
+from macos.build import Build, compiler_name
+from macos.checks import metal_cpp_tables, number
 from macos.pack import MATRIX, check_wheel, pack
 from macos.proof import check, libraries, owners_for, write_stubs
-from macos.toolchain import Failure, Toolchain
 
-DEVICE, OPERATORS = "liborchard_device.dylib", "_C.so"
 TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>9}  "
 PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
 HEADINGS = {
@@ -51,30 +48,21 @@ def build_torch(
 ) -> list[dict[str, Any]]:
     """Build the wheels of one PyTorch; return a row of the table for each."""
     folder, into = options.work.resolve(), options.out.resolve()
-    tree = options.tree or downloads.torch_tree(version, PYTHON)
-    torch = libraries(tree)
-    toolchain = Toolchain(sys.platform == "darwin", folder / f"stubs-{version}")
-    metal_cpp = options.metal_cpp or downloads.metal_cpp(PYTHON)
-    builder = Builder(folder, toolchain, tree.resolve(), metal_cpp.resolve())
+    tree = (options.tree or downloads.torch_tree(version, PYTHON)).resolve()
+    metal_cpp = (options.metal_cpp or downloads.metal_cpp(PYTHON)).resolve()
+    torch, tables = libraries(tree), metal_cpp_tables(metal_cpp)
     lowest = MATRIX["macos"]["torch"][version]
-    operators = builder.operator_objects(lowest, version)
-    device = builder.device_objects(lowest)
+    build = Build(folder / f"torch-{version}", tree, metal_cpp, lowest)
+    folders = [*map(str, (tree, metal_cpp, folder, ROOT)), str(Path.home())]
     rows = []
     for target in targets:
         owners = owners_for(target, torch)
-        write_stubs(owners, toolchain.stubs)
-        place = folder / f"torch-{version}" / target
-        library = builder.link(target, device, place / DEVICE)
-        torch_libraries = [str(found.path) for found in torch]
-        rpaths = [f"-Wl,-rpath,@loader_path{p}" for p in ("", "/../torch/lib")]
-        also = [str(library), *torch_libraries, *rpaths]
-        module = builder.link(target, operators, place / OPERATORS, *also)
-        folders = [*builder.places, str(Path.home())]
-        objects = [*device, *operators]
-        count, sent = check(
-            builder.tables, folders, target, owners, [library, module], objects
-        )
-        wheel = pack(version, target, [library, module], into)
+        write_stubs(owners, build.stubs)
+        binaries = build.link(target)
+        # The one file that spells out all of metal-cpp's tables sends nothing.
+        objects = [o for s, o in build.objects().items() if s.stem != "implementation"]
+        count, sent = check(tables, folders, target, owners, binaries, objects)
+        wheel = pack(version, target, [*binaries, build.stamp], into)
         check_wheel(wheel, version, target)
         held = contents.read_wheel(wheel)
         minor = version.rpartition(".")[0]
@@ -86,7 +74,7 @@ def build_torch(
                 "torch": version,
                 "python": "any 3",
                 "target": target,
-                "built_with": toolchain.name,
+                "built_with": compiler_name(),
                 "bytes": wheel.stat().st_size,
                 "symbols": count,
                 "messages": len(sent),

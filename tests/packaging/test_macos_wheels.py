@@ -173,10 +173,11 @@ def packed(folder: Path, version: str) -> Path:
     """Pack a wheel as the tool does, around binaries that only a Mac can load."""
     from macos import pack
 
-    binaries = []
+    built = [folder / "_build_info.py"]
+    built[0].write_text(f'VERSION = "0.1.0"\nTORCH_VERSION = "{version}"\n')
     for name in ("liborchard_device.dylib", "_C.so"):
-        binaries.append(library(folder).rename(folder / name))
-    return pack.pack(version, TARGET, binaries, folder)
+        built.append(library(folder).rename(folder / name))
+    return pack.pack(version, TARGET, built, folder)
 
 
 def test_a_wheel_depends_on_its_files_alone(tmp_path: Path) -> None:
