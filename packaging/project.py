@@ -23,5 +23,23 @@ def versions() -> dict[str, Any]:
     return table("versions.toml")
 
 
+def minor(version: str) -> str:
+    """Return the minor version that a version belongs to."""
+    return version.rpartition(".")[0]
+
+
+def default_python() -> str:
+    """Return the Python of the PyTorch that is built where nobody names another."""
+    matrix = versions()
+    return str(matrix["torch"][matrix["package"]["default"]]["python"])
+
+
+def macos_targets(matrix: dict[str, Any], version: str) -> list[str]:
+    """Return the deployment targets that a PyTorch has packages for."""
+    lowest = float(matrix["macos"]["torch"][version])
+    known: list[str] = matrix["macos"]["deployment_targets"]
+    return [target for target in known if float(target) >= lowest]
+
+
 class Failure(SystemExit):
     """What makes a package unfit, one sentence a line."""

@@ -16,7 +16,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "packaging"))
 from conda import variants  # noqa: E402
-from conda.variants import minor  # noqa: E402
+from project import minor  # noqa: E402
 
 from nix import wheels  # noqa: E402
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import rattler
 from macos import macho
-from project import ROOT
+from project import ROOT, minor
 from rattler.exceptions import SolverError
 
 from conda import standins
@@ -169,10 +169,10 @@ def check_refusal(variant: Variant, folders: Sequence[Path]) -> str:
     """Ask for a package beside every other PyTorch; return the solver's reason."""
     reason = ""
     for entry in MATRIX["torch"].values():
-        minor = entry["version"].rpartition(".")[0]
-        if minor == variant.torch:
+        other = minor(entry["version"])
+        if other == variant.torch:
             continue
-        specs = [f"orchard-ops * {variant.build}", f"pytorch {minor}.*"]
+        specs = [f"orchard-ops * {variant.build}", f"pytorch {other}.*"]
         try:
             solve(folders, specs, variant.platform)
         except RefusedError as refused:
@@ -180,7 +180,7 @@ def check_refusal(variant: Variant, folders: Sequence[Path]) -> str:
             if variant.build not in reason or f",<{below_next(variant)}" not in reason:
                 raise SystemExit(f"an unreadable reason: {reason}") from refused
         else:
-            raise SystemExit(f"{variant.build} was paired with PyTorch {minor}")
+            raise SystemExit(f"{variant.build} was paired with PyTorch {other}")
     return reason
 
 

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 import contents
-from project import ROOT
+from project import ROOT, minor
 from rattler_build import Package
 
 from conda import environments, standins
@@ -36,7 +36,7 @@ from conda.channel import (
     Channel,
     build_recipe,
 )
-from conda.variants import RECIPE, Variant, minor, rendered
+from conda.variants import RECIPE, Variant, rendered
 
 ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
 SAMPLE_TORCH = minor(MATRIX["torch"][MATRIX["package"]["default"]]["version"])

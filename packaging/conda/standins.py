@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cpu_torch
 from macos import downloads
+from project import minor
 
 from conda.channel import (
     LINUX,
@@ -55,7 +56,7 @@ def python_package(version: str, name: str) -> Package:
     """Describe a Python; what is built with it is pinned to its minor."""
     return Package(
         *("python", version, name),
-        weak=[abi(version.rpartition(".")[0])],
+        weak=[abi(minor(version))],
         noarch=["python"],
         build="{hash}_0_cpython",
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from project import ROOT, versions
+from project import ROOT, macos_targets, minor, versions
 
 RECIPE = ROOT / "recipe" / "recipe.yaml"
 HEAD = "# Written by packaging/conda/variants.py from versions.toml.\n"
@@ -67,11 +67,6 @@ def rendered(platform: str, built_on: str = "linux-64") -> list[Variant]:
     return variants
 
 
-def minor(version: str) -> str:
-    """Return the minor version that a version belongs to."""
-    return version.rpartition(".")[0]
-
-
 def linux(matrix: dict[str, Any]) -> dict[str, list[str]]:
     """Return PyTorch by Python: the simulator is an extension of one Python."""
     rows = [
@@ -92,8 +87,7 @@ def macos(matrix: dict[str, Any]) -> dict[str, list[str]]:
             matrix["macos"]["sdk"][target],
         )
         for entry in matrix["torch"].values()
-        for target in matrix["macos"]["deployment_targets"]
-        if float(target) >= float(matrix["macos"]["torch"][entry["version"]])
+        for target in macos_targets(matrix, entry["version"])
     ]
     names = ("pytorch", "python", "c_stdlib_version", "MACOSX_SDK_VERSION")
     return columns(names, rows)

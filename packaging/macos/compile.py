@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 
-from project import ROOT, Failure, versions
+from project import ROOT, Failure, default_python, versions
 
 from macos import downloads
 from macos.build import Build
 
 MATRIX = versions()
 PAIRS: dict[str, str] = MATRIX["macos"]["compile"]
-PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
+PYTHON = default_python()
 
 
 def compile_all(version: str, metal_cpp_version: str) -> int:

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import re
 
-from project import ROOT, Failure
+from project import ROOT, Failure, default_python, versions
 
 from macos import downloads, macho
-from macos.pack import MATRIX
 
 TABLE = ROOT / "tests" / "metal" / "mps_operators.txt"
-VERSIONS: list[str] = list(MATRIX["macos"]["torch"])
-PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
+VERSIONS: list[str] = list(versions()["macos"]["torch"])
+PYTHON = default_python()
 OUT = re.compile("_outf?$")
 FUNCTION = re.compile(r"__ZN2at3mps(\d+)(\w+)")
 HEAD = """\

@@ -8,9 +8,8 @@ import zipfile
 from pathlib import Path
 
 import wheel_metadata
-from project import ROOT, Failure, table, versions
+from project import ROOT, Failure, minor, table
 
-MATRIX = versions()
 PROJECT = table("pyproject.toml")["project"]
 EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
 
@@ -118,7 +117,7 @@ def check_wheel(wheel: Path, version: str, target: str) -> None:
         files = {name: archive.read(name) for name in archive.namelist()}
     info = f"orchard_ops-{wheel_version(version)}.dist-info"
     texts = {name: data.decode() for name, data in files.items() if info in name}
-    minor = version.rpartition(".")[0]
+    needed = f"torch=={minor(version)}.*"
     claims = {
         "the file's name": (wheel.name.endswith(f"-{tag(target)}.whl"), wheel.name),
         "the tag": (
@@ -126,7 +125,7 @@ def check_wheel(wheel: Path, version: str, target: str) -> None:
             texts[f"{info}/WHEEL"],
         ),
         "the requirement": (
-            requirement_on_torch(texts[f"{info}/METADATA"]) == f"torch=={minor}.*",
+            requirement_on_torch(texts[f"{info}/METADATA"]) == needed,
             requirement_on_torch(texts[f"{info}/METADATA"]),
         ),
         "the loader's stamp": (

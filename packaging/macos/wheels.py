@@ -27,16 +27,17 @@ from typing import Any
 
 import contents
 import find_torch
-from project import ROOT, Failure
+from project import ROOT, Failure, default_python, macos_targets, minor, versions
 
 from macos import downloads
 from macos.build import Build, compiler_name
 from macos.checks import metal_cpp_tables, number
-from macos.pack import MATRIX, check_wheel, pack
+from macos.pack import check_wheel, pack
 from macos.proof import check, libraries, owners_for, write_stubs
 
 TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>9}  "
-PYTHON = MATRIX["torch"][MATRIX["package"]["default"]]["python"]
+PYTHON = default_python()
+MATRIX = versions()
 HEADINGS = {
     **{name: name for name in ("torch", "python", "target", "bytes", "symbols")},
     "messages": "selectors",
@@ -65,8 +66,7 @@ def build_torch(
         wheel = pack(version, target, [*binaries, build.stamp], into)
         check_wheel(wheel, version, target)
         held = contents.read_wheel(wheel)
-        minor = version.rpartition(".")[0]
-        if found := contents.problems(held, minor, folders):
+        if found := contents.problems(held, minor(version), folders):
             raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
         rows.append(
             {
@@ -138,12 +138,9 @@ def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     chosen: dict[str, list[str]] = {}
     if options.tree:
         options.torch = [find_torch.torch_version(options.tree / "torch")]
-    for version, lowest in MATRIX["macos"]["torch"].items():
-        targets = [
-            target
-            for target in options.target or MATRIX["macos"]["deployment_targets"]
-            if number(target) >= number(lowest)
-        ]
+    for version in MATRIX["macos"]["torch"]:
+        known = macos_targets(MATRIX, version)
+        targets = [t for t in known if t in (options.target or known)]
         if targets and version in (options.torch or [version]):
             chosen[version] = targets
     return chosen

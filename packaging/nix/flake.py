@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import contents
-from project import ROOT, versions
+from project import ROOT, macos_targets, minor, versions
 
 from nix import wheels
 
@@ -201,10 +201,10 @@ def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
         for python in pythons:
             key = f"{base}-py{python.replace('.', '')}"
             found[key] = str((version, python, lowest))
-        for target in matrix["macos"]["deployment_targets"]:
-            if system == wheels.DARWIN and float(target) >= float(lowest):
-                key = f"{base}-macos{target.partition('.')[0]}"
-                found[key] = str((version, pythons[0], target))
+        is_darwin = system == wheels.DARWIN
+        for target in macos_targets(matrix, version) if is_darwin else ():
+            key = f"{base}-macos{target.partition('.')[0]}"
+            found[key] = str((version, pythons[0], target))
     found["default"] = found[f"orchard-ops-{matrix['package']['default']}"]
     return found
 
@@ -321,7 +321,7 @@ def main() -> None:
                 attribute = f"path:{tree}#packages.{system}.orchard-ops-{name}"
                 package = realise(nix, tree, attribute)
                 version = matrix["torch"][name]["version"]
-                check_contents(package, version.rpartition(".")[0])
+                check_contents(package, minor(version))
                 print(f"built {package}")
                 shell = f"path:{tree}#devShells.{system}.{name}"
                 command = ("bash", "-c", f"cd {tree}; {CONFIGURE}")
