@@ -1,5 +1,5 @@
-// tests/specialisations/launches.cpp: see launches.h.  The plan itself runs, on
-// a device that runs nothing.
+// tests/metal/specialisations/launches.cpp: see launches.h.  The plan itself
+// runs, on a device that runs nothing.
 #include "launches.h"
 
 #include <iostream>

@@ -1,4 +1,5 @@
-// tests/specialisations/launches.h: the launches that a problem is cut into.
+// tests/metal/specialisations/launches.h: the launches that a problem is cut
+// into.
 #pragma once
 
 // Reads problems from standard input, one a line:
