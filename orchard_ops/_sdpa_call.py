@@ -40,6 +40,13 @@ HAS_GQA = _TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
 _HAS_BIASES = _TORCH >= (2, 3)  # there is torch.nn.attention.bias
 
 
+# Each call asks, so that they are looked up once.
+_count_modes = torch._C._len_torch_dispatch_stack
+_is_flash_enabled = torch._C._get_flash_sdp_enabled
+_is_tracing = torch._C._is_tracing
+_transforms = torch._C._functorch.peek_interpreter_stack
+
+
 class Call(NamedTuple):
     """The arguments of ``F.scaled_dot_product_attention``, in its order."""
 
@@ -90,21 +97,21 @@ def attend(call: Call) -> Tensor | str:
     reason = _reason_of_state(call)
     if reason:
         return reason
-    options = _options(call)
-    if is_compiling() or call.dropout_p:
-        return _attend_if_supported(call, options)
+    if call.dropout_p or is_causal_bias(call.attn_mask) or is_compiling():
+        return _attend_if_supported(call)
     try:
-        out: Tensor = flash_attention(call.query, call.key, call.value, **options)
+        out: Tensor = flash_attention(*call)
     except (InvalidProblemError, UnsupportedError):
-        reason = supports(call.query, call.key, call.value, **options)[1]
+        reason = supports(*call)[1]
         if not reason:  # not a call that is refused, but one that failed
             raise
         return reason
     return out
 
 
-def _attend_if_supported(call: Call, options: dict[str, Any]) -> Tensor | str:
+def _attend_if_supported(call: Call) -> Tensor | str:
     """Ask first: compilers take no try, and a call that is refused draws no seed."""
+    options = _options(call)
     tensors = (call.query, call.key, call.value)
     if is_compiling():
         return supports(*tensors, **options)[1] or flash_attention(*tensors, **options)
@@ -195,18 +202,18 @@ def _answers_for_operators(kind: type[Tensor]) -> bool:
 
 def _eager_reason(*tensors: Tensor) -> str:
     """Return what speaks against the kernels in this state of PyTorch."""
-    if torch._C._len_torch_dispatch_stack():
+    if _count_modes():
         modes = _get_current_dispatch_mode_stack()
         if [mode for mode in modes if type(mode) is ProxyTorchDispatchMode]:
             return "inside torch.fx.experimental.proxy_tensor.make_fx"
     for tensor in tensors:
         if type(tensor) is not Tensor and _answers_for_operators(type(tensor)):
             return "a subclass of Tensor that answers for PyTorch's operators"
-    if not torch._C._get_flash_sdp_enabled():
+    if not _is_flash_enabled():
         return "flash attention is switched off by torch.nn.attention.sdpa_kernel"
-    if torch._C._is_tracing():
+    if _is_tracing():
         return "inside torch.jit.trace"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _transforms() is not None:
         return "inside a torch.func transform"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation"

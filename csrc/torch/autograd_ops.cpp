@@ -122,9 +122,7 @@ struct ForwardFunction : Function<ForwardFunction> {
     variable_list saved{out, lse, stats};
     for (const Tensor& tensor : call.tensors()) saved.push_back(tensor);
     context->save_for_backward(std::move(saved));
-    c10::List<c10::IValue> options(c10::AnyType::get());
-    for (const c10::IValue& option : call.options()) options.push_back(option);
-    context->saved_data["options"] = options;
+    context->saved_data["options"] = call.options();
     context->mark_non_differentiable({stats});
     // out or lse, whichever nothing was made of, has no gradient.
     context->set_materialize_grads(false);
@@ -134,8 +132,9 @@ struct ForwardFunction : Function<ForwardFunction> {
   static variable_list backward(AutogradContext* context,
                                 const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
-    const Call call = Call::of(at::TensorList(saved).slice(3),
-                               context->saved_data["options"].toListRef());
+    const Call call =
+        Call::of(at::TensorList(saved).slice(3),
+                 context->saved_data["options"].toTupleRef().elements());
     const size_t inputs = differentiable(call).size();
     variable_list result(inputs + 1);  // one more for the call itself
     if (!grads[0].defined() && !grads[1].defined()) return result;
@@ -160,6 +159,13 @@ struct ForwardFunction : Function<ForwardFunction> {
   }
 };
 
+// Nobody above autograd looks at what was not asked for, and to make a Python
+// object of each takes longer than to check the call.
+void leave_out_alone(Stack& stack) {
+  torch::jit::drop(stack, 2);
+  torch::jit::push(stack, Tensor(), Tensor());
+}
+
 }  // namespace
 
 void refuse_second_derivatives() {
@@ -177,8 +183,11 @@ void forward_autograd(const c10::OperatorHandle& op,
                       c10::DispatchKeySet keys,
                       Stack* stack) {
   if (!has_derivative(torch::jit::last(*stack, Call::kArguments))) {
+    // As Call reads it: whether lse was asked for.
+    const bool is_lse_wanted = torch::jit::peek(*stack, 0, 1).toBool();
     at::AutoDispatchBelowADInplaceOrView guard;
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+    if (!is_lse_wanted) leave_out_alone(*stack);
     return;
   }
   const Call call = Call::take(kForward, *stack);
@@ -186,6 +195,7 @@ void forward_autograd(const c10::OperatorHandle& op,
       ForwardFunction::apply(at::TensorList(differentiable(call)), call);
   torch::jit::push(*stack, with_dims_of(call, outputs[0]),
                    with_dims_of(call, outputs[1]), outputs[2]);
+  if (!call.needs_lse) leave_out_alone(*stack);
 }
 
 void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {

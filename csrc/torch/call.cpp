@@ -316,15 +316,12 @@ Call Call::of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options) {
   return call;
 }
 
-torch::jit::Stack Call::options() const {
-  torch::jit::Stack options;
-  options.reserve(kArguments - kTensors);
-  torch::jit::push(options, settings.dropout_p, /*is_causal=*/false,
-                   settings.scale, is_grouping_allowed,
-                   settings.is_bottom_right, settings.window_left,
-                   settings.window_right, settings.softcap, max_len_q,
-                   max_len_kv, needs_lse);
-  return options;
+c10::IValue Call::options() const {
+  return c10::ivalue::Tuple::create(
+      settings.dropout_p, /*is_causal=*/false, settings.scale,
+      is_grouping_allowed, settings.is_bottom_right, settings.window_left,
+      settings.window_right, settings.softcap, max_len_q, max_len_kv,
+      needs_lse);
 }
 
 void Call::push(torch::jit::Stack& stack) const {

@@ -58,7 +58,7 @@ struct Call {
   static Call take(const char* operation, torch::jit::Stack& stack);
   void push(torch::jit::Stack& stack) const;
   // All but the tensors, and a call of both; tensors as tensors() orders them.
-  torch::jit::Stack options() const;
+  c10::IValue options() const;
   static Call of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options);
 
   std::array<at::Tensor, kTensors> tensors() const;

@@ -27,9 +27,11 @@ from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
 from .._arguments.checks import check_is_tensor, check_number, check_rank, window_pair
-from .._errors import InvalidProblemError
+from .._errors import InvalidProblemError, OrchardError, renamed
+from .._functions.dense import flash_attention
 from .._functions.kvcache import flash_attention_with_kvcache
 from .._functions.run import attend
+from .._tracing import is_compiling
 from ._paged import check_table, gather_pages
 from ._probabilities import signed_probabilities
 
@@ -79,10 +81,20 @@ def flash_attn_func(
     """
     name = "flash_attn_func"
     check_rank(name, "batch, len", 4, q=q, k=k, v=v)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    window, cap = _window(name, window_size), _cap(name, softcap)
+    if not return_attn_probs and not is_compiling():
+        try:
+            return flash_attention(
+                q, k, v, None, dropout_p, causal, softmax_scale,
+                causal_alignment="bottom-right", window=window, softcap=cap,
+                alibi_slopes=alibi_slopes,
+            ).transpose(1, 2)  # fmt: skip
+        except OrchardError as error:
+            raise renamed(error, name) from None
     arguments = dense_arguments(
-        name, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None,
-        dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
-        window=_window(name, window_size), softcap=_cap(name, softcap),
+        name, q, k, v, None, dropout_p, causal, softmax_scale,
+        causal_alignment="bottom-right", window=window, softcap=cap,
         alibi_slopes=alibi_slopes, return_lse=bool(return_attn_probs),
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
@@ -330,6 +342,8 @@ def _attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
+    if type(window_size) is tuple and window_size == (-1, -1):
+        return None
     advice = "(-1, -1) is no window"
     left, right = window_pair(name, "window_size", window_size, advice)
     return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
