@@ -256,8 +256,8 @@ def _host_calls(
     turned, tiny_turned = q.transpose(1, 2), tiny.transpose(1, 2)
 
     def dao() -> torch.Tensor:
-        parts = [tiny_turned.transpose(1, 2) for _ in range(3)]
-        return theirs(*parts, is_causal=True).transpose(1, 2)
+        q, k, v = (tiny_turned.transpose(1, 2) for _ in range(3))
+        return theirs(q, k, v, is_causal=True).transpose(1, 2)
 
     return {
         "plain": (ours, usual),
