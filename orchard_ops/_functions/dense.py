@@ -172,7 +172,7 @@ def flash_attention(
         and type(enable_gqa) is bool and causal_alignment in _ALIGNMENTS
         and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
         and sinks is None and not return_lse
-        and not is_any_region() and not is_compiling()
+        and not is_compiling() and not is_any_region()
     ):  # fmt: skip
         forward = _native.operator("forward")
         try:
