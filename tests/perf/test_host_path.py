@@ -74,7 +74,7 @@ CALLS: dict[str, tuple[Callable[..., Any], int]] = {
     "dropout": (partial(orchard_ops.flash_attention, dropout_p=0.5), 32),
     "window": (partial(orchard_ops.flash_attention, window=(2, 0)), 34),
     "sdpa.enable()": (routed, 19),
-    "flash_attn_func": (partial(flash_attn.flash_attn_func, causal=True), 14),
+    "flash_attn_func": (partial(flash_attn.flash_attn_func, causal=True), 15),
 }
 
 
