@@ -159,13 +159,6 @@ struct ForwardFunction : Function<ForwardFunction> {
   }
 };
 
-// Nobody above autograd looks at what was not asked for, and to make a Python
-// object of each takes longer than to check the call.
-void leave_out_alone(Stack& stack) {
-  torch::jit::drop(stack, 2);
-  torch::jit::push(stack, Tensor(), Tensor());
-}
-
 }  // namespace
 
 void refuse_second_derivatives() {
@@ -183,11 +176,8 @@ void forward_autograd(const c10::OperatorHandle& op,
                       c10::DispatchKeySet keys,
                       Stack* stack) {
   if (!has_derivative(torch::jit::last(*stack, Call::kArguments))) {
-    // As Call reads it: whether lse was asked for.
-    const bool is_lse_wanted = torch::jit::peek(*stack, 0, 1).toBool();
     at::AutoDispatchBelowADInplaceOrView guard;
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
-    if (!is_lse_wanted) leave_out_alone(*stack);
     return;
   }
   const Call call = Call::take(kForward, *stack);
@@ -195,7 +185,6 @@ void forward_autograd(const c10::OperatorHandle& op,
       ForwardFunction::apply(at::TensorList(differentiable(call)), call);
   torch::jit::push(*stack, with_dims_of(call, outputs[0]),
                    with_dims_of(call, outputs[1]), outputs[2]);
-  if (!call.needs_lse) leave_out_alone(*stack);
 }
 
 void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
