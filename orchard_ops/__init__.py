@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from . import _native, flash_attn, sdpa, sim, storage
-from ._attention import flash_attention, flash_attn_fwd, supports
+from ._counts import call_counts, synchronize
 from ._errors import (
     DeviceError,
     InvalidProblemError,
@@ -16,10 +16,11 @@ from ._errors import (
     OrchardError,
     UnsupportedError,
 )
-from ._kvcache import flash_attention_with_kvcache
+from ._functions.dense import flash_attention, flash_attn_fwd, supports
+from ._functions.kvcache import flash_attention_with_kvcache
+from ._functions.varlen import flash_attention_varlen
 from ._record import record
 from ._scratch import backward_scratch
-from ._varlen import flash_attention_varlen
 
 __version__ = _native.VERSION
 
@@ -31,6 +32,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "backward_scratch",
+    "call_counts",
     "flash_attention",
     "flash_attention_varlen",
     "flash_attention_with_kvcache",
@@ -41,6 +43,7 @@ __all__ = [
     "sim",
     "storage",
     "supports",
+    "synchronize",
 ]
 
 # The one import side effect: the operators register themselves when loaded.

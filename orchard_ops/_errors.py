@@ -19,6 +19,7 @@ __all__ = [
     "KernelCompileError",
     "OrchardError",
     "UnsupportedError",
+    "renamed",
     "translate",
 ]
 
@@ -80,3 +81,8 @@ def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
         return error
     text = match.group(2).split(_CPP_FRAMES)[0]
     return cls(text.replace(f"[{_OPERATOR}]", f"[{name}]", 1))
+
+
+def renamed(error: OrchardError, name: str) -> OrchardError:
+    """Return the error with the public function that was called in its text."""
+    return type(error)(str(error).replace(f"[{_OPERATOR}]", f"[{name}]", 1))

@@ -55,10 +55,13 @@ def is_loaded(name: str) -> bool:
 
 
 @cache
-def operator(name: str) -> Callable[..., Any] | None:
-    """Return one of our operators, or None where the package came without them."""
-    if not is_loaded("_C"):
-        return None
+def operator(name: str) -> Callable[..., Any]:
+    """Return one of our operators.
+
+    Raises:
+        DeviceError: the package came without them.
+    """
+    require_loaded(__package__)
     overload = getattr(torch.ops.orchard_ops, name).default
     # The function inside, to spare each call a frame that only passes arguments on.
     function: Callable[..., Any] = getattr(overload, "_op", overload)
@@ -69,8 +72,8 @@ def require_loaded(name: str) -> None:
     """Raise DeviceError unless the operators are loaded, for a public function."""
     if not is_loaded("_C"):
         raise DeviceError(
-            f"[{name}] expected the compiled operators, found none in {library_dir()}; "
-            "build the package"
+            f"[{name}] expected the compiled operators, found no _C.so in "
+            f"{library_dir()}; build the package"
         )
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 import torch
 
 from . import _native
-from ._checks import whole_number
+from ._arguments.checks import whole_number
 from ._errors import InvalidProblemError
 
 __all__ = ["backward_scratch"]

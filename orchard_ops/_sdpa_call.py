@@ -17,8 +17,12 @@ from torch.overrides import (
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from ._attention import flash_attention, supports
-from ._tracing import is_compiling, is_transformed
+from ._arguments import dense_arguments
+from ._arguments.philox import NO_SEED, draw_seed
+from ._errors import InvalidProblemError, OrchardError, UnsupportedError
+from ._functions import run
+from ._functions.dense import flash_attention, supports
+from ._tracing import is_compiling
 
 __all__ = [
     "HAS_GQA",
@@ -34,6 +38,13 @@ __all__ = [
 _TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 HAS_GQA = _TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
 _HAS_BIASES = _TORCH >= (2, 3)  # there is torch.nn.attention.bias
+
+
+# Each call asks, so that they are looked up once.
+_count_modes = torch._C._len_torch_dispatch_stack
+_is_flash_enabled = torch._C._get_flash_sdp_enabled
+_is_tracing = torch._C._is_tracing
+_transforms = torch._C._functorch.peek_interpreter_stack
 
 
 class Call(NamedTuple):
@@ -81,19 +92,47 @@ def causal_bias_class() -> Any:
     return None if module is None else module.CausalBias
 
 
-def attend(call: Call) -> Tensor:
-    """Run the kernels."""
-    mask, is_causal, alignment = _masking(call)
-    out = flash_attention(
-        call.query, call.key, call.value, mask, call.dropout_p, is_causal, call.scale,
-        call.enable_gqa, causal_alignment=alignment,
-    )  # fmt: skip
-    assert isinstance(out, Tensor)
+def attend(call: Call) -> Tensor | str:
+    """Run the kernels, or return why PyTorch's own function must serve."""
+    reason = _reason_of_state(call)
+    if reason:
+        return reason
+    if call.dropout_p or is_causal_bias(call.attn_mask) or is_compiling():
+        return _attend_if_supported(call)
+    try:
+        out: Tensor = flash_attention(*call)
+    except (InvalidProblemError, UnsupportedError):
+        reason = supports(*call)[1]
+        if not reason:  # not a call that is refused, but one that failed
+            raise
+        return reason
     return out
+
+
+def _attend_if_supported(call: Call) -> Tensor | str:
+    """Ask first: compilers take no try, and a call that is refused draws no seed."""
+    options = _options(call)
+    tensors = (call.query, call.key, call.value)
+    if is_compiling():
+        return supports(*tensors, **options)[1] or flash_attention(*tensors, **options)
+    try:
+        arguments = dense_arguments("supports", *tensors, **options, seed=NO_SEED)
+        reason = run.reason_against("supports", arguments)
+    except OrchardError as error:
+        return str(error)
+    if reason:
+        return reason
+    return run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
 
 
 def reason_against(call: Call) -> str:
     """Return why PyTorch's own function must serve, or an empty string."""
+    reason = _reason_of_state(call)
+    return reason or supports(call.query, call.key, call.value, **_options(call))[1]
+
+
+def _reason_of_state(call: Call) -> str:
+    """Return what speaks against the kernels but for the arguments' own meaning."""
     query, key, value, mask = call[:4]
     is_eager = not is_compiling()
     if is_eager and has_torch_function(call):
@@ -104,28 +143,29 @@ def reason_against(call: Call) -> str:
         return f"device {query.device.type}: PyTorch's own function serves it"
     if query.is_nested or key.is_nested or value.is_nested:
         return "nested tensors: flash_attention_varlen takes packed ones"
-    if call.is_causal and mask is not None:
-        return "attn_mask together with is_causal=True: PyTorch's rules decide"
-    if is_causal_bias(mask) and not _is_bias_of(call):
-        return "a causal bias of other lengths than query and key: PyTorch's rules"
-    if is_eager:
-        reason = _eager_reason(query, key, value)
-        if reason:
-            return reason
-    mask, is_causal, alignment = _masking(call)
-    return supports(
-        query, key, value, mask, call.dropout_p, is_causal, call.scale,
-        call.enable_gqa, causal_alignment=alignment,
-    )[1]  # fmt: skip
+    if mask is not None:
+        if call.is_causal:
+            return "attn_mask together with is_causal=True: PyTorch's rules decide"
+        if is_causal_bias(mask) and not _is_bias_of(call):
+            return "a causal bias of other lengths than query and key: PyTorch's rules"
+    return _eager_reason(query, key, value) if is_eager else ""
 
 
-def _masking(call: Call) -> tuple[Tensor | None, bool, str]:
-    """Return mask, causality and its alignment in the kernels' terms."""
-    if not is_causal_bias(call.attn_mask):
-        return call.attn_mask, call.is_causal, "top-left"
-    bias: Any = call.attn_mask
-    is_lower_right = bias.variant.name == "LOWER_RIGHT"
-    return None, True, "bottom-right" if is_lower_right else "top-left"
+def _options(call: Call) -> dict[str, Any]:
+    """Return what ``flash_attention`` takes beside the tensors."""
+    options: dict[str, Any] = {
+        "attn_mask": call.attn_mask,
+        "dropout_p": call.dropout_p,
+        "is_causal": call.is_causal,
+        "scale": call.scale,
+        "enable_gqa": call.enable_gqa,
+    }
+    if is_causal_bias(call.attn_mask):
+        bias: Any = call.attn_mask
+        is_lower_right = bias.variant.name == "LOWER_RIGHT"
+        options["attn_mask"], options["is_causal"] = None, True
+        options["causal_alignment"] = "bottom-right" if is_lower_right else "top-left"
+    return options
 
 
 def _is_bias_of(call: Call) -> bool:
@@ -162,19 +202,18 @@ def _answers_for_operators(kind: type[Tensor]) -> bool:
 
 def _eager_reason(*tensors: Tensor) -> str:
     """Return what speaks against the kernels in this state of PyTorch."""
-    if torch._C._len_torch_dispatch_stack():
+    if _count_modes():
         modes = _get_current_dispatch_mode_stack()
         if [mode for mode in modes if type(mode) is ProxyTorchDispatchMode]:
             return "inside torch.fx.experimental.proxy_tensor.make_fx"
     for tensor in tensors:
         if type(tensor) is not Tensor and _answers_for_operators(type(tensor)):
             return "a subclass of Tensor that answers for PyTorch's operators"
-    # PyTorch's function has no types.
-    if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
+    if not _is_flash_enabled():
         return "flash attention is switched off by torch.nn.attention.sdpa_kernel"
-    if torch._C._is_tracing():
+    if _is_tracing():
         return "inside torch.jit.trace"
-    if is_transformed():
+    if _transforms() is not None:
         return "inside a torch.func transform"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation"

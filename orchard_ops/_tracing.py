@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["is_compiling", "is_recorded", "is_transformed", "promise_range"]
+__all__ = ["is_compiling", "is_recorded", "promise_range"]
 
 # Replaced by True in what torch.compile traces; named so from PyTorch 2.3 on.
 is_compiling = (
@@ -22,11 +22,6 @@ def is_recorded(tensor: Tensor) -> bool:
         return True
     is_watched = torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
     return is_watched or type(tensor) is FakeTensor
-
-
-def is_transformed() -> bool:
-    """Say whether a torch.func transform (grad, vmap, jvp, ...) is under way."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def promise_range(number: int, low: int, high: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from . import _native
-from ._attention import flash_attn_fwd
+from ._functions.dense import flash_attn_fwd
 
 __all__ = ["flash_attn", "main"]
 
@@ -22,5 +22,5 @@ def main(verbose: bool = False) -> None:
         verbose: log, at level INFO, the libraries that are loaded.
     """
     if verbose:
-        libraries = _native.loaded_libraries() or "none (CPU tensors only)"
+        libraries = _native.loaded_libraries() or "none"
         logging.getLogger(__name__).info("orchard_ops libraries: %s", libraries)

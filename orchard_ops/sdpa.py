@@ -232,11 +232,11 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
         call = call_of(*arguments, **options)
     except TypeError:
         return _original(*arguments, **options)
-    reason = reason_against(call)
-    if not reason:
-        return attend(call)
+    out = attend(call)
+    if not isinstance(out, str):
+        return out
     if not is_compiling():
-        _count(reason)
+        _count(out)
     if is_causal_bias(call.attn_mask):
         return _by_causal_bias(call.attn_mask, arguments, options)
     return _original(*arguments, **options)

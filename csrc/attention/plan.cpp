@@ -26,8 +26,7 @@ Strides kernel_strides(const Layout& layout, const Problem& problem) {
 void set_dropout(const Problem& problem, AttentionParams& p) {
   p.seed_low = static_cast<uint32_t>(problem.seed);
   p.seed_high = static_cast<uint32_t>(problem.seed >> 32);
-  const double threshold = std::round(problem.settings.dropout_p * 65536.0);
-  p.drop_below = static_cast<uint32_t>(std::min(threshold, 65535.0));
+  p.drop_below = drop_below(problem.settings.dropout_p);
   p.keep_scale = static_cast<float>(65536.0 / (65536.0 - p.drop_below));
 }
 

@@ -1,24 +1,48 @@
 // csrc/attention/problem.cpp: the parts of a problem that need no templates.
 #include "attention/problem.h"
 
+#include <algorithm>
+
 namespace orchard::attention {
+
+namespace {
+
+// As Python writes it: with a point.
+std::string number_text(double number) {
+  std::ostringstream text;
+  text << number;
+  const bool is_whole =
+      text.str().find_first_not_of("-0123456789") == std::string::npos;
+  return text.str() + (is_whole ? ".0" : "");
+}
+
+}  // namespace
 
 void check_settings(const char* operation, const Settings& settings) {
   if (!std::isfinite(settings.scale)) {
-    refuse(operation, "scale must be a finite number, got ", settings.scale,
-           "; leave it out for 1/sqrt(head_dim)");
+    refuse(operation, "expected a finite scale, got ",
+           number_text(settings.scale),
+           "; leave scale=None for 1/sqrt(head_dim)");
   }
   if (!std::isfinite(settings.softcap) || settings.softcap < 0.0) {
-    refuse(operation, "softcap must be 0 (none) or positive, got ",
-           settings.softcap);
+    refuse(operation, "expected softcap to be a finite number above 0, got ",
+           number_text(settings.softcap), "; 0.0 turns it off");
   }
   if (!(settings.dropout_p >= 0.0 && settings.dropout_p < 1.0)) {
-    refuse(operation, "dropout_p must be in [0, 1), got ", settings.dropout_p);
+    refuse(operation, "expected dropout_p in [0, 1), got ",
+           number_text(settings.dropout_p), "; 0.0 turns dropout off");
   }
   if (settings.window_left < -1 || settings.window_right < -1) {
-    refuse(operation, "window sizes must be -1 (open) or more, got (",
-           settings.window_left, ", ", settings.window_right, ")");
+    refuse(operation,
+           "expected each side of window to be a number of keys or -1, got (",
+           settings.window_left, ", ", settings.window_right,
+           "); -1 is open on that side, None no window");
   }
+}
+
+uint32_t drop_below(double dropout_p) {
+  return static_cast<uint32_t>(
+      std::min(std::round(dropout_p * 65536.0), 65535.0));
 }
 
 const char* dtype_name(DType dtype) {

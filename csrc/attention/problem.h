@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <sstream>
 #include <string>
 
@@ -101,8 +102,8 @@ struct Problem {
 template <class Int>
 std::string shape_text(const std::array<Int, 4>& sizes) {
   std::ostringstream text;
-  text << '(' << sizes[0] << ", " << sizes[1] << ", " << sizes[2] << ", "
-       << sizes[3] << ')';
+  text << '[' << sizes[0] << ", " << sizes[1] << ", " << sizes[2] << ", "
+       << sizes[3] << ']';
   return text.str();
 }
 
@@ -116,33 +117,43 @@ template <class... Parts>
 
 void check_settings(const char* operation, const Settings& settings);
 
-// Throws Error(invalid_problem) naming the operation, what was expected and
-// what came.
+// Of any sizes of one kind.
+template <class Int>
+void check_equal(const char* operation,
+                 const char* what,
+                 std::initializer_list<Int> sizes) {
+  for (const Int& size : sizes) {
+    if (size == *sizes.begin()) continue;
+    std::ostringstream got;
+    for (const Int& each : sizes) {
+      got << (&each == sizes.begin() ? "" : ", ") << each;
+    }
+    refuse(operation, "expected one ", what,
+           " in all tensors that have it, got ", got.str(),
+           "; slice or expand them to the same size");
+  }
+}
+
+// Throws Error(invalid_problem) naming the operation, what was expected, what
+// came and what to do.
 template <class Int>
 void check_shapes(const char* operation, const Shapes<Int>& shapes) {
   const auto& [q, k, v] = shapes;
-  if (k[0] != q[0] || v[0] != q[0]) {
-    refuse(operation, "q, k and v must have the same batch size, got shapes ",
-           shape_text(q), ", ", shape_text(k), " and ", shape_text(v));
-  }
-  if (k[1] != v[1] || k[2] != v[2]) {
-    refuse(operation, "k and v must have the same heads and length, got ",
-           shape_text(k), " and ", shape_text(v));
+  check_equal<Int>(operation, "batch", {q[0], k[0], v[0]});
+  check_equal<Int>(operation, "heads_kv", {k[1], v[1]});
+  check_equal<Int>(operation, "len_kv", {k[2], v[2]});
+  check_equal<Int>(operation, "head_dim", {q[3], k[3]});
+  for (const auto& [name, dim] :
+       {std::pair<const char*, const Int&>{"head_dim", q[3]},
+        {"head_dim_v", v[3]}}) {
+    if (dim < 1 || dim > kMaxHeadDim) {
+      refuse(operation, "expected ", name, " from 1 to ", kMaxHeadDim, ", got ",
+             dim, "; split wider heads into several");
+    }
   }
   if (k[1] == 0 ? q[1] != 0 : q[1] % k[1] != 0) {
-    refuse(operation, "heads of q must be a multiple of heads of k and v, got ",
-           q[1], " and ", k[1]);
-  }
-  if (q[3] != k[3]) {
-    refuse(operation, "q and k must have the same head_dim, got ", q[3],
-           " and ", k[3]);
-  }
-  for (const auto& [name, dim] :
-       {std::pair<const char*, const Int&>{"head_dim of q and k", q[3]},
-        {"head_dim of v", v[3]}}) {
-    if (dim < 1 || dim > kMaxHeadDim) {
-      refuse(operation, name, " must be 1 to ", kMaxHeadDim, ", got ", dim);
-    }
+    refuse(operation, "expected heads_q to be a multiple of heads_kv, got ",
+           q[1], " and ", k[1], "; repeat or drop heads");
   }
 }
 
@@ -155,11 +166,18 @@ void check_mask(const char* operation,
                                 shapes.k[2]};
   for (size_t axis = 0; axis < 4; ++axis) {
     if (mask[axis] != 1 && mask[axis] != full[axis]) {
-      refuse(operation, "attn_mask must broadcast to ", shape_text(full),
-             " [batch, heads_q, len_q, len_kv], got ", shape_text(mask));
+      refuse(operation,
+             "expected attn_mask to broadcast to [batch, heads_q, len_q, "
+             "len_kv] = ",
+             shape_text(full), ", got ", shape_text(mask),
+             "; unsqueeze its missing dimensions");
     }
   }
 }
+
+// Dropout drops a weight whose 16 random bits are below this: the nearest to
+// the probability of 65,536.
+uint32_t drop_below(double dropout_p);
 
 // Why a device cannot run a valid problem, or "".
 std::string unsupported_reason(DType dtype, const device::Limits& limits);

@@ -23,12 +23,6 @@ using torch::jit::Stack;
 // Backwards run in autograd's threads: one number for all of them.
 std::atomic<int64_t> scratch_bytes{-1};
 
-Call take_call(Stack& stack) {
-  Call call = Call::read(torch::jit::last(stack, Call::kArguments), 0);
-  torch::jit::drop(stack, Call::kArguments);
-  return call;
-}
-
 struct Outputs {
   Tensor out, lse, stats;
 };
@@ -109,20 +103,22 @@ struct BackwardCall {
   OutputMask is_wanted{};
 };
 
-BackwardCall read_backward(Stack& stack) {
-  const auto arguments = torch::jit::last(stack, kBackwardArguments);
+BackwardCall take_backward(Stack& stack) {
+  constexpr size_t kArguments = kCallOfBackward + Call::kArguments;
+  const auto arguments = torch::jit::last(stack, kArguments);
   BackwardCall given;
   given.grad_out = arguments[0].toTensor();
   if (!arguments[1].isNone()) given.grad_lse = arguments[1].toTensor();
   given.out = arguments[2].toTensor();
   given.lse = arguments[3].toTensor();
   given.stats = arguments[4].toTensor();
-  given.call = Call::read(arguments, kBackwardTensors);
-  const auto wanted = arguments.back().toBoolList();
+  given.call = Call::read(kBackward, arguments, kCallOfBackward);
+  const auto wanted = arguments[kOutputMask].toBoolList();
   for (size_t i = 0; i < kGradients; ++i) given.is_wanted[i] = wanted[i];
-  given.is_wanted[3] = given.is_wanted[3] && given.call.has_bias();
-  given.is_wanted[4] = given.is_wanted[4] && given.call.sinks.defined();
-  torch::jit::drop(stack, kBackwardArguments);
+  given.is_wanted[kMask] = given.is_wanted[kMask] && given.call.has_bias();
+  given.is_wanted[kSinks] =
+      given.is_wanted[kSinks] && given.call.sinks.defined();
+  torch::jit::drop(stack, kArguments);
   return given;
 }
 
@@ -137,12 +133,13 @@ void check_grad_out(const BackwardCall& given) {
     is_right = grad_out.sym_size(axis) == like.sym_size(axis);
   }
   if (is_right) return;
-  attention::refuse(
-      kBackward, "grad_out must be ", c10::toString(q.scalar_type()), " on ",
-      q.device().str(), " of shape (", q.sym_size(0), ", ", q.sym_size(1), ", ",
-      q.sym_size(2), ", ", given.call.v.sym_size(3), "), got ",
-      c10::toString(grad_out.scalar_type()), " on ", grad_out.device().str(),
-      " of shape ", grad_out.sym_sizes());
+  attention::refuse(kBackward, "expected grad_out to be ",
+                    torch_name(q.scalar_type()), " on ", q.device(),
+                    " of shape [", q.sym_size(0), ", ", q.sym_size(1), ", ",
+                    q.sym_size(2), ", ", given.call.v.sym_size(3), "], got ",
+                    torch_name(grad_out.scalar_type()), " on ",
+                    grad_out.device(), " of shape ", grad_out.sym_sizes(),
+                    "; give it the output's shape, dtype and device");
 }
 
 void check_grad_lse(const BackwardCall& given) {
@@ -153,10 +150,11 @@ void check_grad_lse(const BackwardCall& given) {
        grad.sym_sizes() == lse.sym_sizes())) {
     return;
   }
-  attention::refuse(kBackward, "grad_lse must be Float on ", lse.device().str(),
-                    " of shape ", lse.sym_sizes(), " as lse is, got ",
-                    c10::toString(grad.scalar_type()), " on ",
-                    grad.device().str(), " of shape ", grad.sym_sizes());
+  attention::refuse(kBackward, "expected grad_lse to be torch.float32 on ",
+                    lse.device(), " of shape ", lse.sym_sizes(),
+                    " as lse is, got ", torch_name(grad.scalar_type()), " on ",
+                    grad.device(), " of shape ", grad.sym_sizes(),
+                    "; cast or slice it");
 }
 
 void check_backward(const BackwardCall& given) {
@@ -175,16 +173,17 @@ Gradients empty_gradients(const BackwardCall& given) {
                              call.is_packed());
   };
   Gradients gradients;
-  if (given.is_wanted[0]) gradients[0] = make(call.q);
-  if (given.is_wanted[1] || given.is_wanted[2]) {
-    gradients[1] = make(call.k);
-    gradients[2] = make(call.v);
+  if (given.is_wanted[kQ]) gradients[kQ] = make(call.q);
+  if (given.is_wanted[kK] || given.is_wanted[kV]) {
+    gradients[kK] = make(call.k);
+    gradients[kV] = make(call.v);
   }
-  if (given.is_wanted[3]) {
-    gradients[3] = at::empty_symint(call.mask.sym_sizes(), call.mask.options());
+  if (given.is_wanted[kMask]) {
+    gradients[kMask] =
+        at::empty_symint(call.mask.sym_sizes(), call.mask.options());
   }
-  if (given.is_wanted[4]) {
-    gradients[4] =
+  if (given.is_wanted[kSinks]) {
+    gradients[kSinks] =
         at::empty_symint(call.sinks.sym_sizes(), call.sinks.options());
   }
   return gradients;
@@ -214,8 +213,8 @@ void fill_empty_gradients(const BackwardCall& given, Gradients& gradients) {
   for (Tensor& gradient : gradients) {
     if (gradient.defined()) gradient.zero_();
   }
-  if (gradients[4].defined() && given.grad_lse.defined()) {
-    write_sink_gradient(given, given.grad_lse.neg(), gradients[4]);
+  if (gradients[kSinks].defined() && given.grad_lse.defined()) {
+    write_sink_gradient(given, given.grad_lse.neg(), gradients[kSinks]);
   }
 }
 
@@ -243,19 +242,20 @@ Gradients run_backward(const BackwardCall& given) {
   views.grad_lse = inputs.numbers(given.grad_lse);
   if (given.grad_lse.defined()) views.lse = inputs.numbers(given.lse);
   views.delta = buffer_view(kBackward, delta);
-  if (gradients[0].defined()) views.dq = layout_of(kBackward, gradients[0]);
-  if (gradients[1].defined()) {
-    views.dk = layout_of(kBackward, gradients[1]);
-    views.dv = layout_of(kBackward, gradients[2]);
+  if (gradients[kQ].defined()) views.dq = layout_of(kBackward, gradients[kQ]);
+  if (gradients[kK].defined()) {
+    views.dk = layout_of(kBackward, gradients[kK]);
+    views.dv = layout_of(kBackward, gradients[kV]);
   }
-  if (gradients[3].defined()) {
-    views.grad_mask = buffer_view(kBackward, gradients[3]);
+  if (gradients[kMask].defined()) {
+    views.grad_mask = buffer_view(kBackward, gradients[kMask]);
   }
   device::Device& device = device_of(kBackward, call.q);
-  const attention::Spill spill = attention::choose_spill(
-      device, problem, views,
-      {gradients[0].defined(), gradients[1].defined(), gradients[3].defined()},
-      scratch_bytes);
+  const attention::Spill spill =
+      attention::choose_spill(device, problem, views,
+                              {gradients[kQ].defined(), gradients[kK].defined(),
+                               gradients[kMask].defined()},
+                              scratch_bytes);
   const Tensor spilled = scratch(call.q, spill.spill_bytes);
   const Tensor units = scratch(call.q, spill.units_bytes);
   const Tensor sums = scratch(call.q, spill.sums_bytes);
@@ -269,12 +269,14 @@ Gradients run_backward(const BackwardCall& given) {
     attention::bind_walk_sums(plan, buffer_view(kBackward, walk_sums));
   }
   run(device, Direction::backward, call.q, problem, plan, inputs.copies());
-  if (gradients[4].defined()) write_sink_gradient(given, delta, gradients[4]);
+  if (gradients[kSinks].defined())
+    write_sink_gradient(given, delta, gradients[kSinks]);
   return gradients;
 }
 
-void push_outputs(Stack& stack, const Outputs& outputs) {
-  torch::jit::push(stack, outputs.out, outputs.lse, outputs.stats);
+void push_outputs(Stack& stack, const Call& call, const Outputs& outputs) {
+  torch::jit::push(stack, with_dims_of(call, outputs.out),
+                   with_dims_of(call, outputs.lse), outputs.stats);
 }
 
 void push_gradients(Stack& stack, const Gradients& gradients) {
@@ -288,21 +290,28 @@ void set_backward_scratch(int64_t bytes) { scratch_bytes = bytes; }
 int64_t backward_scratch() { return scratch_bytes; }
 
 void forward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  push_outputs(*stack, run_forward(take_call(*stack)));
+  const Call call = Call::take(kForward, *stack);
+  push_outputs(*stack, call, run_forward(call));
 }
 
 void forward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  const Call call = take_call(*stack);
+  const Call call = Call::take(kForward, *stack);
   check_call(kForward, call);
-  push_outputs(*stack, empty_outputs(call));
+  push_outputs(*stack, call, empty_outputs(call));
+}
+
+void forward_elsewhere(const c10::OperatorHandle& /*op*/, Stack* stack) {
+  const Call call = Call::take(kForward, *stack);
+  check_call(kForward, call);
+  device_of(kForward, call.q);  // there is none: throws
 }
 
 void backward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  push_gradients(*stack, run_backward(read_backward(*stack)));
+  push_gradients(*stack, run_backward(take_backward(*stack)));
 }
 
 void backward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  const BackwardCall given = read_backward(*stack);
+  const BackwardCall given = take_backward(*stack);
   check_backward(given);
   push_gradients(*stack, empty_gradients(given));
 }

@@ -12,11 +12,14 @@ namespace orchard::torch_ops {
 inline constexpr const char* kForward = "flash_attention";
 inline constexpr const char* kBackward = "flash_attention_backward";
 
-// backward's arguments before and after those of Call: grad_out, grad_lse (or
-// none), out, lse, stats; output_mask: q, k, v, attn_mask, sinks.
+// backward's arguments before those of Call: grad_out, grad_lse (or none), out,
+// lse, stats; output_mask.
 inline constexpr size_t kBackwardTensors = 5;
-inline constexpr size_t kBackwardArguments = kBackwardTensors + 17 + 1;
-inline constexpr size_t kGradients = 5;
+inline constexpr size_t kOutputMask = kBackwardTensors;
+inline constexpr size_t kCallOfBackward = kOutputMask + 1;
+
+// What backward returns, in this order, and what output_mask asks for.
+enum Gradient : uint8_t { kQ, kK, kV, kMask, kSinks, kGradients };
 
 inline constexpr const char* kDecode = "flash_attention_with_kvcache";
 
@@ -24,11 +27,17 @@ inline constexpr const char* kDecode = "flash_attention_with_kvcache";
 int64_t backward_scratch();
 void set_backward_scratch(int64_t bytes);
 
+// Throws the error of a derivative of a derivative.
+[[noreturn]] void refuse_second_derivatives();
+
 void forward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_autograd(const c10::OperatorHandle& op,
                       c10::DispatchKeySet keys,
                       torch::jit::Stack* stack);
+void forward_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack);
+// Tensors that nothing here serves: says why.
+void forward_elsewhere(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void backward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void backward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void backward_autograd(const c10::OperatorHandle& op, torch::jit::Stack* stack);

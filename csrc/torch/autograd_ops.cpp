@@ -56,8 +56,8 @@ Stack run_backward(const variable_list& tensors,
                    const OutputMask& is_wanted) {
   Stack stack;
   for (const Tensor& tensor : tensors) stack.push_back(or_none(tensor));
-  call.push(stack);
   stack.emplace_back(to_list(is_wanted));
+  call.push(stack);
   return run_below(backward_op(), std::move(stack));
 }
 
@@ -83,11 +83,7 @@ struct BackwardFunction : Function<BackwardFunction> {
 
   static variable_list backward(AutogradContext* /*context*/,
                                 const variable_list& /*grads*/) {
-    throw Error(ErrorKind::unsupported,
-                "[flash_attention] gradients of gradients (double backward) "
-                "are not implemented: leave out create_graph=True, or use "
-                "torch.nn.functional.scaled_dot_product_attention with "
-                "torch.nn.attention's math backend for this call");
+    refuse_second_derivatives();
   }
 };
 
@@ -126,13 +122,7 @@ struct ForwardFunction : Function<ForwardFunction> {
     variable_list saved{out, lse, stats};
     for (const Tensor& tensor : call.tensors()) saved.push_back(tensor);
     context->save_for_backward(std::move(saved));
-    Stack settings;
-    call.push(settings);
-    c10::List<c10::IValue> kept(c10::AnyType::get());
-    for (size_t i = Call::kTensors; i < settings.size(); ++i) {
-      kept.push_back(settings[i]);
-    }
-    context->saved_data["settings"] = kept;
+    context->saved_data["options"] = call.options();
     context->mark_non_differentiable({stats});
     // out or lse, whichever nothing was made of, has no gradient.
     context->set_materialize_grads(false);
@@ -142,20 +132,15 @@ struct ForwardFunction : Function<ForwardFunction> {
   static variable_list backward(AutogradContext* context,
                                 const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
-    Stack arguments(saved.begin() + 3, saved.end());
-    for (c10::IValue& value : arguments) {
-      if (!value.toTensor().defined()) value = c10::IValue();
-    }
-    for (const c10::IValue& value :
-         context->saved_data["settings"].toListRef()) {
-      arguments.push_back(value);
-    }
-    const Call call = Call::read(arguments, 0);
+    const Call call =
+        Call::of(at::TensorList(saved).slice(3),
+                 context->saved_data["options"].toTupleRef().elements());
     const size_t inputs = differentiable(call).size();
     variable_list result(inputs + 1);  // one more for the call itself
     if (!grads[0].defined() && !grads[1].defined()) return result;
     // Which of the five gradients belongs to each input.
-    std::array<size_t, kGradients> which{0, 1, 2, call.has_bias() ? 3u : 4u, 4};
+    const std::array<size_t, kGradients> which{
+        kQ, kK, kV, call.has_bias() ? kMask : kSinks, kSinks};
     OutputMask is_wanted{};
     for (size_t i = 0; i < inputs; ++i) {
       is_wanted[which[i]] = context->needs_input_grad(i);
@@ -163,8 +148,8 @@ struct ForwardFunction : Function<ForwardFunction> {
     const Tensor grad_out =
         grads[0].defined() ? grads[0] : at::zeros_like(saved[0]);
     Stack stack{grad_out, or_none(grads[1]), saved[0], saved[1], saved[2]};
-    call.push(stack);
     stack.emplace_back(to_list(is_wanted));
+    call.push(stack);
     // Through the Autograd key again, for the clear error of second gradients.
     backward_op().callBoxed(&stack);
     for (size_t i = 0; i < inputs; ++i) {
@@ -176,6 +161,17 @@ struct ForwardFunction : Function<ForwardFunction> {
 
 }  // namespace
 
+void refuse_second_derivatives() {
+  // An exception that Python's autograd hands on as NotImplementedError, which
+  // UnsupportedError is.
+  C10_THROW_ERROR(
+      NotImplementedError,
+      "[flash_attention] gradients of gradients (double backward) are not "
+      "implemented: leave out create_graph=True, or use "
+      "torch.nn.functional.scaled_dot_product_attention with "
+      "torch.nn.attention's math backend for this call");
+}
+
 void forward_autograd(const c10::OperatorHandle& op,
                       c10::DispatchKeySet keys,
                       Stack* stack) {
@@ -184,26 +180,25 @@ void forward_autograd(const c10::OperatorHandle& op,
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
     return;
   }
-  const Call call = Call::read(torch::jit::last(*stack, Call::kArguments), 0);
-  torch::jit::drop(*stack, Call::kArguments);
-  const variable_list inputs = differentiable(call);
-  for (const Tensor& output :
-       ForwardFunction::apply(at::TensorList(inputs), call)) {
-    torch::jit::push(*stack, output);
-  }
+  const Call call = Call::take(kForward, *stack);
+  const variable_list outputs =
+      ForwardFunction::apply(at::TensorList(differentiable(call)), call);
+  torch::jit::push(*stack, with_dims_of(call, outputs[0]),
+                   with_dims_of(call, outputs[1]), outputs[2]);
 }
 
 void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  const auto arguments = torch::jit::last(*stack, kBackwardArguments);
+  constexpr size_t kArguments = kCallOfBackward + Call::kArguments;
+  const auto arguments = torch::jit::last(*stack, kArguments);
   variable_list tensors;
   for (size_t i = 0; i < kBackwardTensors; ++i) {
     tensors.push_back(tensor_or_none(arguments[i]));
   }
-  const Call call = Call::read(arguments, kBackwardTensors);
+  const Call call = Call::read(kBackward, arguments, kCallOfBackward);
   OutputMask is_wanted{};
-  const auto wanted = arguments.back().toBoolList();
+  const auto wanted = arguments[kOutputMask].toBoolList();
   for (size_t i = 0; i < kGradients; ++i) is_wanted[i] = wanted[i];
-  torch::jit::drop(*stack, kBackwardArguments);
+  torch::jit::drop(*stack, kArguments);
 
   variable_list inputs;
   const auto of_call = call.tensors();
@@ -226,10 +221,10 @@ void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
   const auto outputs =
       BackwardFunction::apply(at::TensorList(inputs), tensors, call, is_wanted);
   auto next = outputs.begin();
-  const bool has_dkv = is_wanted[1] || is_wanted[2];
-  const OutputMask is_given{is_wanted[0], has_dkv, has_dkv,
-                            is_wanted[3] && call.has_bias(),
-                            is_wanted[4] && call.sinks.defined()};
+  const bool has_dkv = is_wanted[kK] || is_wanted[kV];
+  const OutputMask is_given{is_wanted[kQ], has_dkv, has_dkv,
+                            is_wanted[kMask] && call.has_bias(),
+                            is_wanted[kSinks] && call.sinks.defined()};
   for (const bool is_set : is_given) {
     torch::jit::push(*stack, is_set ? *next++ : Tensor());
   }

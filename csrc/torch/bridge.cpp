@@ -105,8 +105,8 @@ device::Device& device_of(const char* operation, const at::Tensor& tensor) {
 #endif
   throw Error(ErrorKind::unsupported,
               std::string("[") + operation +
-                  "] runs on mps or metalsim tensors, got " +
-                  tensor.device().str());
+                  "] expected a tensor on mps, metalsim or cpu, got " +
+                  tensor.device().str() + "; move it with .to");
 }
 
 device::BufferView buffer_view(const char* operation,

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "torch/bridge.h"
 
@@ -14,12 +15,11 @@ using attention::DType;
 using attention::MaskKind;
 using attention::Problem;
 using attention::refuse;
-using attention::Shapes;
 
 namespace {
 
-Tensor optional_tensor(const c10::IValue& value) {
-  return value.isNone() ? Tensor() : value.toTensor();
+c10::IValue or_none(const Tensor& tensor) {
+  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
 }
 
 std::array<c10::SymInt, 4> sym_sizes(const Tensor& tensor) {
@@ -31,63 +31,88 @@ std::array<int64_t, 4> sizes_of(const Tensor& tensor) {
   return {tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3)};
 }
 
+// Before anything else is asked, because other layouts have no sizes.
+void check_dense(const char* operation,
+                 const char* name,
+                 const Tensor& tensor) {
+  if (!tensor.defined()) return;
+  std::ostringstream text;
+  text << '[' << operation << "] expected " << name
+       << " to be a dense tensor, got ";
+  if (tensor.is_nested()) {
+    text << "a nested one; pack the sequences one after the other for "
+            "flash_attention_varlen";
+  } else if (tensor.layout() != at::kStrided) {
+    text << "one of layout torch." << tensor.layout()
+         << "; convert it with .to_dense()";
+  } else {
+    return;
+  }
+  throw Error(ErrorKind::unsupported, text.str());
+}
+
+void check_ranks(const char* operation, const Call& call) {
+  const Tensor &q = call.q, &k = call.k, &v = call.v;
+  if (q.dim() == 4 && k.dim() == 4 && v.dim() == 4) return;
+  refuse(operation,
+         "expected q, k and v to have 3 dimensions [batch, len, head_dim] or 4 "
+         "[batch, heads, len, head_dim], got shapes ",
+         q.sym_sizes(), ", ", k.sym_sizes(), ", ", v.sym_sizes(),
+         "; add or merge dimensions with unsqueeze or flatten");
+}
+
 void check_qkv(const char* operation, const Call& call) {
-  const Tensor& q = call.q;
-  for (const auto& [name, tensor] :
-       {std::pair<const char*, const Tensor&>{"q", q},
-        {"k", call.k},
-        {"v", call.v}}) {
-    if (tensor.dim() != 4) {
-      refuse(operation, name,
-             " must have 4 dimensions [batch, heads, length, head_dim], got ",
-             tensor.dim());
-    }
-    dtype_of(operation, tensor);
-    if (tensor.scalar_type() != q.scalar_type()) {
-      refuse(operation, "q, k and v must have one dtype, got ",
-             c10::toString(q.scalar_type()), " and ",
-             c10::toString(tensor.scalar_type()), " for ", name);
-    }
-    if (tensor.device() != q.device()) {
-      refuse(operation, "q, k and v must be on one device, got ",
-             q.device().str(), " and ", tensor.device().str(), " for ", name);
-    }
+  const Tensor &q = call.q, &k = call.k, &v = call.v;
+  check_ranks(operation, call);
+  if (k.device() != q.device() || v.device() != q.device()) {
+    refuse(operation, "expected q, k and v on one device, got ", q.device(),
+           ", ", k.device(), " and ", v.device(),
+           "; move them with .to(q.device)");
+  }
+  const auto dtype = q.scalar_type();
+  if (k.scalar_type() != dtype || v.scalar_type() != dtype) {
+    refuse(operation, "expected q, k and v of one dtype, got ",
+           torch_name(dtype), ", ", torch_name(k.scalar_type()), " and ",
+           torch_name(v.scalar_type()), "; cast them with .to(q.dtype)");
+  }
+  // On the CPU PyTorch's own operators do the work, and a model's float64 copy
+  // is what results are measured against.
+  // A tensor without data may stand for one of the CPU.
+  if (dtype != at::kDouble || !(q.is_cpu() || q.is_meta())) {
+    dtype_of(operation, q);
+  }
+  if (!call.is_grouping_allowed && q.sym_size(1) != k.sym_size(1)) {
+    refuse(operation,
+           "expected heads_q == heads_kv with enable_gqa=False, got ",
+           q.sym_size(1), " and ", k.sym_size(1),
+           "; pass enable_gqa=True to share key heads");
   }
 }
 
-// A small tensor beside q, k and v: its device, dtype and sizes.
-void check_extra(const char* operation,
-                 const char* name,
-                 const Tensor& tensor,
-                 const Tensor& q,
-                 at::ScalarType dtype,
-                 c10::SymIntArrayRef sizes) {
-  if (tensor.device() == q.device() && tensor.scalar_type() == dtype &&
-      tensor.sym_sizes() == sizes) {
-    return;
-  }
-  refuse(operation, name, " must be ", c10::toString(dtype), " of shape ",
-         sizes, " on ", q.device().str(), ", got ",
-         c10::toString(tensor.scalar_type()), " of shape ", tensor.sym_sizes(),
-         " on ", tensor.device().str());
+// That a tensor lies where q does.
+void check_beside(const char* operation,
+                  const char* name,
+                  const Tensor& tensor,
+                  const Tensor& q) {
+  if (tensor.device() == q.device()) return;
+  refuse(operation, "expected ", name, " on q's device ", q.device(), ", got ",
+         tensor.device(), "; move it with .to(q.device)");
 }
 
 void check_mask_tensor(const char* operation, const Call& call) {
   const Tensor& mask = call.mask;
   if (call.is_packed()) {
-    refuse(operation, "attn_mask cannot be combined with packed sequences");
+    refuse(operation,
+           "expected no attn_mask with packed sequences, got both; leave it "
+           "out, or pad the sequences");
   }
-  if (mask.device() != call.q.device() || mask.dim() != 4) {
-    refuse(operation, "attn_mask must have 4 dimensions on ",
-           call.q.device().str(), ", got ", mask.dim(), " on ",
-           mask.device().str());
-  }
+  check_beside(operation, "attn_mask", mask, call.q);
   const auto dtype = mask.scalar_type();
   if (dtype != at::kBool && dtype != at::kFloat &&
       dtype != call.q.scalar_type()) {
-    refuse(operation, "attn_mask must be bool, float32 or ",
-           c10::toString(call.q.scalar_type()), " as q is, got ",
-           c10::toString(dtype));
+    refuse(operation, "expected attn_mask to be bool (True = attend), float32 ",
+           "or ", torch_name(call.q.scalar_type()), " like q, got ",
+           torch_name(dtype), "; cast it with .to, or a 0/1 mask with .bool()");
   }
 }
 
@@ -98,8 +123,8 @@ void check_length(const char* operation,
                   const c10::SymInt& length) {
   const auto known = length.maybe_as_int();
   if (known && (*known < 0 || *known > attention::kMaxLength)) {
-    refuse(operation, name, " must be 0 to ", attention::kMaxLength, ", got ",
-           *known);
+    refuse(operation, "expected ", name, " from 0 to ", attention::kMaxLength,
+           ", got ", *known, "; cut the sequence into several");
   }
 }
 
@@ -108,94 +133,237 @@ int64_t longest(const c10::SymInt& length) {
   return std::max<int64_t>(length.expect_int(), 1);
 }
 
-void check_packed(const char* operation, const Call& call) {
-  if (call.q.sym_size(0) != 1) {
-    refuse(operation, "packed sequences take a batch of 1, got ",
-           call.q.sym_size(0));
+// Where the sequences of one side begin.
+void check_starts(const char* operation,
+                  const char* name,
+                  const Tensor& starts,
+                  const Tensor& q) {
+  check_beside(operation, name, starts, q);
+  if (starts.scalar_type() == at::kInt && starts.dim() == 1 &&
+      starts.sym_size(0) >= 2) {
+    return;
   }
-  if (!call.starts_kv.defined()) {
-    refuse(operation, "cu_seqlens_q came without cu_seqlens_k");
+  refuse(operation, "expected ", name,
+         " to be int32 of shape [sequences + 1], got ",
+         torch_name(starts.scalar_type()), " of shape ", starts.sym_sizes(),
+         "; make it with lengths.cumsum(0, dtype=torch.int32) and a 0 in "
+         "front");
+}
+
+void check_packed(const char* operation, const Call& call) {
+  if (!call.starts_q.defined() || !call.starts_kv.defined()) {
+    refuse(operation,
+           "expected cu_seqlens_q and cu_seqlens_k together, got one of them; "
+           "pass both");
+  }
+  if (call.q.sym_size(0) != 1) {
+    refuse(operation, "expected a batch of 1 with packed sequences, got ",
+           call.q.sym_size(0), "; put them one after the other");
   }
   check_length(operation, "max_seqlen_q", call.max_len_q);
   check_length(operation, "max_seqlen_k", call.max_len_kv);
-  const c10::SymInt length = call.starts_q.sym_numel();
-  if (length < 2) {
-    refuse(operation, "cu_seqlens_q must have a number for each sequence and ",
-           "one more, got ", length);
+  check_starts(operation, "cu_seqlens_q", call.starts_q, call.q);
+  check_starts(operation, "cu_seqlens_k", call.starts_kv, call.q);
+  if (call.starts_q.sym_size(0) != call.starts_kv.sym_size(0)) {
+    refuse(operation,
+           "expected cu_seqlens_q and cu_seqlens_k of one length, got ",
+           call.starts_q.sym_size(0), " and ", call.starts_kv.sym_size(0),
+           "; a sequence without keys repeats a number");
   }
-  check_extra(operation, "cu_seqlens_q", call.starts_q, call.q, at::kInt,
-              {length});
-  check_extra(operation, "cu_seqlens_k", call.starts_kv, call.q, at::kInt,
-              {length});
 }
 
-void check_extras(const char* operation, const Call& call) {
+// One float32 number for each head of q, or for each of every batch entry.
+void check_per_head(const char* operation,
+                    const char* name,
+                    const Tensor& tensor,
+                    const Call& call,
+                    bool is_per_batch_allowed) {
+  if (!tensor.defined()) return;
+  check_beside(operation, name, tensor, call.q);
+  if (tensor.scalar_type() != at::kFloat) {
+    refuse(operation, "expected ", name, " to be float32, got ",
+           torch_name(tensor.scalar_type()), "; cast it with .float()");
+  }
   const c10::SymInt heads = call.q.sym_size(1);
-  if (call.slopes.defined()) {
-    const c10::SymInt batch =
-        call.is_packed() ? call.starts_q.sym_numel() - 1 : call.q.sym_size(0);
-    if (call.slopes.dim() == 2) {
-      check_extra(operation, "alibi_slopes", call.slopes, call.q, at::kFloat,
-                  {batch, heads});
-    } else {
-      check_extra(operation, "alibi_slopes", call.slopes, call.q, at::kFloat,
-                  {heads});
-    }
+  const c10::SymInt batch =
+      call.is_packed() ? call.starts_q.sym_numel() - 1 : call.q.sym_size(0);
+  const auto sizes = tensor.sym_sizes();
+  if (sizes.size() == 1 && sizes[0] == heads) return;
+  if (is_per_batch_allowed && sizes.size() == 2 && sizes[0] == batch &&
+      sizes[1] == heads) {
+    return;
   }
-  if (call.sinks.defined()) {
-    check_extra(operation, "sinks", call.sinks, call.q, at::kFloat, {heads});
+  std::ostringstream wanted;
+  wanted << '[' << heads << ']';
+  if (is_per_batch_allowed) wanted << " or [" << batch << ", " << heads << ']';
+  refuse(operation, "expected ", name, " of shape ", wanted.str(),
+         ", one number for each head of q, got ", sizes,
+         "; expand or slice it");
+}
+
+void check_seed(const char* operation, const Call& call) {
+  const Tensor& seed = call.seed;
+  if (call.settings.dropout_p == 0.0) return;
+  if (!seed.defined()) {
+    refuse(operation,
+           "expected a seed with dropout_p, got none; draw one with "
+           "torch.randint");
   }
-  if (call.settings.dropout_p > 0.0 &&
-      (!call.seed.defined() || call.seed.dim() != 0 ||
-       call.seed.scalar_type() != at::kLong)) {
-    refuse(operation, "dropout needs a seed: an int64 CPU tensor of no ",
-           "dimensions");
+  if (seed.scalar_type() != at::kLong || seed.sym_numel() != 1) {
+    refuse(operation, "expected seed to be one int64, got ",
+           torch_name(seed.scalar_type()), " of shape ", seed.sym_sizes(),
+           "; draw one with torch.randint");
   }
 }
 
-template <class Int>
-Shapes<Int> shapes_of(const Call& call) {
-  if constexpr (std::is_same_v<Int, int64_t>) {
-    return {sizes_of(call.q), sizes_of(call.k), sizes_of(call.v)};
-  } else {
-    return {sym_sizes(call.q), sym_sizes(call.k), sym_sizes(call.v)};
+void check_mask_rank(const char* operation, const Call& call) {
+  const int64_t most = call.has_three_dims ? 3 : 4;
+  if (!call.mask.defined() || call.mask.dim() <= most) return;
+  refuse(operation, "expected attn_mask to have at most ", most,
+         " dimensions like q, got shape ", call.mask.sym_sizes(),
+         "; it must broadcast to ",
+         call.has_three_dims ? "[batch, len_q, len_kv]"
+                             : "[batch, heads_q, len_q, len_kv]");
+}
+
+// q, k and v of three dimensions get one head, and a mask the dimensions that
+// it lacks.
+void add_dimensions(const char* operation, Call& call) {
+  call.has_three_dims =
+      call.q.dim() == 3 && call.k.dim() == 3 && call.v.dim() == 3;
+  check_mask_rank(operation, call);
+  Tensor& mask = call.mask;
+  if (call.has_three_dims) {
+    for (Tensor* tensor : {&call.q, &call.k, &call.v}) {
+      *tensor = tensor->unsqueeze(1);
+    }
+    if (mask.defined() && mask.dim() == 3) mask = mask.unsqueeze(1);
   }
+  while (mask.defined() && mask.dim() < 4) mask = mask.unsqueeze(0);
+}
+
+// `next` returns one IValue after the other, in the order of the schema.
+template <class Next>
+void read_options(const Next& next, Call& call) {
+  attention::Settings& settings = call.settings;
+  settings.dropout_p = next().toDouble();
+  const bool is_causal = next().toBool();
+  const c10::IValue& scale = next();
+  settings.scale = scale.isNone() ? default_scale(call.q) : scale.toDouble();
+  call.is_grouping_allowed = next().toBool();
+  settings.is_bottom_right = next().toBool();
+  settings.window_left = next().toInt();
+  settings.window_right = next().toInt();
+  if (is_causal && settings.window_right >= -1) settings.window_right = 0;
+  settings.softcap = next().toDouble();
+}
+
+template <class Next>
+void read_lengths(const Next& next, Call& call) {
+  call.max_len_q = next().toSymInt();
+  call.max_len_kv = next().toSymInt();
+  call.needs_lse = next().toBool();
 }
 
 }  // namespace
 
-Call Call::read(c10::ArrayRef<c10::IValue> arguments, size_t first) {
+Call Call::read(const char* operation,
+                c10::ArrayRef<c10::IValue> arguments,
+                size_t first) {
   const auto next = [&]() -> const c10::IValue& { return arguments[first++]; };
   Call call;
-  for (Tensor* tensor :
-       {&call.q, &call.k, &call.v, &call.mask, &call.slopes, &call.sinks,
-        &call.seed, &call.starts_q, &call.starts_kv}) {
-    *tensor = optional_tensor(next());
+  const auto read_tensor = [&](const char* name, Tensor& tensor) {
+    const c10::IValue& value = next();
+    if (value.isNone()) return;
+    tensor = value.toTensor();
+    check_dense(operation, name, tensor);
+  };
+  read_tensor("q", call.q);
+  read_tensor("k", call.k);
+  read_tensor("v", call.v);
+  read_tensor("attn_mask", call.mask);
+  read_options(next, call);
+  read_tensor("alibi_slopes", call.slopes);
+  read_tensor("sinks", call.sinks);
+  read_tensor("seed", call.seed);
+  read_tensor("cu_seqlens_q", call.starts_q);
+  read_tensor("cu_seqlens_k", call.starts_kv);
+  read_lengths(next, call);
+  if (call.q.dim() != 4 || (call.mask.defined() && call.mask.dim() != 4)) {
+    add_dimensions(operation, call);
   }
-  attention::Settings& settings = call.settings;
-  settings.scale = next().toDouble();
-  settings.softcap = next().toDouble();
-  settings.dropout_p = next().toDouble();
-  settings.window_left = next().toInt();
-  settings.window_right = next().toInt();
-  settings.is_bottom_right = next().toBool();
-  call.max_len_q = next().toSymInt();
-  call.max_len_kv = next().toSymInt();
   return call;
 }
 
-void Call::push(torch::jit::Stack& stack) const {
-  stack.reserve(stack.size() + kArguments + 1);  // backward adds one
-  for (const Tensor& tensor : tensors()) {
-    stack.push_back(tensor.defined() ? c10::IValue(tensor) : c10::IValue());
+Call Call::take(const char* operation, torch::jit::Stack& stack) {
+  Call call = read(operation, torch::jit::last(stack, kArguments), 0);
+  torch::jit::drop(stack, kArguments);
+  return call;
+}
+
+Call Call::of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options) {
+  size_t first = 0;
+  const auto next = [&]() -> const c10::IValue& { return options[first++]; };
+  Call call;
+  size_t i = 0;
+  for (Tensor* tensor :
+       {&call.q, &call.k, &call.v, &call.mask, &call.slopes, &call.sinks,
+        &call.seed, &call.starts_q, &call.starts_kv}) {
+    *tensor = tensors[i++];
   }
-  torch::jit::push(stack, settings.scale, settings.softcap, settings.dropout_p,
-                   settings.window_left, settings.window_right,
-                   settings.is_bottom_right, max_len_q, max_len_kv);
+  read_options(next, call);
+  read_lengths(next, call);
+  return call;
+}
+
+c10::IValue Call::options() const {
+  return c10::ivalue::Tuple::create(
+      settings.dropout_p, /*is_causal=*/false, settings.scale,
+      is_grouping_allowed, settings.is_bottom_right, settings.window_left,
+      settings.window_right, settings.softcap, max_len_q, max_len_kv,
+      needs_lse);
+}
+
+void Call::push(torch::jit::Stack& stack) const {
+  stack.reserve(stack.size() + kArguments);
+  torch::jit::push(stack, q, k, v, or_none(mask), settings.dropout_p,
+                   /*is_causal=*/false, settings.scale, is_grouping_allowed,
+                   settings.is_bottom_right, settings.window_left,
+                   settings.window_right, settings.softcap, or_none(slopes),
+                   or_none(sinks), or_none(seed), or_none(starts_q),
+                   or_none(starts_kv), max_len_q, max_len_kv, needs_lse);
 }
 
 std::array<Tensor, Call::kTensors> Call::tensors() const {
   return {q, k, v, mask, slopes, sinks, seed, starts_q, starts_kv};
+}
+
+const char* torch_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "torch.float32";
+    case at::kDouble:
+      return "torch.float64";
+    case at::kHalf:
+      return "torch.float16";
+    case at::kBFloat16:
+      return "torch.bfloat16";
+    case at::kBool:
+      return "torch.bool";
+    case at::kInt:
+      return "torch.int32";
+    case at::kLong:
+      return "torch.int64";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+// 0 is refused later, by its own name.
+double default_scale(const Tensor& q) {
+  if (q.dim() == 0) return 1.0;
+  const auto head_dim = q.sym_size(-1).guard_int(__FILE__, __LINE__);
+  return 1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(head_dim, 1)));
 }
 
 DType dtype_of(const char* operation, const Tensor& tensor) {
@@ -207,30 +375,30 @@ DType dtype_of(const char* operation, const Tensor& tensor) {
     case at::kBFloat16:
       return DType::bfloat16;
     default:
-      refuse(operation, "q, k and v must be float32, float16 or bfloat16, got ",
-             c10::toString(tensor.scalar_type()));
+      refuse(operation, "expected float32, float16 or bfloat16, got ",
+             torch_name(tensor.scalar_type()), "; cast with .to");
   }
 }
 
 void check_call(const char* operation, const Call& call) {
   check_qkv(operation, call);
   attention::check_settings(operation, call.settings);
-  auto shapes = shapes_of<c10::SymInt>(call);
+  attention::Shapes<c10::SymInt> shapes{sym_sizes(call.q), sym_sizes(call.k),
+                                        sym_sizes(call.v)};
   if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
   attention::check_shapes(operation, shapes);
   check_length(operation, "len_q", shapes.q[2]);
   check_length(operation, "len_kv", shapes.k[2]);
   if (call.is_packed() || call.starts_kv.defined()) {
-    if (!call.is_packed()) {
-      refuse(operation, "cu_seqlens_k came without cu_seqlens_q");
-    }
     check_packed(operation, call);
   }
   if (call.mask.defined()) {
     check_mask_tensor(operation, call);
     attention::check_mask(operation, shapes, sym_sizes(call.mask));
   }
-  check_extras(operation, call);
+  check_per_head(operation, "alibi_slopes", call.slopes, call, true);
+  check_per_head(operation, "sinks", call.sinks, call, false);
+  check_seed(operation, call);
 }
 
 Problem problem_of(const char* operation, const Call& call) {
@@ -264,8 +432,8 @@ Problem problem_of(const char* operation, const Call& call) {
   problem.has_sinks = call.sinks.defined();
   if (call.settings.dropout_p > 0.0) {
     if (!call.seed.device().is_cpu()) {
-      refuse(operation, "seed must be on the CPU, got ",
-             call.seed.device().str());
+      refuse(operation, "expected seed on the CPU, got ", call.seed.device(),
+             "; move it with .cpu()");
     }
     problem.seed = static_cast<uint64_t>(*call.seed.data_ptr<int64_t>());
   }

@@ -1,5 +1,5 @@
 // csrc/torch/call.h: the arguments of one attention call, as the operators of
-// the schema take them, and their check: one for real and for fake tensors.
+// the schema take them, and their check: one for every device, real or fake.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,22 +11,34 @@
 
 namespace orchard::torch_ops {
 
-// The options stand in this order in every schema; call.cpp reads them.
+// The options stand in this order in every schema; call.cpp reads them.  First
+// those of torch.nn.functional.scaled_dot_product_attention, in its order, so
+// that a call without other options passes eight values.
 #define ORCHARD_CALL_SCHEMA                                                 \
-  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask, Tensor? alibi_slopes, " \
-  "Tensor? sinks, Tensor? seed, Tensor? cu_seqlens_q, "                     \
-  "Tensor? cu_seqlens_k, float scale, float softcap, float dropout_p, "     \
-  "int window_left, int window_right, bool is_bottom_right, "               \
-  "SymInt max_seqlen_q, SymInt max_seqlen_k"
+  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask=None, "                  \
+  "float dropout_p=0.0, bool is_causal=False, float? scale=None, "          \
+  "bool enable_gqa=True, bool is_bottom_right=False, int window_left=-1, "  \
+  "int window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, "     \
+  "Tensor? sinks=None, Tensor? seed=None, Tensor? cu_seqlens_q=None, "      \
+  "Tensor? cu_seqlens_k=None, SymInt max_seqlen_q=0, SymInt max_seqlen_k=0" \
+  ", bool return_lse=False"
 
 // std::optional from PyTorch 2.4 on, before that PyTorch's own.
 using OptionalTensor =
     decltype(std::declval<c10::IValue&>().toOptional<at::Tensor>());
+using OptionalDouble =
+    decltype(std::declval<c10::IValue&>().toOptional<double>());
 
-// Undefined tensors are those that were not given.
+// Tensors have four dimensions once read, whatever the caller gave; undefined
+// are those that were not given.
 struct Call {
   at::Tensor q, k, v, mask, slopes, sinks, seed, starts_q, starts_kv;
-  attention::Settings settings;
+  attention::Settings settings;  // is_causal is a window_right of 0
+  bool is_grouping_allowed = true;
+  // lse is asked for.  Only CPU tensors, which may do without, look at it.
+  bool needs_lse = false;
+  // q, k and v came as [batch, length, head_dim]; results go back so.
+  bool has_three_dims = false;
   // Of packed sequences, else 0.  torch.compile may have computed them from
   // cu_seqlens: only the run knows them then.
   c10::SymInt max_len_q = 0, max_len_kv = 0;
@@ -34,17 +46,36 @@ struct Call {
   // not the batch.
   bool is_indirect = false;
 
-  static constexpr size_t kArguments = 17;
+  static constexpr size_t kArguments = 20;
   static constexpr size_t kTensors = 9;
 
-  // Reads arguments first .. first + kArguments - 1.
-  static Call read(c10::ArrayRef<c10::IValue> arguments, size_t first);
+  // Reads arguments first .. first + kArguments - 1; throws for tensors that
+  // have no strides.
+  static Call read(const char* operation,
+                   c10::ArrayRef<c10::IValue> arguments,
+                   size_t first);
+  // Reads and removes the last arguments.
+  static Call take(const char* operation, torch::jit::Stack& stack);
   void push(torch::jit::Stack& stack) const;
+  // All but the tensors, and a call of both; tensors as tensors() orders them.
+  c10::IValue options() const;
+  static Call of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options);
 
   std::array<at::Tensor, kTensors> tensors() const;
   bool is_packed() const { return starts_q.defined(); }
   bool has_bias() const { return mask.defined() && mask.is_floating_point(); }
 };
+
+// A tensor of four dimensions as the caller wants it back.
+inline at::Tensor with_dims_of(const Call& call, const at::Tensor& result) {
+  return call.has_three_dims ? result.squeeze(1) : result;
+}
+
+const char* torch_name(at::ScalarType dtype);  // as Python writes it
+
+// 1/sqrt(head_dim), a number even where the head size is symbolic, because
+// kernels are made for each.
+double default_scale(const at::Tensor& q);
 
 attention::DType dtype_of(const char* operation, const at::Tensor& tensor);
 

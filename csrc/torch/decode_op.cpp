@@ -36,10 +36,11 @@ void check_numbers(const char* name,
       numbers.dim() == dim && numbers.sym_size(0) == q.sym_size(0)) {
     return;
   }
-  refuse(kDecode, name, " must be int32 on ", q.device().str(), " with ", dim,
-         " dimensions, the first ", q.sym_size(0), ", got ",
-         c10::toString(numbers.scalar_type()), " of shape ",
-         numbers.sym_sizes(), " on ", numbers.device().str());
+  refuse(kDecode, "expected ", name, " to be int32 with ", dim,
+         " dimensions, the first ", q.sym_size(0), " as q's batch, on ",
+         q.device(), ", got ", torch_name(numbers.scalar_type()), " of shape ",
+         numbers.sym_sizes(), " on ", numbers.device(),
+         "; convert it with .to");
 }
 
 Call call_of(const Step& step) {
@@ -169,7 +170,7 @@ Outputs decode(const Tensor& q,
                const OptionalTensor& cache_batch_idx,
                const OptionalTensor& cache_leftpad,
                const OptionalTensor& alibi_slopes,
-               double scale,
+               const OptionalDouble& scale,
                double softcap,
                int64_t window_left,
                int64_t window_right,
@@ -187,7 +188,7 @@ Outputs decode(const Tensor& q,
             given(alibi_slopes),
             {},
             num_splits};
-  step.settings.scale = scale;
+  step.settings.scale = scale.has_value() ? *scale : default_scale(q);
   step.settings.softcap = softcap;
   step.settings.window_left = window_left;
   step.settings.window_right = window_right;
@@ -201,7 +202,7 @@ TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, "
       "Tensor? block_table, Tensor? cache_batch_idx, Tensor? cache_leftpad, "
-      "Tensor? alibi_slopes, float scale, float softcap, int window_left, "
+      "Tensor? alibi_slopes, float? scale, float softcap, int window_left, "
       "int window_right, int num_splits) -> (Tensor out, Tensor lse)");
 }
 

@@ -1,6 +1,6 @@
 // csrc/torch/ops.cpp: the operators' schemas, which function serves which key,
 // and the small operators that report.
-#include <ATen/core/Tensor.h>
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include <string>
@@ -13,6 +13,8 @@
 #include "torch/attention_ops.h"
 #include "torch/bridge.h"
 #include "torch/call.h"
+#include "torch/cpu_op.h"
+#include "torch/cpu_sdpa.h"
 #include "torch/trace/recording.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"
@@ -21,17 +23,39 @@
 namespace orchard::torch_ops {
 namespace {
 
-void supports(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
-  const Call call = Call::read(torch::jit::last(*stack, Call::kArguments), 0);
-  torch::jit::drop(*stack, Call::kArguments);
-  std::string reason;
+// Why the operators would refuse a call, or "".
+std::string reason_against(c10::ArrayRef<c10::IValue> arguments) {
+  constexpr const char* kSupports = "supports";
   try {
-    check_call("supports", call);
-    problem_of("supports", call);
+    const Call call = Call::read(kSupports, arguments, 0);
+    check_call(kSupports, call);
+    if (call.q.is_cpu() && is_readable(call.q)) {
+      check_packed_numbers(kSupports, call);
+    } else if (!call.q.is_cpu() && !call.q.is_meta() &&
+               !call.q.key_set().has(c10::DispatchKey::Python)) {
+      problem_of(kSupports, call);
+    }
   } catch (const Error& error) {
-    reason = error.what();
+    return error.what();
   }
+  return "";
+}
+
+void supports(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
+  const std::string reason =
+      reason_against(torch::jit::last(*stack, Call::kArguments));
+  torch::jit::drop(*stack, Call::kArguments);
   torch::jit::push(*stack, reason);
+}
+
+// What records operators takes tensors alone: one with as many elements as the
+// reason has letters, so that a compiler knows its size while it traces.
+void reason_size(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
+  const auto arguments = torch::jit::last(*stack, Call::kArguments);
+  const auto size = static_cast<int64_t>(reason_against(arguments).size());
+  const auto options = arguments[0].toTensor().options().dtype(at::kByte);
+  torch::jit::drop(*stack, Call::kArguments);
+  torch::jit::push(*stack, at::empty({size}, options));
 }
 
 std::tuple<std::string, int64_t, int64_t, std::string> describe_storage(
@@ -104,10 +128,11 @@ TORCH_LIBRARY(orchard_ops, m) {
         ") -> (Tensor out, Tensor lse, Tensor stats)");
   m.def(
       "backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor lse, "
-      "Tensor stats, " ORCHARD_CALL_SCHEMA
-      ", bool[5] output_mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor stats, bool[5] output_mask, " ORCHARD_CALL_SCHEMA
+      ") -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // These only report: one function for every key.
   m.def("supports(" ORCHARD_CALL_SCHEMA ") -> str", boxed<&supports>());
+  m.def("reason_size(" ORCHARD_CALL_SCHEMA ") -> Tensor");
   m.def("describe_storage(Tensor tensor) -> (str, int, int, str)",
         describe_storage);
   m.def("thread_limits(Tensor like) -> (str[], int[], int[])", thread_limits);
@@ -120,6 +145,24 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("set_longest_launch(float seconds) -> ()", device::set_longest_seconds);
   m.def("record_into(str folder) -> ()", record_into);
   m.def("synchronize() -> ()", synchronize);
+}
+
+TORCH_LIBRARY_IMPL(orchard_ops, CompositeImplicitAutograd, m) {
+  m.impl("reason_size", boxed<&reason_size>());
+}
+
+// Made of differentiable operators: below autograd and at its key.
+TORCH_LIBRARY_IMPL(orchard_ops, CPU, m) {
+  m.impl("forward", boxed<&forward_cpu>());
+}
+
+TORCH_LIBRARY_IMPL(orchard_ops, AutogradCPU, m) {
+  m.impl("forward", boxed<&forward_cpu>());
+}
+
+// Whatever else there is: other devices, and tensors without strides.
+TORCH_LIBRARY_IMPL(orchard_ops, CompositeExplicitAutograd, m) {
+  m.impl("forward", boxed<&forward_elsewhere>());
 }
 
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) { implement_on_device(m); }

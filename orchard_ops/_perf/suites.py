@@ -234,31 +234,72 @@ def _step(attention: Callable[..., Any], length: int) -> None:
     torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 
 
+# Found before anything could replace it.
+_PYTORCH = functional.scaled_dot_product_attention
+
+
+def _host_calls(
+    is_recorded: bool,
+) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Return each kind of call, beside PyTorch's own of a tiny CPU tensor.
+
+    PyTorch's function has no window: there its causal call stands for it.  In the
+    layout of flash_attn it is called with transposes, as its users must.
+    """
+    routed, theirs = functional.scaled_dot_product_attention, _PYTORCH
+    tiny = torch.randn(1, 1, 8, 64).requires_grad_(is_recorded)
+    q = tiny.detach().to(sim.DEVICE).requires_grad_(is_recorded)
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    ours = partial(orchard_ops.flash_attention, q, q, q)
+    usual = partial(theirs, tiny, tiny, tiny)
+    causal = partial(usual, is_causal=True)
+    turned, tiny_turned = q.transpose(1, 2), tiny.transpose(1, 2)
+
+    def dao() -> torch.Tensor:
+        q, k, v = (tiny_turned.transpose(1, 2) for _ in range(3))
+        return theirs(q, k, v, is_causal=True).transpose(1, 2)
+
+    return {
+        "plain": (ours, usual),
+        "causal": (partial(ours, is_causal=True), causal),
+        "masked": (
+            partial(ours, attn_mask=mask.to(sim.DEVICE)),
+            partial(usual, attn_mask=mask),
+        ),
+        "dropout": (partial(ours, dropout_p=0.1), partial(usual, dropout_p=0.1)),
+        "window": (partial(ours, window=(2, 0)), causal),
+        "sdpa.enable()": (partial(routed, q, q, q, is_causal=True), causal),
+        "flash_attn_func": (
+            partial(
+                orchard_ops.flash_attn.flash_attn_func,
+                *(turned, turned, turned),
+                causal=True,
+            ),
+            dao,
+        ),
+    }
+
+
 def host(full: bool) -> Iterator[Row]:
     """Time warm calls on a device that drops every launch, beside a tiny SDPA."""
     sim.enable()
-    tiny = torch.randn(1, 1, 8, 64)
-    q, k, v = (tiny.to(sim.DEVICE) for _ in range(3))
-    mask = torch.ones(8, 8, dtype=torch.bool)
-    ours = partial(orchard_ops.flash_attention, k=k, v=v)
-    theirs = partial(functional.scaled_dot_product_attention, key=tiny, value=tiny)
-    pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "forward": (partial(ours, q), partial(theirs, tiny)),
-        "forward, recorded for a backward": (
-            partial(ours, q.detach().requires_grad_()),
-            partial(theirs, tiny.detach().requires_grad_()),
-        ),
-        "forward, with a mask": (
-            partial(ours, q, attn_mask=mask.to(sim.DEVICE)),
-            partial(theirs, tiny, attn_mask=mask),
-        ),
-    }
+    with orchard_ops.sdpa.enabled():
+        pairs = {
+            name + (", recorded" if is_recorded else ""): pair
+            for is_recorded in (False, True)
+            for name, pair in _host_calls(is_recorded).items()
+        }
+        yield from _host_rows(pairs, 500 if full else 100)
+
+
+def _host_rows(
+    pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]], turns: int
+) -> Iterator[Row]:
     for mine, _ in pairs.values():
         mine()  # compiles
     # A thread pool's wake-up would be the reference's time, not its host's work.
     with sim.idle(), _one_thread():
         for name, (mine, other) in pairs.items():
-            turns = 500 if full else 100
             medians = _interleaved({"ours": mine, "theirs": other}, turns, batch=20)
             yield {
                 "call": name,

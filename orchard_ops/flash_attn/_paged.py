@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check_is_tensor
+from .._arguments.checks import check_is_tensor
 from .._errors import InvalidProblemError
 
 __all__ = ["check_table", "gather_pages"]

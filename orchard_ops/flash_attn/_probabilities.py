@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._arguments import Arguments
-from .._composite import repeat_heads, softmax_weights
-from .._philox import keep_mask
+from .._arguments.philox import keep_mask
 
 __all__ = ["signed_probabilities"]
 
@@ -40,6 +39,8 @@ def signed_probabilities(arguments: Arguments) -> Tensor:
             k=arguments.k[:, :, start_k:end_k],
             v=arguments.v[:, :, start_k:end_k],
             alibi_slopes=slopes,
+            cu_seqlens_q=None,
+            cu_seqlens_k=None,
         )
         padding = (0, longest[1] - end_k + start_k, 0, longest[0] - end_q + start_q)
         results.append(functional.pad(_signed(part, index), padding))
@@ -50,10 +51,7 @@ def signed_probabilities(arguments: Arguments) -> Tensor:
 
 
 def _signed(arguments: Arguments, first_batch: int) -> Tensor:
-    weights, _ = softmax_weights(repeat_heads(arguments))
+    weights = torch.ops.orchard_ops.softmax_weights(*arguments)
     assert arguments.seed is not None
-    batch, heads, len_q, len_kv = weights.shape
-    kept = keep_mask(
-        arguments.seed, arguments.dropout_p, (batch, heads, len_q, len_kv), first_batch
-    )
+    kept = keep_mask(arguments.seed, arguments.dropout_p, weights.shape, first_batch)
     return torch.where(kept.to(weights.device), weights, -weights).to(arguments.q.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._checks import check_is_tensor, whole_number
+from .._arguments.checks import check_is_tensor, whole_number
 
 __all__ = ["index_first_axis", "index_put_first_axis", "pad_input", "unpad_input"]
 

@@ -26,10 +26,12 @@ from typing import Union
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
-from .._checks import check_is_tensor, check_number, window_pair
-from .._errors import InvalidProblemError
-from .._kvcache import flash_attention_with_kvcache
-from .._run import run
+from .._arguments.checks import check_is_tensor, check_number, check_rank, window_pair
+from .._errors import InvalidProblemError, OrchardError, renamed
+from .._functions.dense import flash_attention
+from .._functions.kvcache import flash_attention_with_kvcache
+from .._functions.run import attend
+from .._tracing import is_compiling
 from ._paged import check_table, gather_pages
 from ._probabilities import signed_probabilities
 
@@ -78,14 +80,24 @@ def flash_attn_func(
         ``[batch, len_q, heads_q, head_dim_v]``, or three tensors.
     """
     name = "flash_attn_func"
-    _check_rank(name, 4, q=q, k=k, v=v)
+    check_rank(name, "batch, len", 4, q=q, k=k, v=v)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    window, cap = _window(name, window_size), _cap(name, softcap)
+    if not return_attn_probs and not is_compiling():
+        try:
+            return flash_attention(
+                q, k, v, None, dropout_p, causal, softmax_scale,
+                causal_alignment="bottom-right", window=window, softcap=cap,
+                alibi_slopes=alibi_slopes,
+            ).transpose(1, 2)  # fmt: skip
+        except OrchardError as error:
+            raise renamed(error, name) from None
     arguments = dense_arguments(
-        name, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None,
-        dropout_p, causal, softmax_scale, True, causal_alignment="bottom-right",
-        window=_window(name, window_size), softcap=_cap(name, softcap),
-        alibi_slopes=alibi_slopes, sinks=None,
+        name, q, k, v, None, dropout_p, causal, softmax_scale,
+        causal_alignment="bottom-right", window=window, softcap=cap,
+        alibi_slopes=alibi_slopes, return_lse=bool(return_attn_probs),
     )  # fmt: skip
-    out, lse, probabilities = _attend(name, arguments, return_attn_probs)
+    out, lse, probabilities = _attend(name, arguments)
     out = out.transpose(1, 2)
     return (out, lse, probabilities) if return_attn_probs else out
 
@@ -180,16 +192,16 @@ def flash_attn_varlen_func(
     """
     name = "flash_attn_varlen_func"
     if block_table is not None:
-        _check_rank(name, 4, k=k, v=v)
+        check_rank(name, "batch, len", 4, k=k, v=v)
         k, v = gather_pages(name, (k, v), cu_seqlens_k, block_table)
-    _check_rank(name, 3, q=q, k=k, v=v)
+    check_rank(name, "total", 3, q=q, k=k, v=v)
     arguments = packed_arguments(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
         window=_window(name, window_size), softcap=_cap(name, softcap),
-        alibi_slopes=alibi_slopes, sinks=None,
+        alibi_slopes=alibi_slopes, sinks=None, return_lse=bool(return_attn_probs),
     )  # fmt: skip
-    out, lse, probabilities = _attend(name, arguments, return_attn_probs)
+    out, lse, probabilities = _attend(name, arguments)
     out = out.squeeze(0).transpose(0, 1)
     return (out, lse.squeeze(0), probabilities) if return_attn_probs else out
 
@@ -297,7 +309,7 @@ def flash_attn_with_kvcache(
         ``[batch, len_q, heads_q, head_dim_v]``, or a pair; no gradients.
     """
     name = "flash_attn_with_kvcache"
-    _check_rank(name, 4, q=q, k_cache=k_cache, v_cache=v_cache)
+    check_rank(name, "batch, len", 4, q=q, k_cache=k_cache, v_cache=v_cache)
     if cache_seqlens is None:
         if k is not None:
             raise InvalidProblemError(
@@ -320,17 +332,18 @@ def flash_attn_with_kvcache(
     )  # fmt: skip
 
 
-def _attend(
-    name: str, arguments: Arguments, need_more: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    out, lse = run(name, arguments, need_more)
-    probabilities = out.new_empty(0)
-    if need_more and arguments.seed is not None:
-        probabilities = signed_probabilities(arguments)
-    return out, lse, probabilities
+def _attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    out, lse = attend(name, arguments)
+    if not arguments.return_lse:
+        return out, lse, out
+    if arguments.seed is None:
+        return out, lse, out.new_empty(0)
+    return out, lse, signed_probabilities(arguments)
 
 
 def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
+    if type(window_size) is tuple and window_size == (-1, -1):
+        return None
     advice = "(-1, -1) is no window"
     left, right = window_pair(name, "window_size", window_size, advice)
     return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
@@ -352,15 +365,3 @@ def _unpack(
             "the end"
         )
     return packed.unbind(-3)
-
-
-def _check_rank(name: str, rank: int, **tensors: Tensor) -> None:
-    first = "batch, len" if rank == 4 else "total"
-    for label, tensor in tensors.items():
-        check_is_tensor(name, label, tensor)
-        if tensor.dim() != rank:
-            raise InvalidProblemError(
-                f"[{name}] expected {label} of shape [{first}, heads, "
-                f"head_dim], got {list(tensor.shape)}; add or merge dimensions with "
-                "unsqueeze or flatten"
-            )

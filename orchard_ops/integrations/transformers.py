@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .._attention import flash_attention
 from .._errors import UnsupportedError
+from .._functions.dense import flash_attention
 
 __all__ = ["attention", "register"]
 

@@ -24,6 +24,7 @@ def test_public_names() -> None:
         "UnsupportedError",
         "__version__",
         "backward_scratch",
+        "call_counts",
         "flash_attention",
         "flash_attention_varlen",
         "flash_attention_with_kvcache",
@@ -34,6 +35,7 @@ def test_public_names() -> None:
         "sim",
         "storage",
         "supports",
+        "synchronize",
     ]
     for name in orchard_ops.__all__:
         assert hasattr(orchard_ops, name)
@@ -109,11 +111,22 @@ def test_docstrings(name: str) -> None:
     """Every public function says what it returns; the main ones what they equal."""
     text = inspect.getdoc(getattr(orchard_ops, name))
     assert text is not None
-    assert "Returns:" in text
-    assert name == "supports" or ("Equals" in text and "Raises:" in text)
+    assert "Returns:" in text or name == "synchronize"
+    is_main = name.startswith("flash_")
+    assert not is_main or ("Equals" in text and "Raises:" in text)
     if "Args:" in text:
         for parameter in inspect.signature(getattr(orchard_ops, name)).parameters:
             assert f"\n    {parameter}: " in text
+
+
+def test_counts_have_names(device: torch.device) -> None:
+    """A forward and its backward are counted, and can be waited for."""
+    q = torch.randn(1, 2, 5, 16).to(device).requires_grad_()
+    before = orchard_ops.call_counts()
+    orchard_ops.flash_attention(q, q, q).sum().backward()
+    orchard_ops.synchronize()
+    after = orchard_ops.call_counts()
+    assert after.forward - before.forward == after.backward - before.backward == 1
 
 
 def test_supports_says_yes(device: torch.device) -> None:

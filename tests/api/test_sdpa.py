@@ -242,7 +242,7 @@ FALLBACKS: dict[str, tuple[Callable[[torch.device], tuple[Any, ...]], str]] = {
     "on the CPU": (lambda _: ([torch.ones(1, 2, 3, 8)] * 3, {}), "device cpu"),
     "wide heads": (
         lambda device: ([torch.ones(1, 1, 3, 300).to(device)] * 3, {}),
-        "head_dim of q and k must be 1 to 256",
+        "expected head_dim from 1 to 256",
     ),
     "other heads": (
         lambda device: (

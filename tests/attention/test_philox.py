@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchard_ops import _philox
+import orchard_ops
+from orchard_ops._arguments import philox as _philox
 
 # Counter, key and words of Random123's known answers for philox4x32-10.
 KNOWN = {
@@ -26,11 +27,17 @@ def words(text: str) -> list[Tensor]:
     return [torch.tensor(int(word, 16)) for word in text.split()]
 
 
+def drawn(counter: list[int], key: list[int]) -> list[int]:
+    """Return the words that the CPU's dropout draws."""
+    words: list[int] = torch.ops.orchard_ops.philox(counter, key)
+    return words
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_answers(name: str) -> None:
     """Philox4x32-10 gives the words that its authors publish."""
-    counter, key, expected = (words(text) for text in KNOWN[name])
-    assert list(_philox.philox(tuple(counter), tuple(key))) == expected
+    counter, key, expected = ([int(w) for w in words(text)] for text in KNOWN[name])
+    assert drawn(counter, key) == expected
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -58,8 +65,7 @@ def test_one_weight_by_hand() -> None:
     Batch 1 of 2, head 2 of 3, row 5, column 58: strip 1 of 32 columns, within it
     column 26 = 8 * 3 + 2, so group 4 * 1 + 1 and draw 2 * 3 + 0: word 3, its low half.
     """
-    counter = [torch.tensor(number) for number in (5, 5, 1 * 3 + 2, 0)]
-    word = int(_philox.philox(tuple(counter), (torch.tensor(7), torch.tensor(9)))[3])
+    word = drawn([5, 5, 1 * 3 + 2, 0], [7, 9])[3]
     seed = torch.tensor(9 << 32 | 7)
     for dropped in (False, True):
         dropout_p = ((word & 0xFFFF) + dropped) / 65536
@@ -73,12 +79,14 @@ def test_share_that_is_kept() -> None:
     assert abs(float(kept.mean()) - 0.7) < 3 * (0.21 / kept.numel()) ** 0.5
 
 
-def test_scale_undoes_the_probability_really_used() -> None:
+@pytest.mark.parametrize("dropout_p", [0.5, 0.99999, 0.1])
+def test_scale_undoes_the_probability_really_used(dropout_p: float) -> None:
     """The factor on kept weights belongs to the rounded probability."""
-    assert _philox.keep_scale(0.0) == 1.0
-    assert _philox.keep_scale(0.5) == 2.0
-    assert _philox.keep_scale(0.99999) == 65536.0  # at least one draw in 65536 is kept
-    assert _philox.keep_scale(0.1) == pytest.approx(1 / 0.9, rel=2e-5)
+    q, v = torch.zeros(1, 1, 1, 8), torch.ones(1, 1, 1, 8)
+    factor = reference.keep_scale(dropout_p)  # at least one draw in 65536 is kept
+    for _ in range(60):
+        out = orchard_ops.flash_attention(q, q, v, dropout_p=dropout_p)
+        assert float(out[0, 0, 0, 0]) in (0.0, pytest.approx(factor, rel=1e-6))
 
 
 def test_manual_seed_decides() -> None:

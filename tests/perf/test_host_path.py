@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import orchard_ops
+from orchard_ops import flash_attn
 
 PACKAGE = orchard_ops.__name__
 
@@ -44,7 +47,7 @@ def inputs(device: str | torch.device) -> list[Tensor]:
 def test_a_plain_call_enters_few_python_functions(
     place: str, mask: str | None, device: torch.device
 ) -> None:
-    """A warm call runs its own two functions, and asks what compiles or casts."""
+    """A warm call runs its own function, and asks what compiles or casts."""
     where = device if place == "device" else "cpu"
     q, k, v = inputs(where)
     keep = torch.ones(8, 8, dtype=torch.bool)
@@ -54,13 +57,42 @@ def test_a_plain_call_enters_few_python_functions(
     with frames() as entered:
         orchard_ops.flash_attention(q, k, v, given)
     ours = [name for name in entered if name.startswith(PACKAGE)]
-    assert ours[:2] == [
-        "orchard_ops._attention.flash_attention",
-        "orchard_ops._plain.attend",
-    ]
-    assert not any("_arguments" in name or "_checks" in name for name in ours)
+    assert ours[:1] == ["orchard_ops._functions.dense.flash_attention"]
+    assert not any("_arguments" in name for name in ours)
     # PyTorch's is_compiling takes two, and this context's own exit is one more.
-    assert len(entered) <= 7, entered
+    assert len(entered) <= 6, entered
+
+
+def routed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend through PyTorch's function."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+# Calls, and how many Python functions one of them enters at most.
+CALLS: dict[str, tuple[Callable[..., Any], int]] = {
+    "causal": (partial(orchard_ops.flash_attention, is_causal=True), 5),
+    "dropout": (partial(orchard_ops.flash_attention, dropout_p=0.5), 32),
+    "window": (partial(orchard_ops.flash_attention, window=(2, 0)), 34),
+    "sdpa.enable()": (routed, 19),
+    "flash_attn_func": (partial(flash_attn.flash_attn_func, causal=True), 15),
+}
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_other_calls_enter_few_python_functions_too(
+    name: str, is_recorded: bool, device: torch.device
+) -> None:
+    """Drop-ins and options ask once: what was checked is not checked again."""
+    call, most = CALLS[name]
+    q, k, v = (tensor.requires_grad_(is_recorded) for tensor in inputs(device))
+    with orchard_ops.sdpa.enabled():
+        call(q, k, v)
+        with frames() as entered:
+            call(q, k, v)
+    assert len(entered) <= most, entered
+    checks = [name for name in entered if name.endswith(("_arguments", "supports"))]
+    assert len(checks) <= 1, entered
 
 
 class Operators(TorchDispatchMode):

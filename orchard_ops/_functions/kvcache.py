@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
-from ._errors import translate
-from ._kvcache_checks import (
+from .. import _native
+from .._arguments.kvcache import (
     NAME,
     Cache,
     Options,
@@ -15,11 +17,86 @@ from ._kvcache_checks import (
     options_of,
     rotary_table,
 )
-from ._kvcache_cpu import attend_on_cpu, check_on_cpu
-from ._rotary import rotate
-from ._run import require_ops
+from .._errors import translate
+from .kvcache_cpu import attend_on_cpu, check_on_cpu
+from .rotary import rotate
 
 __all__ = ["flash_attention_with_kvcache"]
+
+
+@overload
+def flash_attention_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    cache_seqlens: Tensor | int,
+    block_table: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    rotary_interleaved: bool = True,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def flash_attention_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    cache_seqlens: Tensor | int,
+    block_table: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    rotary_interleaved: bool = True,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def flash_attention_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    cache_seqlens: Tensor | int,
+    block_table: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    rotary_interleaved: bool = True,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_lse: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def flash_attention_with_kvcache(
@@ -108,7 +185,7 @@ def flash_attention_with_kvcache(
         q, (k_cache, v_cache), len_new,
         cache_seqlens, block_table, cache_batch_idx, cache_leftpad,
     )  # fmt: skip
-    options = options_of(q, scale, is_causal, window, softcap, alibi_slopes, num_splits)
+    options = options_of(scale, is_causal, window, softcap, alibi_slopes, num_splits)
     turn: tuple[Tensor, Tensor] | None = None
     steps = q.size(1) if is_causal or window is not None else 1
     if rotary_cos is not None or rotary_sin is not None:
@@ -131,7 +208,7 @@ def flash_attention_with_kvcache(
 
 
 def _attend(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:
-    require_ops(NAME, q)
+    _native.require_loaded(NAME)
     try:
         out, lse = torch.ops.orchard_ops.decode(
             *(t.transpose(1, 2) for t in (q, cache.k, cache.v)),

@@ -7,17 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import (
+from .._errors import InvalidProblemError, UnsupportedError
+from .._tracing import promise_range
+from .checks import (
+    check_flag,
     check_is_tensor,
-    check_scale,
-    check_slopes,
-    check_softcap,
-    check_tensors,
+    check_number,
+    check_rank,
+    slopes_of,
     whole_number,
     window_sides,
 )
-from ._errors import InvalidProblemError, UnsupportedError
-from ._tracing import promise_range
 
 __all__ = [
     "NAME",
@@ -49,7 +49,7 @@ class Cache(NamedTuple):
 class Options(NamedTuple):
     """What shapes the scores, as the operators take it."""
 
-    scale: float
+    scale: float | None
     softcap: float
     window_left: int
     window_right: int
@@ -61,15 +61,8 @@ def check_step(
     q: Tensor, k: Tensor | None, v: Tensor | None, stores: tuple[Tensor, Tensor]
 ) -> None:
     """Check q, the caches, the new keys and values, and that no gradient is wanted."""
-    for label, store in zip(("k_cache", "v_cache"), stores):
-        check_is_tensor(NAME, label, store)
-    check_tensors(NAME, q, *stores)
-    if q.dim() != 4:
-        raise InvalidProblemError(
-            f"[{NAME}] expected q of 4 dimensions [batch, len_q, heads_q, head_dim], "
-            f"got shape {list(q.shape)}; add or merge dimensions with unsqueeze or "
-            "flatten"
-        )
+    layout = "batch, len"
+    check_rank(NAME, layout, 4, q=q, k_cache=stores[0], v_cache=stores[1])
     if stores[0].size(0) != stores[1].size(0):
         raise InvalidProblemError(
             f"[{NAME}] expected k_cache and v_cache of one first size, got "
@@ -92,14 +85,16 @@ def check_step(
 
 
 def _check_new(q: Tensor, k: Tensor, v: Tensor, stores: tuple[Tensor, Tensor]) -> None:
-    check_tensors(NAME, q, k, v)
+    check_rank(NAME, "batch, len", 4, k=k, v=v)
     for label, new, store in (("k", k, stores[0]), ("v", v, stores[1])):
         want = [q.size(0), k.size(1), *store.shape[2:]]
-        if list(new.shape) != want or new.dtype != store.dtype:
+        is_alike = new.dtype == store.dtype and new.device == store.device
+        if list(new.shape) != want or not is_alike:
             raise InvalidProblemError(
                 f"[{NAME}] expected {label} of shape [batch, len_new, heads_kv, "
-                f"head_dim] = {want} in the cache's {store.dtype}, got "
-                f"{list(new.shape)} in {new.dtype}; cast or slice it"
+                f"head_dim] = {want} in the cache's {store.dtype} on "
+                f"{store.device}, got {list(new.shape)} in {new.dtype} on "
+                f"{new.device}; cast, move or slice it"
             )
 
 
@@ -133,7 +128,6 @@ def cache_of(
 
 
 def options_of(
-    q: Tensor,
     scale: float | None,
     is_causal: bool,
     window: tuple[int, int] | None,
@@ -142,7 +136,6 @@ def options_of(
     num_splits: int,
 ) -> Options:
     """Return the options, checked but for what depends on shapes."""
-    slopes = check_slopes(NAME, alibi_slopes, q)
     advice = "0 lets the shapes decide"
     splits = whole_number(NAME, "num_splits", num_splits, advice)
     if splits < 0:
@@ -150,11 +143,13 @@ def options_of(
             f"[{NAME}] expected num_splits to be 0 or a number of parts, got {splits}; "
             f"{advice}"
         )
+    left, right = window_sides(NAME, window)
     return Options(
-        check_scale(NAME, q, scale),
-        check_softcap(NAME, softcap),
-        *window_sides(NAME, window, is_causal),
-        slopes,
+        None if scale is None else check_number(NAME, "scale", scale),
+        check_number(NAME, "softcap", softcap),
+        left,
+        0 if check_flag(NAME, "is_causal", is_causal) else right,
+        slopes_of(NAME, alibi_slopes),
         min(splits, _MOST_SPLITS),
     )
 

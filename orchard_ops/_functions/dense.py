@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
-from ._arguments import dense_arguments
-from ._errors import OrchardError
-from ._philox import keep_mask
-from ._plain import attend
-from ._run import reason_against, run
+from .. import _native
+from .._arguments import dense_arguments
+from .._arguments.philox import NO_SEED, keep_mask
+from .._autocast import is_any_region
+from .._errors import OrchardError, translate
+from .._tracing import is_compiling
+from .run import attend, reason_against
 
 __all__ = ["flash_attention", "flash_attn_fwd", "supports"]
 
+_MASKS = (type(None), Tensor, torch.nn.Parameter)
+_ALIGNMENTS = ("top-left", "bottom-right")
 _NUMBERS = (float, int)
+_SCALES = (type(None), float, int)
+
+
+@overload
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+    *,
+    causal_alignment: str = "top-left",
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+    *,
+    causal_alignment: str = "top-left",
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+    *,
+    causal_alignment: str = "top-left",
+    window: tuple[int, int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    return_lse: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def flash_attention(
@@ -96,26 +163,37 @@ def flash_attention(
         DeviceError: the tensors are on a device whose library is missing.
     """
     name = "flash_attention"
-    is_plain = (
-        type(dropout_p) in _NUMBERS and dropout_p == 0.0 and window is None
+    # The operator checks all but what only Python sees.  Of plain numbers, flags and
+    # tensors there is nothing such, which saves most calls the look.
+    if (
+        type(q) is type(k) is type(v) is Tensor and type(attn_mask) in _MASKS
+        and type(dropout_p) in _NUMBERS and dropout_p == 0.0 and window is None
+        and type(is_causal) is bool and type(scale) in _SCALES
+        and type(enable_gqa) is bool and causal_alignment in _ALIGNMENTS
         and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
-        and sinks is None and not return_lse and causal_alignment == "top-left"
-    )  # fmt: skip
-    if is_plain:
-        plain_out = attend(name, q, k, v, attn_mask, is_causal, scale, enable_gqa)
-        if plain_out is not None:
-            return plain_out
+        and sinks is None and not return_lse
+        and not is_compiling() and not is_any_region()
+    ):  # fmt: skip
+        forward = _native.operator("forward")
+        try:
+            if scale is None and enable_gqa and causal_alignment == "top-left":
+                # What is left out the operator fills in faster than Python.
+                out: Tensor = forward(q, k, v, attn_mask, 0.0, is_causal)[0]
+            else:
+                out = forward(
+                    q, k, v, attn_mask, 0.0, is_causal, scale, enable_gqa,
+                    causal_alignment == "bottom-right",
+                )[0]  # fmt: skip
+        except RuntimeError as error:
+            raise translate(error, name) from None
+        return out
     arguments = dense_arguments(
         name, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa,
         causal_alignment=causal_alignment, window=window, softcap=softcap,
-        alibi_slopes=alibi_slopes, sinks=sinks,
+        alibi_slopes=alibi_slopes, sinks=sinks, return_lse=return_lse,
     )  # fmt: skip
-    out, lse = run(name, arguments, return_lse)
-    if q.dim() == 3:
-        out = out.squeeze(1)
-    if not return_lse:
-        return out
-    return out, lse.squeeze(1) if q.dim() == 3 else lse
+    out, lse = attend(name, arguments)
+    return (out, lse) if return_lse else out
 
 
 def flash_attn_fwd(
@@ -149,18 +227,14 @@ def flash_attn_fwd(
         InvalidProblemError, UnsupportedError, DeviceError: as ``flash_attention``.
     """
     name = "flash_attn_fwd"
-    arguments = dense_arguments(
-        name, q, k, v, None, dropout_p, causal, scale, True,
-        causal_alignment="top-left", window=None, softcap=0.0,
-        alibi_slopes=None, sinks=None,
-    )  # fmt: skip
-    out, _ = run(name, arguments, False)
-    four = (*arguments.q.shape[:3], arguments.k.size(2))
+    arguments = dense_arguments(name, q, k, v, None, dropout_p, causal, scale)
+    out, _ = attend(name, arguments)
+    shape = (*arguments.q.shape[:-1], arguments.k.size(-2))
     if arguments.seed is None:
-        keep = torch.ones((), dtype=torch.bool, device=q.device).expand(four)
-    else:
-        keep = keep_mask(arguments.seed, arguments.dropout_p, four).to(q.device)
-    return (out, keep) if q.dim() == 4 else (out.squeeze(1), keep.squeeze(1))
+        return out, torch.ones((), dtype=torch.bool, device=q.device).expand(shape)
+    four = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
+    keep = keep_mask(arguments.seed, arguments.dropout_p, four).view(shape)
+    return out, keep.to(q.device)
 
 
 def supports(
@@ -191,8 +265,7 @@ def supports(
             name, q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa,
             causal_alignment=causal_alignment, window=window, softcap=softcap,
             alibi_slopes=alibi_slopes, sinks=sinks,
-            # So that none is drawn.
-            seed=torch.zeros((), dtype=torch.int64, device="cpu"),
+            seed=NO_SEED,
         )  # fmt: skip
         reason = reason_against(name, arguments)
     except OrchardError as error:

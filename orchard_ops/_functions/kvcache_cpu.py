@@ -5,18 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._arguments import Arguments
-from ._checks import check_dtypes
-from ._cpu_checks import check_shapes
-from ._kvcache_checks import NAME, Cache, Options
-from ._run import run
+from .._arguments import Arguments
+from .._arguments.kvcache import NAME, Cache, Options
+from .run import attend, check
 
 __all__ = ["attend_on_cpu", "check_on_cpu"]
 
 
 def check_on_cpu(q: Tensor, cache: Cache, options: Options) -> None:
     """Check what depends on the shapes of q, the caches and the slopes."""
-    check_dtypes(NAME, q, cache.k, cache.v)
 
     def entries(store: Tensor) -> Tensor:
         if cache.table is not None or cache.rows is not None:  # its first size is free
@@ -24,7 +21,7 @@ def check_on_cpu(q: Tensor, cache: Cache, options: Options) -> None:
         return store.transpose(1, 2)
 
     keys, values = entries(cache.k), entries(cache.v)
-    check_shapes(NAME, _arguments(q, keys, values, options, options.alibi_slopes))
+    check(NAME, _arguments(q, keys, values, options, options.alibi_slopes))
 
 
 def attend_on_cpu(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:
@@ -37,7 +34,7 @@ def attend_on_cpu(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Te
             slopes = slopes[index]
         keys, values = _keys_of(cache, index, length)
         entry = _arguments(q[index : index + 1], keys, values, options, slopes)
-        out_entry, lse_entry = run(NAME, entry, True)
+        out_entry, lse_entry = attend(NAME, entry)
         out[index] = out_entry[0].transpose(0, 1)
         lse[index] = lse_entry[0]
     return out, lse
@@ -66,18 +63,11 @@ def _arguments(
         q.transpose(1, 2),
         k,
         v,
-        None,
-        slopes,
-        None,
-        None,
-        None,
-        None,
-        options.scale,
-        options.softcap,
-        0.0,
-        options.window_left,
-        options.window_right,
-        True,
-        0,
-        0,
+        scale=options.scale,
+        is_bottom_right=True,
+        window_left=options.window_left,
+        window_right=options.window_right,
+        softcap=options.softcap,
+        alibi_slopes=slopes,
+        return_lse=True,
     )

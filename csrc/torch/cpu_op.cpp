@@ -1,0 +1,150 @@
+// csrc/torch/cpu_op.cpp: forward for CPU tensors, for autograd too.  The
+// kernels are for Apple GPUs; this keeps a model's meaning where there is none:
+// PyTorch's own attention function where it is right (cpu_sdpa.cpp), elsewhere
+// the definition (composite.cpp).
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "torch/attention_ops.h"
+#include "torch/composite.h"
+#include "torch/cpu_op.h"
+#include "torch/cpu_sdpa.h"
+
+namespace orchard::torch_ops {
+namespace {
+
+using at::Tensor;
+using attention::refuse;
+
+struct Outputs {
+  Tensor out, lse;
+};
+
+Tensor no_numbers(const Call& call) {
+  return at::empty({0}, call.q.options().dtype(at::kFloat));
+}
+
+Outputs by_definition(const Call& call, int64_t first_batch) {
+  auto [weights, lse] = softmax_weights(call);
+  const double dropout_p = call.settings.dropout_p;
+  if (dropout_p > 0.0) {
+    const Tensor kept =
+        keep_mask(call.seed, dropout_p, weights.sym_sizes(), first_batch);
+    weights = weights * kept *
+              (65536.0 / (65536.0 - attention::drop_below(dropout_p)));
+  }
+  const Tensor v = call.v.to(weights.scalar_type());
+  return {at::matmul(weights, v).to(call.q.scalar_type()), lse};
+}
+
+// Of a batch of equal lengths.
+Outputs attend(const Call& given, int64_t first_batch) {
+  const Call call = with_repeated_heads(given);
+  if (!call.needs_lse) {
+    const Tensor out = sdpa_out(call);
+    if (out.defined()) return {out, no_numbers(call)};
+  }
+  return by_definition(call, first_batch);
+}
+
+// Waits for nothing: the tensor is on the CPU.
+std::vector<int64_t> numbers_in(const Tensor& tensor) {
+  std::vector<int64_t> numbers;
+  if (is_readable(tensor)) {
+    const Tensor whole = tensor.to(at::kLong).contiguous();
+    const auto* const first = static_cast<const int64_t*>(whole.data_ptr());
+    numbers.assign(first, first + whole.numel());
+    return numbers;
+  }
+  for (int64_t i = 0; i < tensor.size(0); ++i) {
+    numbers.push_back(tensor.select(0, i).item<int64_t>());
+  }
+  return numbers;
+}
+
+void check_starts(const char* operation,
+                  const char* side,
+                  const std::vector<int64_t>& starts,
+                  const c10::SymInt& tokens,
+                  const c10::SymInt& longest) {
+  int64_t most = 0;
+  bool is_rising = starts.front() == 0;
+  for (size_t i = 1; i < starts.size(); ++i) {
+    is_rising = is_rising && starts[i] >= starts[i - 1];
+    most = std::max(most, starts[i] - starts[i - 1]);
+  }
+  if (!is_rising || tokens < starts.back()) {
+    refuse(operation, "expected cu_seqlens_", side, " to rise from 0 to at ",
+           "most ", tokens, ", the number of tokens, got ",
+           at::IntArrayRef(starts),
+           "; it holds where each sequence begins, and at last where the last "
+           "ends");
+  }
+  if (longest < most) {
+    refuse(operation, "expected max_seqlen_", side,
+           " to be the longest sequence's length ", most, ", got ", longest,
+           "; raise it");
+  }
+}
+
+// Within each packed sequence; tokens of none get 0 and -inf.
+Outputs attend_packed(const Call& call) {
+  const std::vector<int64_t> starts_q = numbers_in(call.starts_q);
+  const std::vector<int64_t> starts_kv = numbers_in(call.starts_kv);
+  std::vector<Tensor> outs, lses;
+  for (size_t i = 0; i + 1 < starts_q.size(); ++i) {
+    Call sequence = call;
+    sequence.q = call.q.slice(2, starts_q[i], starts_q[i + 1]);
+    sequence.k = call.k.slice(2, starts_kv[i], starts_kv[i + 1]);
+    sequence.v = call.v.slice(2, starts_kv[i], starts_kv[i + 1]);
+    sequence.starts_q = sequence.starts_kv = Tensor();
+    const auto index = static_cast<int64_t>(i);
+    if (call.slopes.defined() && call.slopes.dim() == 2) {
+      sequence.slopes = call.slopes.select(0, index);
+    }
+    const Outputs outputs = attend(sequence, index);
+    outs.push_back(outputs.out);
+    lses.push_back(outputs.lse);
+  }
+  const c10::SymInt heads = call.q.sym_size(1);
+  const c10::SymInt rest = call.q.sym_size(2) - starts_q.back();
+  // Tied to the tensors even where there is no sequence.
+  outs.push_back(
+      at::zeros_symint({1, heads, rest, call.v.sym_size(3)}, call.q.options()) +
+      call.q.slice(3, 0, 0).sum());
+  if (!call.needs_lse) return {at::cat(outs, 2), no_numbers(call)};
+  lses.push_back(at::full_symint({1, heads, rest},
+                                 -std::numeric_limits<double>::infinity(),
+                                 call.q.options().dtype(at::kFloat)));
+  return {at::cat(outs, 2), at::cat(lses, 2)};
+}
+
+}  // namespace
+
+void check_packed_numbers(const char* operation, const Call& call) {
+  if (!call.is_packed()) return;
+  check_starts(operation, "q", numbers_in(call.starts_q), call.q.sym_size(2),
+               call.max_len_q);
+  check_starts(operation, "k", numbers_in(call.starts_kv), call.k.sym_size(2),
+               call.max_len_kv);
+}
+
+void forward_cpu(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
+  const Call call = Call::take(kForward, *stack);
+  check_call(kForward, call);
+  check_packed_numbers(kForward, call);
+  // What was to be cast has been.
+  const c10::impl::ExcludeDispatchKeyGuard no_casts(
+      c10::DispatchKey::AutocastCPU);
+  const Outputs outputs =
+      call.is_packed() ? attend_packed(call) : attend(call, 0);
+  const Tensor lse =
+      call.needs_lse ? with_dims_of(call, outputs.lse) : no_numbers(call);
+  torch::jit::push(*stack, with_dims_of(call, outputs.out), lse,
+                   no_numbers(call));
+}
+
+}  // namespace orchard::torch_ops
