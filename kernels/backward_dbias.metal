@@ -26,14 +26,11 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
                uint3 group [[threadgroup_position_in_grid]],
                uint simdgroup [[simdgroup_index_in_threadgroup]],
                uint lane [[thread_index_in_simdgroup]]) {
-  DECLARE_EXCHANGE
+  DECLARE_EXCHANGE(exchange)
+  GATHER_DOMAIN(tensors)
   Place place = place_of(p, group, simdgroup, lane);
-  Lane at = place.at;
-  int base = place.base;
-  int base_v = place.base_v;
-  int tile = place.tile;
   int row0 = place.grid_y * ROWS;
-  int column0 = (place.grid_x * TILES + tile) * COLS;
+  int column0 = (place.grid_x * TILES + place.tile) * COLS;
   // Along a dimension that it was broadcast to, a tile walks all blocks; tiles
   // beside the first do the same, for the barriers, and write nothing.
   MaskExtent all = mask_extent(p, place.grid_z, row0, column0);
@@ -42,8 +39,8 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
   MaskSums sums;
   begin_sums(sums);
 #if IS_CARRIED
-  walk_sums = walk_sums_of(walk_sums, group, groups, simdgroup, lane,
-                           MASK_SUMS_FRAGMENTS);
+  walk_sums =
+      walk_sums_of(walk_sums, group, groups, place, MASK_SUMS_FRAGMENTS);
   if (is_walk_begun(p)) resume_sums(sums, walk_sums);
 #endif
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
@@ -53,30 +50,27 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
           (batch - all.batch) * (all.head_end - all.head) + head - all.head;
       if (counted < p.walk_head || counted >= p.walk_head_end) continue;
 #endif
-      Domain d;
-      SET_EXTENT(d);
-      SET_HEAD(d, head)
-      device const ELEM* q = q_all + batch * p.q.batch + head * p.q.head;
-      device const ELEM* k =
-          k_all + batch * p.k.batch + (head / p.group) * p.k.head;
-      device const ELEM* v =
-          v_all + batch * p.v.batch + (head / p.group) * p.v.head;
+      Domain d = domain_of(p, tensors, batch);
+      enter_head(d, p, tensors, batch, head);
+      device const ELEM* q = head_of(q_all, p.q, batch, head, 0);
+      device const ELEM* k = head_of(k_all, p.k, batch, head / p.group, 0);
+      device const ELEM* v = head_of(v_all, p.v, batch, head / p.group, 0);
       device const ELEM* grad_out =
-          grad_out_all + batch * p.grad_out.batch + head * p.grad_out.head;
-      long first_row = batch * p.rows.batch + head * p.rows.head;
+          head_of(grad_out_all, p.grad_out, batch, head, 0);
+      long first_row = row_of_all(p, batch, head, 0);
       for (int row = all.row; row < all.row_end; row += ROWS) {
         Rows rows;
         load_tile(rows, q, grad_out, stats + first_row, delta + first_row, p,
-                  d.len_q, row, base, base_v, at);
+                  place, d.len_q, row);
         for (int column = all.column; column < all.column_end; column += COLS) {
-          Sight sight = look(p, d, row, column, 0, column_step, tile, at);
-          if (sight.is_empty) continue;
+          VisibleScores in_view =
+              visible_scores(p, d, place, row, column, 0, column_step);
+          if (in_view.is_empty) continue;
           Accumulator s[SCORE_FRAGMENTS];
           thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
-          multiply_columns(rows, k, v, p, d.len_kv, column, base, base_v, at, s,
-                           dp);
-          SUM_SLICES(s);
-          differentiate<1, 1>(p, d, sight.kept, row, column, at, 1.0f,
+          multiply_columns(rows, k, v, p, place, d.len_kv, column, s, dp);
+          sum_slices(s, exchange, place);
+          differentiate<1, 1>(p, d, in_view.kept, row, column, place.at, 1.0f,
                               rows.stats, s, dp);
           add_block(sums, dp);
         }
@@ -91,6 +85,6 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
 #endif
   if (place.slice == 0) {
     store_mask(grad_mask + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
-               row0, column0, at, sums);
+               row0, column0, place.at, sums);
   }
 }

@@ -45,14 +45,13 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
                        uint3 group [[threadgroup_position_in_grid]],
                        uint simdgroup [[simdgroup_index_in_threadgroup]],
                        uint lane [[thread_index_in_simdgroup]]) {
+  DomainTensors tensors;  // that it reads none of
   Place place = place_of(p, group, simdgroup, lane);
-  Lane at = place.at;
   int row0 = place.grid_y * ROWS;
   int column0 = (place.grid_x * SIMDGROUPS + int(simdgroup)) * COLS;
   if (column0 >= p.mask_columns) return;  // a whole simdgroup leaves
   MaskExtent all = mask_extent(p, place.grid_z, row0, column0);
-  Domain d;
-  SET_EXTENT(d);
+  Domain d = domain_of(p, tensors, 0);
   MaskSums sums;
   begin_sums(sums);
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
@@ -67,5 +66,5 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
     }
   }
   store_mask(grad_mask + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
-             row0, column0, at, sums);
+             row0, column0, place.at, sums);
 }

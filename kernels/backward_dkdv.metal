@@ -62,61 +62,111 @@ METAL_FUNC void accumulate(thread const Operand* rows,
   }
 }
 
+// Reads the tile's columns of k and v.
+METAL_FUNC void load_columns(thread Columns& columns,
+                             device const ELEM* k,
+                             device const ELEM* v,
+                             constant AttentionParams& p,
+                             thread const Place& place,
+                             int len_kv,
+                             int column0) {
+#pragma clang loop unroll(full)
+  for (int c = 0; c < TILE_COLS; ++c) {
+    int column = column0 + 8 * c + 2 * place.at.pair;
+    KeyRows::load_columns(row_of(k, p.k.row, column, len_kv),
+                          row_of(k, p.k.row, column + 1, len_kv), place.base,
+                          place.at, columns.k + c * (SLICE / 8));
+    ValueRows::load_columns(row_of(v, p.v.row, column, len_kv),
+                            row_of(v, p.v.row, column + 1, len_kv),
+                            place.base_v, place.at,
+                            columns.v + c * (SLICE_V / 8));
+  }
+}
+
+// What the rows of one query head are read from; each at row 0.
+struct Head {
+  device const ELEM* q;
+  device const ELEM* grad_out;
+  device const float2* stats;
+  device const float* delta;
+};
+
+// Scores and output gradients of a tile: this simdgroup's slice of head_dim.
+METAL_FUNC void multiply_rows(thread const Columns& columns,
+                              thread const Head& head,
+                              constant AttentionParams& p,
+                              thread const Place& place,
+                              int len_q,
+                              int row0,
+                              thread RowStat* row_stat,
+                              thread Accumulator* s,
+                              thread Accumulator* dp) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + place.at.row;
+    Operand q_rows[SLICE / 8];
+    KeyRows::load_rows(row_of(head.q, p.q.row, row, len_q), place.base,
+                       place.at, q_rows);
+    contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
+    Operand grad_rows[SLICE_V / 8];
+    ValueRows::load_rows(row_of(head.grad_out, p.grad_out.row, row, len_q),
+                         place.base_v, place.at, grad_rows);
+    contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
+    row_stat[t] = row_stat_of(head.stats, head.delta, row, len_q);
+  }
+}
+
+// dv += weights^T grad_out, dk += ds^T q.
+METAL_FUNC void add_products(thread Columns& columns,
+                             thread const Head& head,
+                             constant AttentionParams& p,
+                             thread const Place& place,
+                             int len_q,
+                             int row0,
+                             thread Accumulator* weights,
+                             thread Accumulator* ds) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + 2 * place.at.pair;
+    Operand grad_columns[SLICE_V / 8];
+    Values::load_columns(row_of(head.grad_out, p.grad_out.row, row, len_q),
+                         row_of(head.grad_out, p.grad_out.row, row + 1, len_q),
+                         place.base_v, place.at, grad_columns);
+    accumulate<SLICE_V / 8>(grad_columns, weights + t * TILE_COLS, columns.dv);
+    Operand q_columns[SLICE / 8];
+    Keys::load_columns(row_of(head.q, p.q.row, row, len_q),
+                       row_of(head.q, p.q.row, row + 1, len_q), place.base,
+                       place.at, q_columns);
+    accumulate<SLICE / 8>(q_columns, ds + t * TILE_COLS, columns.dk);
+  }
+}
+
 // Adds what rows row0 .. row0 + ROWS - 1 of one query head give.
 METAL_FUNC void add_rows(thread Columns& columns,
-                         device const ELEM* q,
-                         device const ELEM* grad_out,
-                         device const float2* stats,
-                         device const float* delta,
+                         thread const Head& head,
                          constant AttentionParams& p,
                          thread const Domain& d,
-                         thread const Sight& sight,
+                         thread const Place& place,
+                         thread const VisibleScores& in_view,
                          int row0,
                          int column0,
-                         int base,
-                         int base_v,
-                         Lane at,
-                         EXCHANGE_PARAMETER SPILL_PARAMETER uint simdgroup,
-                         uint lane) {
+                         thread Exchange& exchange,
+                         thread const Spill& spill) {
   Accumulator s[SCORE_FRAGMENTS];
   thread Accumulator* dp = s + TILE_ROWS * TILE_COLS;
   RowStat row_stat[TILE_ROWS];
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    Operand q_rows[SLICE / 8];
-    KeyRows::load_rows(row_of(q, p.q.row, row, d.len_q), base, at, q_rows);
-    contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
-    Operand grad_rows[SLICE_V / 8];
-    ValueRows::load_rows(row_of(grad_out, p.grad_out.row, row, d.len_q), base_v,
-                         at, grad_rows);
-    contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
-    row_stat[t] = row_stat_of(stats, delta, row, d.len_q);
-  }
-  SUM_SLICES(s);
-  if (sight.is_edge) {
-    differentiate<1, 0>(p, d, sight.kept, row0, column0, at, columns.unit,
-                        row_stat, s, dp);
+  multiply_rows(columns, head, p, place, d.len_q, row0, row_stat, s, dp);
+  sum_slices(s, exchange, place);
+  if (in_view.is_edge) {
+    differentiate<1, 0>(p, d, in_view.kept, row0, column0, place.at,
+                        columns.unit, row_stat, s, dp);
   } else {
-    differentiate<0, 0>(p, d, sight.kept, row0, column0, at, columns.unit,
-                        row_stat, s, dp);
+    differentiate<0, 0>(p, d, in_view.kept, row0, column0, place.at,
+                        columns.unit, row_stat, s, dp);
   }
   fit_unit<TILE_COLS*(SLICE / 8)>(dp, columns.unit, columns.dk);
-  SPILL_TILE(dp, columns.unit)
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + 2 * at.pair;
-    Operand grad_columns[SLICE_V / 8];
-    Values::load_columns(row_of(grad_out, p.grad_out.row, row, d.len_q),
-                         row_of(grad_out, p.grad_out.row, row + 1, d.len_q),
-                         base_v, at, grad_columns);
-    accumulate<SLICE_V / 8>(grad_columns, s + t * TILE_COLS, columns.dv);
-    Operand q_columns[SLICE / 8];
-    Keys::load_columns(row_of(q, p.q.row, row, d.len_q),
-                       row_of(q, p.q.row, row + 1, d.len_q), base, at,
-                       q_columns);
-    accumulate<SLICE / 8>(q_columns, dp + t * TILE_COLS, columns.dk);
-  }
+  spill_tile(spill, place, columns.unit, dp);
+  add_products(columns, head, p, place, d.len_q, row0, s, dp);
 }
 
 METAL_FUNC void clear(thread Columns& columns) {
@@ -129,11 +179,9 @@ METAL_FUNC void store(thread Columns& columns,
                       device ELEM* dk,
                       device ELEM* dv,
                       constant AttentionParams& p,
+                      thread const Place& place,
                       int len_kv,
                       int column0,
-                      int base,
-                      int base_v,
-                      Lane at,
                       Kept kept) {
 #if HAS_DROPOUT
   float value_scale = p.keep_scale;
@@ -142,15 +190,31 @@ METAL_FUNC void store(thread Columns& columns,
 #endif
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
-    int column = column0 + 8 * c + 2 * at.pair;
-    Keys::store_columns(dk + column * p.dk.row, p.dk.row, len_kv - column, base,
-                        at, p.scale / columns.unit, kept,
+    int column = column0 + 8 * c + 2 * place.at.pair;
+    Keys::store_columns(dk + column * p.dk.row, p.dk.row, len_kv - column,
+                        place.base, place.at, p.scale / columns.unit, kept,
                         columns.dk + c * (SLICE / 8));
     Values::store_columns(dv + column * p.dv.row, p.dv.row, len_kv - column,
-                          base_v, at, value_scale, kept,
+                          place.base_v, place.at, value_scale, kept,
                           columns.dv + c * (SLICE_V / 8));
   }
 }
+
+#if SUMS_IN_PARTS
+// Adds what there is to memory (tile/parts.h), and begins anew.
+METAL_FUNC void keep_part(thread Columns& columns,
+                          device ELEM* dk,
+                          device ELEM* dv,
+                          constant AttentionParams& p,
+                          thread const Place& place,
+                          int len_kv,
+                          int column0,
+                          thread Kept& kept) {
+  store(columns, dk, dv, p, place, len_kv, column0, kept);
+  clear(columns);
+  kept.is_there = true;
+}
+#endif
 
 #if IS_CARRIED
 // What a simdgroup leaves to the next launch, and takes up there: dk and dv,
@@ -191,6 +255,42 @@ METAL_FUNC void interrupt(thread Columns& columns,
 }
 #endif
 
+// Where a tile of columns lies.
+struct KeyTile {
+  int batch;
+  int head;
+  int column0;
+};
+
+METAL_FUNC KeyTile key_tile_of(constant AttentionParams& p,
+                               thread const Place& place,
+                               thread const SpillBuffers& buffers) {
+  KeyTile tile;
+  tile.column0 = (place.grid_x * TILES + place.tile) * COLS;
+#if SPILLS
+  int heads_kv = p.heads_q / p.group;
+  int pair = buffers.chunk->first_pair + place.grid_y;
+  tile.head = pair % heads_kv;
+  tile.batch = pair / heads_kv;
+  tile.column0 += buffers.chunk->column0;
+#else
+  tile.head = place.grid_y;
+  tile.batch = place.grid_z;
+#endif
+  return tile;
+}
+
+// The rows that it walks.  With barriers inside, all tiles of a threadgroup
+// walk the same.
+METAL_FUNC Range rows_of_tile(constant AttentionParams& p,
+                              thread const Domain& d,
+                              thread const Place& place,
+                              int column0) {
+  int first = SPLIT > 1 ? column0 - place.tile * COLS : column0;
+  int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
+  return visible_rows(p, d, first, last);
+}
+
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* k [[buffer(SLOT_K)]],
@@ -205,94 +305,68 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               uint3 group [[threadgroup_position_in_grid]],
               uint simdgroup [[simdgroup_index_in_threadgroup]],
               uint lane [[thread_index_in_simdgroup]]) {
-  DECLARE_EXCHANGE
+  DECLARE_EXCHANGE(exchange)
+  GATHER_DOMAIN(tensors)
   Place place = place_of(p, group, simdgroup, lane);
-  Lane at = place.at;
-  int base = place.base;
-  int base_v = place.base_v;
-  int tile = place.tile;
-#if SPILLS
-  int group_column0 = chunk.column0 + place.grid_x * COLS * TILES;
-  int pair = chunk.first_pair + place.grid_y;
-  int head_kv = pair % (p.heads_q / p.group);
-  int batch = pair / (p.heads_q / p.group);
-#else
-  int group_column0 = place.grid_x * COLS * TILES;
-  int head_kv = place.grid_y;
-  int batch = place.grid_z;
-#endif
-  int column0 = group_column0 + tile * COLS;
-  Domain d;
-  SET_EXTENT(d);
+  GATHER_SPILL(buffers)
+  KeyTile tile = key_tile_of(p, place, buffers);
+  int batch = tile.batch;
+  int head_kv = tile.head;
+  int column0 = tile.column0;
+  Domain d = domain_of(p, tensors, batch);
   if (d.len_kv == 0) return;  // all threads alike
-  q += batch * p.q.batch + d.first_q * p.q.row;
-  grad_out += batch * p.grad_out.batch + d.first_q * p.grad_out.row;
-  k += batch * p.k.batch + head_kv * p.k.head + d.first_kv * p.k.row;
-  v += batch * p.v.batch + head_kv * p.v.head + d.first_kv * p.v.row;
+  dk = head_of(dk, p.dk, batch, head_kv, d.first_kv);
+  dv = head_of(dv, p.dv, batch, head_kv, d.first_kv);
 
   Columns columns;
   columns.unit = FIRST_UNIT;
   clear(columns);
-#pragma clang loop unroll(full)
-  for (int c = 0; c < TILE_COLS; ++c) {
-    int column = column0 + 8 * c + 2 * at.pair;
-    KeyRows::load_columns(row_of(k, p.k.row, column, d.len_kv),
-                          row_of(k, p.k.row, column + 1, d.len_kv), base, at,
-                          columns.k + c * (SLICE / 8));
-    ValueRows::load_columns(row_of(v, p.v.row, column, d.len_kv),
-                            row_of(v, p.v.row, column + 1, d.len_kv), base_v,
-                            at, columns.v + c * (SLICE_V / 8));
-  }
-
-  dk += batch * p.dk.batch + head_kv * p.dk.head + d.first_kv * p.dk.row;
-  dv += batch * p.dv.batch + head_kv * p.dv.head + d.first_kv * p.dv.row;
+  load_columns(columns, head_of(k, p.k, batch, head_kv, d.first_kv),
+               head_of(v, p.v, batch, head_kv, d.first_kv), p, place, d.len_kv,
+               column0);
   Kept kept = kept_nothing();
 #if SUMS_IN_PARTS || IS_CARRIED
   int blocks = 0;
 #endif
-  // With barriers inside, all tiles of a threadgroup walk the same rows.
-  int first = SPLIT > 1 ? group_column0 : column0;
-  int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
-  Range seen = visible_rows(p, d, first, last);
+  Range seen = rows_of_tile(p, d, place, column0);
+  Range members = {0, p.group};
 #if IS_CARRIED
-  walk_sums =
-      walk_sums_of(walk_sums, group, groups, simdgroup, lane, COLUMN_SUMS);
+  walk_sums = walk_sums_of(walk_sums, group, groups, place, COLUMN_SUMS);
   if (is_walk_begun(p)) resume(columns, kept, blocks, walk_sums);
-  seen.begin = max(seen.begin, p.walk_row);
-  seen.end = min(seen.end, p.walk_row_end);
-  for (int member = p.walk_head; member < p.walk_head_end; ++member) {
-#else
-  for (int member = 0; member < p.group; ++member) {
+  seen = rows_of_walk(p, seen);
+  members = {p.walk_head, p.walk_head_end};
 #endif
+  for (int member = members.begin; member < members.end; ++member) {
     int head = head_kv * p.group + member;
-    SET_HEAD(d, head)
-    long first_row = batch * p.rows.batch + head * p.rows.head + d.first_q;
+    enter_head(d, p, tensors, batch, head);
+    long first_row = row_of_all(p, batch, head, d.first_q);
+    Head rows = {head_of(q, p.q, batch, head, d.first_q),
+                 head_of(grad_out, p.grad_out, batch, head, d.first_q),
+                 stats + first_row, delta + first_row};
     for (int block = seen.begin / ROWS; block * ROWS < seen.end; ++block) {
       int row0 = block * ROWS;
-      Sight sight = look(p, d, row0, column0, 0, COLS, tile, at);
-      SET_SPILL(place.grid_y * p.group + member)
-      if (sight.is_empty) {
-        SPILL_ZEROS(columns.unit)
+      VisibleScores in_view =
+          visible_scores(p, d, place, row0, column0, 0, COLS);
+      Spill spill =
+          spill_of(buffers, place.grid_y * p.group + member, row0, column0);
+      if (in_view.is_empty) {
+        spill_zeros(spill, place, columns.unit);
         continue;
       }
 #if SUMS_IN_PARTS
       if (is_part_over(blocks, ROWS, PART_ROWS)) {
-        store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
-        clear(columns);
-        kept.is_there = true;
+        keep_part(columns, dk, dv, p, place, d.len_kv, column0, kept);
       }
 #endif
-      add_rows(columns, q + head * p.q.head, grad_out + head * p.grad_out.head,
-               stats + first_row, delta + first_row, p, d, sight, row0, column0,
-               base, base_v, at, EXCHANGE_PASSED SPILL_PASSED simdgroup, lane);
+      add_rows(columns, rows, p, d, place, in_view, row0, column0, exchange,
+               spill);
     }
   }
-
 #if IS_CARRIED
   if (!p.is_walk_over) {
     interrupt(columns, kept, blocks, walk_sums);
     return;
   }
 #endif
-  store(columns, dk, dv, p, d.len_kv, column0, base, base_v, at, kept);
+  store(columns, dk, dv, p, place, d.len_kv, column0, kept);
 }

@@ -42,27 +42,48 @@ METAL_FUNC void add_columns(device const ELEM* k,
                             device const ELEM* spill,
                             constant SpillChunk& chunk,
                             constant AttentionParams& p,
+                            thread const Place& place,
                             int len_kv,
                             int row0,
                             int column0,
-                            int base,
-                            uint lane,
-                            Lane at,
                             thread Accumulator* gradient) {
   Operand ds[TILE_ROWS];
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
-    spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), lane,
+    spill_load(spill, spill_fragment(chunk, row0 + 8 * t, column0), place.lane,
                ds[t]);
   }
-  Gradients::multiply_rows(row_of(k, p.k.row, column0 + at.row, len_kv), base,
-                           at, ds, gradient);
+  Gradients::multiply_rows(row_of(k, p.k.row, column0 + place.at.row, len_kv),
+                           place.base, place.at, ds, gradient);
+}
+
+// The blocks of columns that a tile of rows sees in the chunk.
+METAL_FUNC Range blocks_of_chunk(constant SpillChunk& chunk,
+                                 constant AttentionParams& p,
+                                 thread const Domain& d,
+                                 int row0) {
+  int last = min(row0 + ROWS, d.len_q) - 1;
+  Range seen = visible_columns(p, d, row0, last);
+  seen.begin = max(seen.begin, chunk.column0);
+  seen.end = min(seen.end, chunk.column_end);
+  seen = unless_empty(seen, true);
+  seen.begin = seen.begin / COLS;
+  seen.end = (seen.end + COLS - 1) / COLS;
+  return seen;
 }
 
 // Where columns come in several chunks, dq of the chunks before, as the
 // accumulators that they are; in float32 it is in its place (tile/parts.h).
 #if IS_SUMMED
 #define SUMS_ARGUMENT device float *sums [[buffer(SLOT_DQ_SUMS)]],
+
+// Of this lane, of the chunk's tile of that number.
+METAL_FUNC device float* sums_of(device float* sums,
+                                 thread const Place& place,
+                                 int tile) {
+  return sums + (long(tile) * SPLIT + place.slice) * (FRAGMENTS * 64) +
+         2 * place.lane;
+}
 #else
 #define SUMS_ARGUMENT
 #endif
@@ -77,26 +98,22 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
                     uint3 group [[threadgroup_position_in_grid]],
                     uint simdgroup [[simdgroup_index_in_threadgroup]],
                     uint lane [[thread_index_in_simdgroup]]) {
+  GATHER_DOMAIN(tensors)
   Place place = place_of(p, group, simdgroup, lane);
-  Lane at = place.at;
-  int slice = place.slice;
-  int base = place.base;
   int tile = (row_groups(p) - 1 - place.grid_x) * TILES + place.tile;
   int row0 = tile * ROWS;
   int head = place.grid_y;
   int head_q = chunk.first_pair * p.group + head;
   int batch = head_q / p.heads_q;
   head_q = head_q % p.heads_q;
-  Domain d;
-  SET_EXTENT(d);
+  Domain d = domain_of(p, tensors, batch);
   if (row0 >= d.len_q) return;  // a whole simdgroup leaves
-  k += batch * p.k.batch + (head_q / p.group) * p.k.head + d.first_kv * p.k.row;
-  dq += batch * p.dq.batch + head_q * p.dq.head + d.first_q * p.dq.row;
+  k = head_of(k, p.k, batch, head_q / p.group, d.first_kv);
+  dq = head_of(dq, p.dq, batch, head_q, d.first_q);
   spill += 64 * spill_head(chunk, head);
 #if IS_HALF
   units += spill_head(chunk, head);
 #endif
-
   Accumulator gradient[FRAGMENTS];
   clear_all<FRAGMENTS>(gradient);
   Kept kept = kept_nothing();
@@ -105,49 +122,41 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   kept.is_there = chunk.column0 > 0;
 #endif
 #if IS_SUMMED
-  sums += (long(head * row_groups(p) * TILES + tile) * SPLIT + slice) *
-              (FRAGMENTS * 64) +
-          2 * lane;
+  sums = sums_of(sums, place, head * row_groups(p) * TILES + tile);
   if (chunk.column0 > 0) {
     load_sums<FRAGMENTS>(sums, gradient);
     multiply_all<FRAGMENTS>(gradient, FIRST_UNIT);
   }
 #endif
   float unit = FIRST_UNIT;
-  int last = min(row0 + ROWS, d.len_q) - 1;
-  Range seen = visible_columns(p, d, row0, last);
-  seen.begin = max(seen.begin, chunk.column0);
-  seen.end = min(seen.end, chunk.column_end);
-  seen = unless_empty(seen, true);
-  int block = seen.begin / COLS;
-  int end = (seen.end + COLS - 1) / COLS;
+  Range left = blocks_of_chunk(chunk, p, d, row0);
 #if IS_HALF
-  if (has_other_unit(units + spill_fragment(chunk, row0, block * COLS),
-                     (end - block) * TILE_COLS, unit, lane)) {
-    for (; block < end; ++block) {
+  if (has_other_unit(units + spill_fragment(chunk, row0, left.begin * COLS),
+                     (left.end - left.begin) * TILE_COLS, unit, lane)) {
+    for (; left.begin < left.end; ++left.begin) {
 #pragma clang loop unroll(full)
       for (int c = 0; c < TILE_COLS; ++c) {
-        int column0 = block * COLS + 8 * c;
+        int column0 = left.begin * COLS + 8 * c;
         follow_unit(units[spill_fragment(chunk, row0, column0)], unit,
                     gradient);
-        add_columns(k, spill, chunk, p, d.len_kv, row0, column0, base, lane, at,
+        add_columns(k, spill, chunk, p, place, d.len_kv, row0, column0,
                     gradient);
       }
     }
   }
 #endif
-  for (; block < end; ++block) {
+  for (; left.begin < left.end; ++left.begin) {
 #if SUMS_IN_PARTS
     if (is_part_over(blocks, COLS, PART_COLUMNS)) {
-      store_dq(dq, p, d.len_q, row0, base, at, p.scale, kept, gradient);
+      store_dq(dq, p, place, d.len_q, row0, p.scale, kept, gradient);
       clear_all<FRAGMENTS>(gradient);
       kept.is_there = true;
     }
 #endif
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
-      add_columns(k, spill, chunk, p, d.len_kv, row0, block * COLS + 8 * c,
-                  base, lane, at, gradient);
+      add_columns(k, spill, chunk, p, place, d.len_kv, row0,
+                  left.begin * COLS + 8 * c, gradient);
     }
   }
 #if IS_SUMMED
@@ -157,5 +166,5 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
     return;
   }
 #endif
-  store_dq(dq, p, d.len_q, row0, base, at, p.scale / unit, kept, gradient);
+  store_dq(dq, p, place, d.len_q, row0, p.scale / unit, kept, gradient);
 }

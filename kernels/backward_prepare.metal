@@ -23,17 +23,16 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
                  uint3 group [[threadgroup_position_in_grid]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]],
                  uint lane [[thread_index_in_simdgroup]]) {
+  GATHER_DOMAIN(tensors)
   Place place = place_of(p, group, simdgroup, lane);
   int row = place.grid_x * SIMDGROUPS + int(simdgroup);
   int head = place.grid_y;
   int batch = place.grid_z;
-  Domain d;
-  SET_EXTENT(d);
+  Domain d = domain_of(p, tensors, batch);
   if (row >= d.len_q) return;  // a whole simdgroup leaves
   row += d.first_q;
-  out += batch * p.out.batch + head * p.out.head + row * p.out.row;
-  grad_out +=
-      batch * p.grad_out.batch + head * p.grad_out.head + row * p.grad_out.row;
+  out = head_of(out, p.out, batch, head, row);
+  grad_out = head_of(grad_out, p.grad_out, batch, head, row);
   float sum = 0.0f;
   for (int i = int(lane) * VEC; i < HEAD_DIM_V; i += 32 * VEC) {
     OPERAND x[VEC];
@@ -45,7 +44,7 @@ backward_prepare(device const ELEM* out [[buffer(SLOT_OUT)]],
   }
   sum = simd_sum(sum);
   if (lane == 0) {
-    long index = batch * p.rows.batch + head * p.rows.head + row;
+    long index = row_of_all(p, batch, head, row);
 #if HAS_GRAD_LSE
     // The lse of nothing is -inf whatever the scores are, and what follows it
     // often has a gradient of NaN there.

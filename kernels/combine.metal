@@ -36,7 +36,7 @@
   }
   bool is_empty = total == 0.0f;
   float inverse = is_empty ? 0.0f : 1.0f / total;
-  out += batch * p.out.batch + head * p.out.head + position * p.out.row;
+  out = head_of(out, p.out, batch, head, position);
   for (int d = int(lane); d < HEAD_DIM_V; d += 32) {
     float sum = 0.0f;
     for (int part = 0; part < p.splits; ++part) {
@@ -48,7 +48,7 @@
     Wide<1>::store(out + d, &x);
   }
   if (lane == 0) {
-    lse[batch * p.rows.batch + head * p.rows.head + position] =
+    lse[row_of_all(p, batch, head, position)] =
         is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
                  : fma(largest, SCORE_TO_NATURAL, LN2 * precise::log2(total));
   }

@@ -27,6 +27,41 @@
 #define CACHE_ROWS_ARGUMENT
 #endif
 
+// An even share of the blocks that a tile of rows sees.
+METAL_FUNC Range blocks_of_part(constant AttentionParams& p,
+                                thread const Domain& d,
+                                int row0,
+                                int part) {
+  Range seen = visible_columns(p, d, row0, min(row0 + ROWS, d.len_q) - 1);
+  int first = seen.begin / COLS;
+  int blocks = max((seen.end + COLS - 1) / COLS - first, 0);
+  int share = (blocks + p.splits - 1) / p.splits;
+  seen.begin = first + min(part * share, blocks);
+  seen.end = first + min((part + 1) * share, blocks);
+  return seen;
+}
+
+// `parts`, `part_stats`: row 0 of this part.
+METAL_FUNC void store_part(thread ForwardState& state,
+                           thread const Place& place,
+                           int rows,
+                           int row0,
+                           device float* parts,
+                           device float2* part_stats) {
+#pragma clang loop unroll(full)
+  for (int t = 0; t < TILE_ROWS; ++t) {
+    int row = row0 + 8 * t + place.at.row;
+    float total = row_sum(state.row_total[t]);
+    if (row < rows) {
+      Values::store_floats(parts + long(row) * HEAD_DIM_V, place.base_v,
+                           place.at, state.out + t * (SLICE_V / 8));
+      if (place.slice == 0 && place.at.pair == 0) {
+        part_stats[row] = float2(state.row_maximum[t], total);
+      }
+    }
+  }
+}
+
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void decode(
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
@@ -39,12 +74,8 @@
     uint3 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  DECLARE_EXCHANGE
+  DECLARE_EXCHANGE(exchange)
   Place place = place_of(p, group, simdgroup, lane);
-  Lane at = place.at;
-  int slice = place.slice;
-  int base = place.base;
-  int base_v = place.base_v;
   int part = place.grid_x * TILES + place.tile;
   int rows = p.group * p.len_q;
   int row_tiles = (rows + ROWS - 1) / ROWS;
@@ -76,54 +107,37 @@
   cache_row = 0;  // the table says where a block of keys lies
   table += batch * p.table_row;
 #endif
-  q += batch * p.q.batch + head_kv * p.group * p.q.head;
-  k += cache_row * p.k.batch + head_kv * p.k.head + d.first_kv * p.k.row;
-  v += cache_row * p.v.batch + head_kv * p.v.head + d.first_kv * p.v.row;
+  q = head_of(q, p.q, batch, head_kv * p.group, 0);
+  k = head_of(k, p.k, cache_row, head_kv, d.first_kv);
+  v = head_of(v, p.v, cache_row, head_kv, d.first_kv);
 
   ForwardState state;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = min(row0 + 8 * t + at.row, rows - 1);
+    int row = min(row0 + 8 * t + place.at.row, rows - 1);
     begin_row(state, t, q + row % p.group * p.q.head + row / p.group * p.q.row,
-              base, at);
+              place);
   }
 
-  // An even share of the blocks that these rows see.
-  Range seen = visible_columns(p, d, row0, min(row0 + ROWS, rows) - 1);
-  int first_block = seen.begin / COLS;
-  int blocks = max((seen.end + COLS - 1) / COLS - first_block, 0);
-  int share = (blocks + p.splits - 1) / p.splits;
-  int begin = first_block + min(part * share, blocks);
-  int end = first_block + min((part + 1) * share, blocks);
-  for (int block = begin; block < end; ++block) {
+  Range blocks = blocks_of_part(p, d, row0, part);
+  for (int block = blocks.begin; block < blocks.end; ++block) {
     int column0 = block * COLS;
-    Sight sight = look(p, d, row0, column0, ROWS, 0, 0, at);
+    VisibleScores in_view = visible_scores(p, d, place, row0, column0, ROWS, 0);
 #if IS_PAGED
     // A block lies in one page.  Less the page's first column, because the
     // columns of a block count from the first of all.
     long page = max(0, min(table[column0 / p.page_size], p.cache_entries - 1));
     int page_column = column0 / p.page_size * p.page_size;
     attend(state, k + (page * p.k.batch - page_column * p.k.row),
-           v + (page * p.v.batch - page_column * p.v.row), p, d, sight, row0,
-           column0, base, base_v, at, EXCHANGE_PASSED simdgroup, lane);
+           v + (page * p.v.batch - page_column * p.v.row), p, d, place, in_view,
+           row0, column0, exchange);
 #else
-    attend(state, k, v, p, d, sight, row0, column0, base, base_v, at,
-           EXCHANGE_PASSED simdgroup, lane);
+    attend(state, k, v, p, d, place, in_view, row0, column0, exchange);
 #endif
   }
 
   long first =
       ((long(batch) * p.heads_q / p.group + head_kv) * p.splits + part) * rows;
-#pragma clang loop unroll(full)
-  for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    float total = row_sum(state.row_total[t]);
-    if (part < p.splits && row < rows) {
-      Values::store_floats(parts + (first + row) * HEAD_DIM_V, base_v, at,
-                           state.out + t * (SLICE_V / 8));
-      if (slice == 0 && at.pair == 0) {
-        part_stats[first + row] = float2(state.row_maximum[t], total);
-      }
-    }
-  }
+  store_part(state, place, part < p.splits ? rows : 0, row0,
+             parts + first * HEAD_DIM_V, part_stats + first);
 }

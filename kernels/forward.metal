@@ -32,10 +32,9 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
 METAL_FUNC void keep_part(thread ForwardState& state,
                           device ELEM* out,
                           constant AttentionParams& p,
+                          thread const Place& place,
                           int len_q,
                           int row0,
-                          int base,
-                          Lane at,
                           thread Kept& kept) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
@@ -45,10 +44,10 @@ METAL_FUNC void keep_part(thread ForwardState& state,
     state.kept_total[t] =
         fma(state.kept_total[t], kept.factor, state.row_total[t]);
     state.row_total[t] = 0.0f;
-    int row = row0 + 8 * t + at.row;
+    int row = row0 + 8 * t + place.at.row;
     if (row < len_q) {
-      Values::store_rows(out + row * p.out.row, base, at, 1.0f, kept,
-                         state.out + t * (SLICE_V / 8));
+      Values::store_rows(out + row * p.out.row, place.base_v, place.at, 1.0f,
+                         kept, state.out + t * (SLICE_V / 8));
     }
 #pragma clang loop unroll(full)
     for (int f = 0; f < SLICE_V / 8; ++f) {
@@ -58,6 +57,36 @@ METAL_FUNC void keep_part(thread ForwardState& state,
   kept.is_there = true;
 }
 #endif
+
+// Divides a row of the tile by its total, and stores it with its statistics.
+// `out`, `lse`, `stats`: of that row.
+METAL_FUNC void store_row(thread ForwardState& state,
+                          thread Kept& kept,
+                          constant AttentionParams& p,
+                          thread const Place& place,
+                          int t,
+                          device ELEM* out,
+                          device float* lse,
+                          device float2* stats) {
+  float total = state.row_total[t];
+  float largest = state.row_maximum[t];
+  bool is_empty = total == 0.0f;  // false for NaN, which must come through
+  float inverse = is_empty ? 0.0f : 1.0f / total;
+#if HAS_DROPOUT
+  float factor = inverse * p.keep_scale;
+#else
+  float factor = inverse;
+#endif
+#if SUMS_IN_PARTS
+  kept.factor = factor * weight_of(state.kept_maximum[t] - largest);
+#endif
+  Values::store_rows(out, place.base_v, place.at, factor, kept,
+                     state.out + t * (SLICE_V / 8));
+  if (place.slice != 0 || place.at.pair != 0) return;
+  *lse = is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
+                  : fma(largest, SCORE_TO_NATURAL, LN2 * precise::log2(total));
+  *stats = float2(is_empty ? EMPTY_MAXIMUM : largest, inverse);
+}
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void forward(
     device const ELEM* q [[buffer(SLOT_Q)]],
@@ -71,32 +100,26 @@ METAL_FUNC void keep_part(thread ForwardState& state,
     uint3 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
-  DECLARE_EXCHANGE
+  DECLARE_EXCHANGE(exchange)
+  GATHER_DOMAIN(tensors)
   Place place = place_of(p, group, simdgroup, lane);
-  Lane at = place.at;
-  int slice = place.slice;
-  int base = place.base;
-  int base_v = place.base_v;
-  int tile = place.tile;
   int group_row0 = (row_groups(p) - 1 - place.grid_x) * ROWS * TILES;
-  int row0 = group_row0 + tile * ROWS;
+  int row0 = group_row0 + place.tile * ROWS;
   int head = place.grid_y;
   int batch = place.grid_z;
-  Domain d;
-  SET_EXTENT(d);
-  SET_HEAD(d, head)
+  Domain d = domain_of(p, tensors, batch);
+  enter_head(d, p, tensors, batch, head);
   if (d.len_q == 0) return;  // all threads alike
-  q += batch * p.q.batch + head * p.q.head + d.first_q * p.q.row;
-  k += batch * p.k.batch + (head / p.group) * p.k.head + d.first_kv * p.k.row;
-  v += batch * p.v.batch + (head / p.group) * p.v.head + d.first_kv * p.v.row;
-
-  out += batch * p.out.batch + head * p.out.head + d.first_q * p.out.row;
+  q = head_of(q, p.q, batch, head, d.first_q);
+  k = head_of(k, p.k, batch, head / p.group, d.first_kv);
+  v = head_of(v, p.v, batch, head / p.group, d.first_kv);
+  out = head_of(out, p.out, batch, head, d.first_q);
 
   ForwardState state;
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    begin_row(state, t, row_of(q, p.q.row, row, d.len_q), base, at);
+    int row = row0 + 8 * t + place.at.row;
+    begin_row(state, t, row_of(q, p.q.row, row, d.len_q), place);
   }
 
   Kept kept = kept_nothing();
@@ -109,20 +132,19 @@ METAL_FUNC void keep_part(thread ForwardState& state,
   Range seen = visible_columns(p, d, first, last);
   for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
     int column0 = block * COLS;
-    Sight sight = look(p, d, row0, column0, ROWS, 0, tile, at);
-    if (sight.is_empty) continue;
+    VisibleScores in_view = visible_scores(p, d, place, row0, column0, ROWS, 0);
+    if (in_view.is_empty) continue;
 #if SUMS_IN_PARTS
     if (is_part_over(blocks, COLS, PART_COLUMNS)) {
-      keep_part(state, out, p, d.len_q, row0, base_v, at, kept);
+      keep_part(state, out, p, place, d.len_q, row0, kept);
     }
 #endif
-    attend(state, k, v, p, d, sight, row0, column0, base, base_v, at,
-           EXCHANGE_PASSED simdgroup, lane);
+    attend(state, k, v, p, d, place, in_view, row0, column0, exchange);
   }
 
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
+    int row = row0 + 8 * t + place.at.row;
 #if SUMS_IN_PARTS
     state.row_total[t] =
         fma(state.kept_total[t],
@@ -133,30 +155,10 @@ METAL_FUNC void keep_part(thread ForwardState& state,
 #if HAS_SINKS
     add_sink(state, t, sinks[head] * SCORE_UNIT);
 #endif
-    float total = state.row_total[t];
-    bool is_empty = total == 0.0f;  // false for NaN, which must come through
-    float inverse = is_empty ? 0.0f : 1.0f / total;
     if (row < d.len_q) {
-#if HAS_DROPOUT
-      float factor = inverse * p.keep_scale;
-#else
-      float factor = inverse;
-#endif
-#if SUMS_IN_PARTS
-      kept.factor =
-          factor * weight_of(state.kept_maximum[t] - state.row_maximum[t]);
-#endif
-      Values::store_rows(out + row * p.out.row, base_v, at, factor, kept,
-                         state.out + t * (SLICE_V / 8));
-      if (slice == 0 && at.pair == 0) {
-        long index =
-            batch * p.rows.batch + head * p.rows.head + d.first_q + row;
-        float largest = state.row_maximum[t];
-        lse[index] = is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
-                              : fma(largest, SCORE_TO_NATURAL,
-                                    LN2 * precise::log2(total));
-        stats[index] = float2(is_empty ? EMPTY_MAXIMUM : largest, inverse);
-      }
+      long index = row_of_all(p, batch, head, d.first_q + row);
+      store_row(state, kept, p, place, t, out + row * p.out.row, lse + index,
+                stats + index);
     }
   }
 }

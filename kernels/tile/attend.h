@@ -21,9 +21,8 @@ struct ForwardState {
 METAL_FUNC void begin_row(thread ForwardState& state,
                           int t,
                           device const ELEM* q_row,
-                          int base,
-                          Lane at) {
-  Keys::load_rows(q_row, base, at, state.q + t * (SLICE / 8));
+                          thread const Place& place) {
+  Keys::load_rows(q_row, place.base, place.at, state.q + t * (SLICE / 8));
 #pragma clang loop unroll(full)
   for (int f = 0; f < SLICE_V / 8; ++f) {
     state.out[t * (SLICE_V / 8) + f] = zero_accumulator();
@@ -37,21 +36,20 @@ METAL_FUNC void begin_row(thread ForwardState& state,
 }
 
 // s = q k^T of one block of columns, before scaling.
-METAL_FUNC void score(thread ForwardState& state,
-                      device const ELEM* k,
-                      constant AttentionParams& p,
-                      thread const Domain& d,
-                      int column0,
-                      int base,
-                      Lane at,
-                      thread Accumulator* s) {
+METAL_FUNC void multiply_keys(thread ForwardState& state,
+                              device const ELEM* k,
+                              constant AttentionParams& p,
+                              thread const Domain& d,
+                              thread const Place& place,
+                              int column0,
+                              thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
-    int column = column0 + 8 * c + 2 * at.pair;
+    int column = column0 + 8 * c + 2 * place.at.pair;
     Operand keys[SLICE / 8];
     Keys::load_columns(row_of(k, p.k.row, column, d.len_kv),
-                       row_of(k, p.k.row, column + 1, d.len_kv), base, at,
-                       keys);
+                       row_of(k, p.k.row, column + 1, d.len_kv), place.base,
+                       place.at, keys);
 #pragma clang loop unroll(full)
     for (int t = 0; t < TILE_ROWS; ++t)
       s[t * TILE_COLS + c] = zero_accumulator();
@@ -68,14 +66,14 @@ METAL_FUNC void score(thread ForwardState& state,
 
 // Turns scores into exp(score - maximum) and keeps the running row statistics.
 template <int IS_EDGE>
-METAL_FUNC void soften(thread ForwardState& state,
-                       constant AttentionParams& p,
-                       thread const Domain& d,
-                       uint kept,
-                       int row0,
-                       int column0,
-                       Lane at,
-                       thread Accumulator* s) {
+METAL_FUNC void update_softmax(thread ForwardState& state,
+                               constant AttentionParams& p,
+                               thread const Domain& d,
+                               uint kept,
+                               int row0,
+                               int column0,
+                               Lane at,
+                               thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + at.row;
@@ -123,14 +121,13 @@ METAL_FUNC void soften(thread ForwardState& state,
 }
 
 // out += p v
-METAL_FUNC void gather(thread ForwardState& state,
-                       device const ELEM* v,
-                       constant AttentionParams& p,
-                       thread const Domain& d,
-                       int column0,
-                       int base,
-                       Lane at,
-                       thread Accumulator* s) {
+METAL_FUNC void add_values(thread ForwardState& state,
+                           device const ELEM* v,
+                           constant AttentionParams& p,
+                           thread const Domain& d,
+                           thread const Place& place,
+                           int column0,
+                           thread Accumulator* s) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     Operand weights[TILE_ROWS];
@@ -139,9 +136,9 @@ METAL_FUNC void gather(thread ForwardState& state,
       set_pair(weights[t], OPERAND(s[t * TILE_COLS + c].thread_elements()[0]),
                OPERAND(s[t * TILE_COLS + c].thread_elements()[1]));
     }
-    int column = column0 + 8 * c + at.row;
-    Values::multiply_rows(row_of(v, p.v.row, column, d.len_kv), base, at,
-                          weights, state.out);
+    int column = column0 + 8 * c + place.at.row;
+    Values::multiply_rows(row_of(v, p.v.row, column, d.len_kv), place.base_v,
+                          place.at, weights, state.out);
   }
 }
 
@@ -150,21 +147,18 @@ METAL_FUNC void attend(thread ForwardState& state,
                        device const ELEM* v,
                        constant AttentionParams& p,
                        thread const Domain& d,
-                       thread const Sight& sight,
+                       thread const Place& place,
+                       thread const VisibleScores& in_view,
                        int row0,
                        int column0,
-                       int base,
-                       int base_v,
-                       Lane at,
-                       EXCHANGE_PARAMETER uint simdgroup,
-                       uint lane) {
+                       thread Exchange& exchange) {
   Accumulator s[TILE_ROWS * TILE_COLS];
-  score(state, k, p, d, column0, base, at, s);
-  SUM_SLICES(s);
-  if (sight.is_edge) {
-    soften<1>(state, p, d, sight.kept, row0, column0, at, s);
+  multiply_keys(state, k, p, d, place, column0, s);
+  sum_slices(s, exchange, place);
+  if (in_view.is_edge) {
+    update_softmax<1>(state, p, d, in_view.kept, row0, column0, place.at, s);
   } else {
-    soften<0>(state, p, d, sight.kept, row0, column0, at, s);
+    update_softmax<0>(state, p, d, in_view.kept, row0, column0, place.at, s);
   }
-  gather(state, v, p, d, column0, base_v, at, s);
+  add_values(state, v, p, d, place, column0, s);
 }

@@ -34,16 +34,23 @@ METAL_FUNC void store_sums(device float* sums, thread Accumulator* from) {
 METAL_FUNC device float* walk_sums_of(device float* sums,
                                       uint3 group,
                                       uint3 groups,
-                                      uint simdgroup,
-                                      uint lane,
+                                      thread const Place& place,
                                       int fragments) {
   long before = (long(group.z) * groups.y + group.y) * groups.x + group.x;
-  return sums + (before * SIMDGROUPS + simdgroup) * fragments * 64 + 2 * lane;
+  return sums + (before * SIMDGROUPS + place.simdgroup) * fragments * 64 +
+         2 * place.lane;
 }
 
 // Whether launches before this one have begun the walk.
 METAL_FUNC bool is_walk_begun(constant AttentionParams& p) {
   return p.walk_head > 0 || p.walk_row > 0;
+}
+
+// Of the rows that a tile sees, those of this launch.
+METAL_FUNC Range rows_of_walk(constant AttentionParams& p, Range seen) {
+  seen.begin = max(seen.begin, p.walk_row);
+  seen.end = min(seen.end, p.walk_row_end);
+  return seen;
 }
 #else
 #define WALK_ARGUMENTS

@@ -49,53 +49,80 @@ struct Domain {
 #define STARTS_ARGUMENTS                                \
   device const int *starts_q [[buffer(SLOT_STARTS_Q)]], \
       device const int *starts_kv [[buffer(SLOT_STARTS_KV)]],
-#define SET_EXTENT(d) set_extent(d, p, batch, starts_q, starts_kv)
 #else
 #define STARTS_ARGUMENTS
-#define SET_EXTENT(d) set_extent(d, p)
 #endif
 #define DOMAIN_ARGUMENTS MASK_ARGUMENT SLOPES_ARGUMENT STARTS_ARGUMENTS
 
-// Lengths and beginnings, the same for all heads.
+// Those arguments together: empty where there are none.
+struct DomainTensors {
+#if MASK
+  device const MASK_ELEM* mask;
+#endif
+#if HAS_SLOPES
+  device const float* slopes;
+#endif
 #if IS_PACKED
-METAL_FUNC void set_extent(thread Domain& d,
-                           constant AttentionParams& p,
-                           int batch,
-                           device const int* starts_q,
-                           device const int* starts_kv) {
-  d.first_q = starts_q[batch];
-  d.first_kv = starts_kv[batch];
-  d.len_q = starts_q[batch + 1] - d.first_q;
-  d.len_kv = starts_kv[batch + 1] - d.first_kv;
-  d.offset = p.is_bottom_right ? d.len_kv - d.len_q : 0;
-}
+  device const int* starts_q;
+  device const int* starts_kv;
+#endif
+};
+
+#if MASK
+#define GATHER_MASK(tensors) tensors.mask = mask;
 #else
-METAL_FUNC void set_extent(thread Domain& d, constant AttentionParams& p) {
+#define GATHER_MASK(tensors)
+#endif
+#if HAS_SLOPES
+#define GATHER_SLOPES(tensors) tensors.slopes = slopes;
+#else
+#define GATHER_SLOPES(tensors)
+#endif
+#if IS_PACKED
+#define GATHER_STARTS(tensors) \
+  tensors.starts_q = starts_q; \
+  tensors.starts_kv = starts_kv;
+#else
+#define GATHER_STARTS(tensors)
+#endif
+// Only the kernel itself can name its arguments.
+#define GATHER_DOMAIN(tensors) \
+  DomainTensors tensors;       \
+  GATHER_MASK(tensors) GATHER_SLOPES(tensors) GATHER_STARTS(tensors)
+
+// Lengths and beginnings of a batch entry or sequence, the same for all heads.
+METAL_FUNC Domain domain_of(constant AttentionParams& p,
+                            thread const DomainTensors& tensors,
+                            int batch) {
+  Domain d;
+#if IS_PACKED
+  d.first_q = tensors.starts_q[batch];
+  d.first_kv = tensors.starts_kv[batch];
+  d.len_q = tensors.starts_q[batch + 1] - d.first_q;
+  d.len_kv = tensors.starts_kv[batch + 1] - d.first_kv;
+#else
   d.first_q = 0;
   d.first_kv = 0;
   d.len_q = p.len_q;
   d.len_kv = p.len_kv;
+#endif
   d.offset = p.is_bottom_right ? d.len_kv - d.len_q : 0;
+  return d;
 }
-#endif
 
-// What a query head adds: a statement, because its arguments vary.
+// What a query head adds.
+METAL_FUNC void enter_head(thread Domain& d,
+                           constant AttentionParams& p,
+                           thread const DomainTensors& tensors,
+                           int batch,
+                           int head) {
 #if MASK
-#define SET_HEAD_MASK(d, head) \
-  d.mask = mask + batch * p.mask.batch + (head) * p.mask.head;
-#else
-#define SET_HEAD_MASK(d, head)
+  d.mask = tensors.mask + batch * p.mask.batch + head * p.mask.head;
 #endif
-#if HAS_SLOPES
-#define SET_HEAD_SLOPE(d, head) \
-  d.slope = slopes[batch * p.slopes_batch + (head)] * SCORE_UNIT;
-#else
-#define SET_HEAD_SLOPE(d, head)
+#if HAS_SLOPES && !IS_DECODE
+  d.slope = tensors.slopes[batch * p.slopes_batch + head] * SCORE_UNIT;
 #endif
 #if HAS_DROPOUT
-#define SET_HEAD_STREAM(d, head) d.stream = uint(batch * p.heads_q + (head));
-#else
-#define SET_HEAD_STREAM(d, head)
+  d.stream = uint(batch * p.heads_q + head);
 #endif
-#define SET_HEAD(d, head) \
-  SET_HEAD_MASK(d, head) SET_HEAD_SLOPE(d, head) SET_HEAD_STREAM(d, head)
+}

@@ -14,25 +14,26 @@
 #else
 #define EXCHANGE_COPIES 1
 #endif
-// The one threadgroup array of a kernel, declared first in its body.
-#define DECLARE_EXCHANGE                                         \
-  threadgroup float2 exchange[EXCHANGE_COPIES * EXCHANGE_PAIRS]; \
-  uint turn = 0;
-#define SUM_SLICES(fragments) \
-  sum_slices(fragments, exchange, turn, simdgroup, lane)
-// How a function takes that array, and how it is passed.
-#define EXCHANGE_PARAMETER threadgroup float2 *exchange, thread uint &turn,
-#define EXCHANGE_PASSED exchange, turn,
+// Where they meet.
+struct Exchange {
+  threadgroup float2* pairs;
+  uint turn;
+};
+// Declared first in a kernel's body: its one threadgroup array.
+#define DECLARE_EXCHANGE(exchange)                                \
+  threadgroup float2 exchanged[EXCHANGE_COPIES * EXCHANGE_PAIRS]; \
+  Exchange exchange;                                              \
+  exchange.pairs = exchanged;                                     \
+  exchange.turn = 0;
 
 // All simdgroups of the threadgroup must call this together.  The order of
 // summation is the slices' order for each of them, so all get the same bits.
 METAL_FUNC void sum_slices(thread Accumulator* fragments,
-                           threadgroup float2* exchange,
-                           thread uint& turn,
-                           uint simdgroup,
-                           uint lane) {
-  exchange += turn * EXCHANGE_PAIRS;
-  threadgroup float2* mine = exchange + simdgroup * SCORE_FRAGMENTS * 32 + lane;
+                           thread Exchange& exchange,
+                           thread const Place& place) {
+  threadgroup float2* pairs =
+      exchange.pairs + exchange.turn * EXCHANGE_PAIRS + place.lane;
+  threadgroup float2* mine = pairs + place.simdgroup * SCORE_FRAGMENTS * 32;
 #pragma clang loop unroll(full)
   for (int f = 0; f < SCORE_FRAGMENTS; ++f) {
     mine[f * 32] = float2(fragments[f].thread_elements()[0],
@@ -41,7 +42,7 @@ METAL_FUNC void sum_slices(thread Accumulator* fragments,
   // Every slice's partial sums must be there before any is read.
   threadgroup_barrier(mem_flags::mem_threadgroup);
   threadgroup const float2* tile =
-      exchange + (simdgroup / SPLIT) * SPLIT * SCORE_FRAGMENTS * 32 + lane;
+      pairs + (place.simdgroup / SPLIT) * SPLIT * SCORE_FRAGMENTS * 32;
 #pragma clang loop unroll(full)
   for (int f = 0; f < SCORE_FRAGMENTS; ++f) {
     float first = 0.0f;
@@ -58,14 +59,16 @@ METAL_FUNC void sum_slices(thread Accumulator* fragments,
   // ... and all must be read before they are overwritten: by the block after
   // the next, when all have passed the next one's barrier, or by the next.
   if (EXCHANGE_COPIES == 2) {
-    turn = 1 - turn;
+    exchange.turn = 1 - exchange.turn;
   } else {
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
 }
 #else
-#define DECLARE_EXCHANGE
-#define SUM_SLICES(fragments)
-#define EXCHANGE_PARAMETER
-#define EXCHANGE_PASSED
+struct Exchange {};
+#define DECLARE_EXCHANGE(exchange) Exchange exchange;
+
+METAL_FUNC void sum_slices(thread Accumulator* fragments,
+                           thread Exchange& exchange,
+                           thread const Place& place) {}
 #endif

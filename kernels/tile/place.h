@@ -11,6 +11,8 @@ struct Place {
   int base;    // its first element, in q and k
   int base_v;  // ... and in v
   Lane at;
+  uint simdgroup;
+  uint lane;
 };
 
 METAL_FUNC Place place_of(constant AttentionParams& p,
@@ -26,10 +28,39 @@ METAL_FUNC Place place_of(constant AttentionParams& p,
   place.base = place.slice * SLICE;
   place.base_v = place.slice * SLICE_V;
   place.at = lane_position(lane);
+  place.simdgroup = simdgroup;
+  place.lane = lane;
   return place;
 }
 
 // Tiles of rows run backwards: longest first where a mask is causal.
 METAL_FUNC int row_groups(constant AttentionParams& p) {
   return (p.len_q + ROWS * TILES - 1) / (ROWS * TILES);
+}
+
+// Where a row of a head begins.
+METAL_FUNC device const ELEM* head_of(device const ELEM* tensor,
+                                      constant Strides& strides,
+                                      int batch,
+                                      int head,
+                                      int row) {
+  return tensor + batch * strides.batch + head * strides.head +
+         row * strides.row;
+}
+
+METAL_FUNC device ELEM* head_of(device ELEM* tensor,
+                                constant Strides& strides,
+                                int batch,
+                                int head,
+                                int row) {
+  return tensor + batch * strides.batch + head * strides.head +
+         row * strides.row;
+}
+
+// ... and in lse, stats and delta.
+METAL_FUNC long row_of_all(constant AttentionParams& p,
+                           int batch,
+                           int head,
+                           int row) {
+  return batch * p.rows.batch + head * p.rows.head + row;
 }

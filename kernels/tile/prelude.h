@@ -73,6 +73,16 @@ typedef long Index;
 typedef int Index;
 #endif
 
+// Scores are kept in base 2, so that exp2 needs no factor; with a bias in base
+// e, where the least finite bias times log2(e) would be -inf.
+#if MASK == MASK_BIAS
+#define SCORE_UNIT 1.0f
+#define SCORE_TO_NATURAL 1.0f
+#else
+#define SCORE_UNIT LOG2E
+#define SCORE_TO_NATURAL LN2
+#endif
+
 #include "tile/lane.h"
 #include "tile/place.h"
 #include "tile/memory.h"

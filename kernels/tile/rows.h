@@ -17,17 +17,16 @@ METAL_FUNC void load_tile(thread Rows& rows,
                           device const float2* stats,
                           device const float* delta,
                           constant AttentionParams& p,
+                          thread const Place& place,
                           int len_q,
-                          int row0,
-                          int base,
-                          int base_v,
-                          Lane at) {
+                          int row0) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
-    int row = row0 + 8 * t + at.row;
-    Keys::load_rows(row_of(q, p.q.row, row, len_q), base, at,
+    int row = row0 + 8 * t + place.at.row;
+    Keys::load_rows(row_of(q, p.q.row, row, len_q), place.base, place.at,
                     rows.q + t * (SLICE / 8));
-    Values::load_rows(row_of(grad_out, p.grad_out.row, row, len_q), base_v, at,
+    Values::load_rows(row_of(grad_out, p.grad_out.row, row, len_q),
+                      place.base_v, place.at,
                       rows.grad_out + t * (SLICE_V / 8));
     rows.stats[t] = row_stat_of(stats, delta, row, len_q);
   }
@@ -55,24 +54,23 @@ METAL_FUNC void multiply_columns(thread const Rows& rows,
                                  device const ELEM* k,
                                  device const ELEM* v,
                                  constant AttentionParams& p,
+                                 thread const Place& place,
                                  int len_kv,
                                  int column0,
-                                 int base,
-                                 int base_v,
-                                 Lane at,
                                  thread Accumulator* s,
                                  thread Accumulator* dp) {
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
-    int column = column0 + 8 * c + 2 * at.pair;
+    int column = column0 + 8 * c + 2 * place.at.pair;
     Operand keys[SLICE / 8];
     Keys::load_columns(row_of(k, p.k.row, column, len_kv),
-                       row_of(k, p.k.row, column + 1, len_kv), base, at, keys);
+                       row_of(k, p.k.row, column + 1, len_kv), place.base,
+                       place.at, keys);
     contract<SLICE / 8>(rows.q, keys, c, s);
     Operand values[SLICE_V / 8];
     Values::load_columns(row_of(v, p.v.row, column, len_kv),
-                         row_of(v, p.v.row, column + 1, len_kv), base_v, at,
-                         values);
+                         row_of(v, p.v.row, column + 1, len_kv), place.base_v,
+                         place.at, values);
     contract<SLICE_V / 8>(rows.grad_out, values, c, dp);
   }
 }

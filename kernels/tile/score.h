@@ -1,19 +1,6 @@
 // kernels/tile/score.h: from q.k to a score, in the order scale, softcap,
 // ALiBi, bias, and from a score to a weight.
-//
-// Scores are kept in base 2, so that exp2 needs no factor; with a bias in base
-// e, where the least finite bias times log2(e) would be -inf.
 #pragma once
-
-#if MASK == MASK_BIAS
-#define WEIGHT_UNIT LOG2E
-#define SCORE_UNIT 1.0f
-#define SCORE_TO_NATURAL 1.0f
-#else
-#define WEIGHT_UNIT 1.0f
-#define SCORE_UNIT LOG2E
-#define SCORE_TO_NATURAL LN2
-#endif
 
 // exp of a score less the row's maximum, which is not above 0.
 METAL_FUNC float weight_of(float below) {

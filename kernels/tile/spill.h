@@ -52,8 +52,15 @@ METAL_FUNC void spill_load(device const ELEM* spill,
 #define UNITS_PASSED
 #endif
 
+// Where ds goes, all of it and a tile: empty where it is not kept.
 #if SPILLS
-// Where the fragments of a tile go.
+struct SpillBuffers {
+  constant SpillChunk* chunk;
+  device ELEM* ds;
+#if IS_HALF
+  device float* units;
+#endif
+};
 struct Spill {
   device ELEM* first;
   Index row_step;  // elements from one row of fragments to the next
@@ -66,39 +73,54 @@ struct Spill {
 #define SPILL_ARGUMENTS                          \
   device ELEM *spill_all [[buffer(SLOT_SPILL)]], \
       UNITS_ARGUMENT constant SpillChunk &chunk [[buffer(SLOT_CHUNK)]],
-#define SPILL_PARAMETER thread const Spill &spill,
-#define SPILL_PASSED spill,
-#define SET_SPILL(head) \
-  Spill spill = spill_of(spill_all, UNITS_PASSED chunk, head, row0, column0);
-#define SPILL_TILE(ds, unit) spill_tile(spill, unit, simdgroup, lane, ds);
-#define SPILL_ZEROS(unit) spill_zeros(spill, unit, simdgroup, lane);
+#if IS_HALF
+#define GATHER_UNITS(buffers) buffers.units = units;
+#else
+#define GATHER_UNITS(buffers)
+#endif
+// Only the kernel itself can name its arguments.
+#define GATHER_SPILL(buffers) \
+  SpillBuffers buffers;       \
+  buffers.chunk = &chunk;     \
+  buffers.ds = spill_all;     \
+  GATHER_UNITS(buffers)
+#else
+struct SpillBuffers {};
+struct Spill {};
+#define SPILL_ARGUMENTS
+#define GATHER_SPILL(buffers) SpillBuffers buffers;
+#endif
 
-METAL_FUNC Spill spill_of(device ELEM* spill,
-                          UNITS_PARAMETER constant SpillChunk& chunk,
+// Of a tile; `head` counts the chunk's.
+METAL_FUNC Spill spill_of(thread const SpillBuffers& buffers,
                           int head,
                           int row0,
                           int column0) {
   Spill found;
+#if SPILLS
+  constant SpillChunk& chunk = *buffers.chunk;
   long before = spill_head(chunk, head);
   Index index = spill_fragment(chunk, row0, column0);
-  found.first = spill + 64 * before + 64 * index;
+  found.first = buffers.ds + 64 * before + 64 * index;
 #if IS_HALF
-  found.units = units + before + index;
+  found.units = buffers.units + before + index;
 #endif
   found.row_step = 64 * Index(chunk.column_fragments);
   found.is_there = column0 < chunk.column_end;
+#endif
   return found;
 }
 
 // Simdgroups that share a tile hold the same scores: each writes its part.
 METAL_FUNC void spill_tile(thread const Spill& spill,
+                           thread const Place& place,
                            float unit,
-                           uint simdgroup,
-                           uint lane,
                            thread Accumulator* ds) {
+#if SPILLS
   if (!spill.is_there) return;
 #if IS_HALF
-  if (simdgroup % SPLIT == 0 && lane < TILE_ROWS * TILE_COLS) {
+  uint lane = place.lane;
+  if (place.slice == 0 && lane < TILE_ROWS * TILE_COLS) {
     spill.units[Index(lane / TILE_COLS) * (spill.row_step / 64) +
                 Index(lane % TILE_COLS)] = unit;
   }
@@ -107,28 +129,21 @@ METAL_FUNC void spill_tile(thread const Spill& spill,
   for (int t = 0; t < TILE_ROWS; ++t) {
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
-      if (uint(t * TILE_COLS + c) % SPLIT != simdgroup % SPLIT) continue;
+      if ((t * TILE_COLS + c) % SPLIT != place.slice) continue;
       Operand rounded;
       round_to_operand(rounded, ds[t * TILE_COLS + c]);
-      spill_store(spill.first + t * spill.row_step, c, lane, rounded);
+      spill_store(spill.first + t * spill.row_step, c, place.lane, rounded);
     }
   }
+#endif
 }
 
 METAL_FUNC void spill_zeros(thread const Spill& spill,
-                            float unit,
-                            uint simdgroup,
-                            uint lane) {
+                            thread const Place& place,
+                            float unit) {
+#if SPILLS
   Accumulator zeros[TILE_ROWS * TILE_COLS];
-#pragma clang loop unroll(full)
-  for (int f = 0; f < TILE_ROWS * TILE_COLS; ++f) zeros[f] = zero_accumulator();
-  spill_tile(spill, unit, simdgroup, lane, zeros);
-}
-#else
-#define SPILL_ARGUMENTS
-#define SPILL_PARAMETER
-#define SPILL_PASSED
-#define SET_SPILL(head)
-#define SPILL_TILE(ds, unit)
-#define SPILL_ZEROS(unit)
+  clear_all<TILE_ROWS * TILE_COLS>(zeros);
+  spill_tile(spill, place, unit, zeros);
 #endif
+}

@@ -122,42 +122,41 @@ METAL_FUNC uint visible_bits(constant AttentionParams& p,
   return kept;
 }
 
-// This lane's bits of a tile, and whether the tile needs them at all.
-struct Sight {
+// Which scores of a tile exist: this lane's bits, and whether they matter.
+struct VisibleScores {
   uint kept;
   bool is_edge;
   bool is_empty;  // the same in all simdgroups that share barriers
 };
 
-// `row_step`, `column_step`: from one tile of a threadgroup to the next, of
-// which this is number `tile`.
-METAL_FUNC Sight look(constant AttentionParams& p,
-                      thread const Domain& d,
-                      int row0,
-                      int column0,
-                      int row_step,
-                      int column_step,
-                      int tile,
-                      Lane at) {
-  Sight sight;
-  sight.kept = ALL_KEPT;
-  sight.is_empty = false;
+// `row_step`, `column_step`: from one tile of a threadgroup to the next.
+METAL_FUNC VisibleScores visible_scores(constant AttentionParams& p,
+                                        thread const Domain& d,
+                                        thread const Place& place,
+                                        int row0,
+                                        int column0,
+                                        int row_step,
+                                        int column_step) {
+  VisibleScores found;
+  found.kept = ALL_KEPT;
+  found.is_empty = false;
 #if MASK
-  sight.kept = visible_bits(p, d, row0, column0, at);
-  uint any = sight.kept;
+  found.kept = visible_bits(p, d, row0, column0, place.at);
+  uint any = found.kept;
 #if SPLIT > 1
   for (int other = 0; other < TILES; ++other) {
-    if (other != tile) {
-      any |= visible_bits(p, d, row0 + (other - tile) * row_step,
-                          column0 + (other - tile) * column_step, at);
+    if (other != place.tile) {
+      any |=
+          visible_bits(p, d, row0 + (other - place.tile) * row_step,
+                       column0 + (other - place.tile) * column_step, place.at);
     }
   }
 #endif
-  sight.is_empty = !simd_any(any != 0);
-  sight.is_edge = simd_any(sight.kept != ALL_KEPT);
+  found.is_empty = !simd_any(any != 0);
+  found.is_edge = simd_any(found.kept != ALL_KEPT);
 #else
-  sight.is_edge = !is_interior(p, d, row0, column0);
-  if (sight.is_edge) sight.kept = visible_bits(p, d, row0, column0, at);
+  found.is_edge = !is_interior(p, d, row0, column0);
+  if (found.is_edge) found.kept = visible_bits(p, d, row0, column0, place.at);
 #endif
-  return sight;
+  return found;
 }

@@ -86,7 +86,7 @@ def test_each_row_has_a_version_and_a_source() -> None:
         ("uint y = as_type<ushort>(ELEM(x));", "as_type<ushort>(T)"),
         ("simdgroup_store(m, to);", "simdgroup_store(matrix<float>, device float*)"),
         ("threadgroup atomic_uint* y = 0;", "atomic_uint"),
-        ("constant float* y = 0;", "constant T*"),
+        ("device float& y = *to;", "device T&"),
         ("float y = x + INFINITY;", "INFINITY"),
         ("auto y = [](float z) { return z; };", "auto"),
     ],
