@@ -235,9 +235,8 @@ def smoke_test(nix: Any, tree: Path, tmp_path: Path) -> str:
     # Builds and installs nothing: that has been done.
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
-    python.write_text(
-        f'#!/bin/sh\ncase "$2" in build|pip) exit 0;; esac\nexec {sys.executable} "$@"\n'
-    )
+    stub = f'case "$2" in build|pip) exit 0;; esac\nexec {sys.executable} "$@"'
+    python.write_text(f"#!/bin/sh\n{stub}\n")
     python.chmod(0o755)
     names = {
         **{"src": str(source.parent), "out": str(tmp_path / "out"), "pyproject": "1"},
@@ -259,7 +258,7 @@ def smoke_test(nix: Any, tree: Path, tmp_path: Path) -> str:
 def test_the_smoke_test_tries_what_is_installed(
     nix: Any, tree: Path, tmp_path: Path
 ) -> None:
-    """nixpkgs runs checkPhase in the source's root: it has to leave that."""
+    """In nixpkgs checkPhase runs in the source's root: it has to leave that."""
     assert smoke_test(nix, tree, tmp_path / "ours") == "the installed package"
     replace(tree / "nix" / "package.nix", 'cd "$HOME" && ', "")
     assert smoke_test(nix, tree, tmp_path / "there") == "the source"
@@ -298,7 +297,7 @@ def test_an_unfree_wheel_is_let_through_by_name(nix: Any, tree: Path) -> None:
 
 @needs_nix
 def test_the_shell_has_pythons_nox(nix: Any, tree: Path) -> None:
-    """nixpkgs' plain `nox` is nix-nox."""
+    """Plain `nox` of nixpkgs is nix-nox."""
     shell = tree / "nix" / "shell.nix"
     replace(shell, "  python3Packages,\n", "  nox,\n")
     replace(shell, "python3Packages.nox", "nox")
