@@ -14,8 +14,10 @@
         "aarch64-linux"
         "x86_64-linux"
       ];
+      # PyTorch's wheel for x86-64 holds Intel's MKL: nix/torch.nix.
+      config.allowUnfreePredicate = package: lib.hasSuffix "torch" (lib.getName package);
       orchard = lib.genAttrs systems (
-        system: import ./nix { pkgs = nixpkgs.legacyPackages.${system}; }
+        system: import ./nix { pkgs = import nixpkgs { inherit config system; }; }
       );
       each = make: lib.mapAttrs (_: make) orchard;
     in

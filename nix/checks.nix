@@ -4,6 +4,8 @@
   pkgs,
   sources,
   environment,
+  libraries,
+  metal-cpp,
   builds,
 }:
 let
@@ -18,6 +20,10 @@ lib.mapAttrs' (name: lib.nameValuePair "build-${name}") builds
     chmod -R u+w tree
     cd tree
     export HOME=$(mktemp -d) OMP_NUM_THREADS=1
+    # Tests start Pythons in this folder, which import the modules that lie here.
+    export ORCHARD_LIBRARY_DIR=${libraries}
+    # What the tests would download: the sandbox has no network.
+    export ORCHARD_METAL_CPP_DIR=${metal-cpp}
     # As in package.nix: on a Mac what needs neither GPU nor simulator.
     export ORCHARD_TEST_DEVICE=${lib.optionalString isDarwin "cpu"}
     pytest -n "$NIX_BUILD_CORES" --timeout 600 -p no:cacheprovider

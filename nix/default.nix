@@ -5,9 +5,17 @@ let
   inherit (pkgs.stdenv.hostPlatform) isDarwin system;
   matrix = builtins.fromTOML (builtins.readFile ../versions.toml);
   sources = import ./sources.nix;
-  fetchWheel = import ./wheel.nix {
-    inherit system;
-    inherit (pkgs) fetchPypi;
+  wheelsOf =
+    system:
+    import ./wheel.nix {
+      inherit system;
+      inherit (pkgs) fetchPypi;
+    };
+  fetchWheel = wheelsOf system;
+  # Headers, which the tests compile on Linux too.
+  metal-cpp = pkgs.callPackage ./metal-cpp.nix {
+    fetchWheel = wheelsOf "aarch64-darwin";
+    version = matrix.nix.mlx_metal;
   };
   digits = builtins.replaceStrings [ "." ] [ "" ];
   inherit (matrix.package) default;
@@ -36,10 +44,7 @@ let
               inherit (sources.project) version;
               deploymentTarget = matrix.macos.torch.${entry.version};
               appleSdks = pkgs;
-              metal-cpp = pkgs.callPackage ./metal-cpp.nix {
-                inherit fetchWheel;
-                version = matrix.nix.mlx_metal;
-              };
+              inherit metal-cpp;
             };
           }
           # A PyTorch built for NumPy 1 breaks with 2.
@@ -100,8 +105,13 @@ in
   };
 
   checks = import ./checks.nix {
-    inherit pkgs sources;
+    inherit metal-cpp pkgs sources;
     environment = environment "test";
+    libraries =
+      let
+        python = pythons.${default};
+      in
+      "${python.pkgs.orchard-ops}/${python.sitePackages}/orchard_ops";
     builds = lib.mapAttrs (name: _: packages."orchard-ops-${name}") matrix.torch;
   };
 

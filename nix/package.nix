@@ -83,11 +83,12 @@ buildPythonPackage {
     ++ lib.optional isDarwin "ORCHARD_METAL_CPP_DIR=${metal-cpp}"
   );
 
-  dependencies = [ torch ];
+  # The command needs its extra, and goes with every build.
+  dependencies = [ torch ] ++ optional-dependencies.cli;
   inherit optional-dependencies;
   passthru = { inherit metal-cpp; };
 
-  nativeCheckInputs = optional-dependencies.sim ++ optional-dependencies.cli;
+  nativeCheckInputs = optional-dependencies.sim;
   pythonImportsCheck = [ "orchard_ops" ];
   # A Mac's sandbox may have no GPU, and macOS has no simulator: there the smoke test,
   # which says so and goes on with the CPU.

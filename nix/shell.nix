@@ -1,17 +1,14 @@
 # A shell to develop against one PyTorch: what the build needs, and the tools.
 {
-  lib,
-  stdenv,
   clang-tools,
   cmake,
   mkShell,
   ninja,
-  nox,
   python,
+  python3Packages,
   ruff,
 }:
 let
-  inherit (stdenv.hostPlatform) isDarwin;
   package = python.pkgs.orchard-ops;
   extras = package.optional-dependencies;
 in
@@ -31,9 +28,9 @@ mkShell {
     clang-tools
     cmake
     ninja
-    nox
+    python3Packages.nox # Plain `nox` is a tool for Nix.
     ruff
   ];
-  # For cmake -DORCHARD_METAL_CPP_DIR=…; empty where there is no Metal.
-  env.ORCHARD_METAL_CPP_DIR = lib.optionalString isDarwin "${package.metal-cpp}";
+  # For cmake -DORCHARD_METAL_CPP_DIR=…, and for the tests, on Linux too.
+  env.ORCHARD_METAL_CPP_DIR = "${package.metal-cpp}";
 }

@@ -35,6 +35,7 @@ in
     ++ [
       ".ci"
       ".github"
+      ".pre-commit-config.yaml"
       "CHANGELOG.md"
       "CITATION.cff"
       "CONTRIBUTING.md"
@@ -42,7 +43,9 @@ in
       "examples"
       "flake.lock"
       "flake.nix"
+      "mkdocs.yml"
       "nix"
+      "noxfile.py"
       "packaging"
       "recipe"
       "tests"

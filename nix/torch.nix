@@ -20,7 +20,7 @@
   zlib,
 }:
 let
-  inherit (stdenv.hostPlatform) isLinux;
+  inherit (stdenv.hostPlatform) isLinux isx86_64;
 in
 buildPythonPackage {
   pname = "torch";
@@ -57,7 +57,8 @@ buildPythonPackage {
 
   meta = {
     description = "Tensors and dynamic neural networks, from the wheel";
-    license = lib.licenses.bsd3;
+    # Intel's MKL is linked into the wheel for x86-64.
+    license = [ lib.licenses.bsd3 ] ++ lib.optional (isLinux && isx86_64) lib.licenses.issl;
     sourceProvenance = [ lib.sourceTypes.binaryNativeCode ];
     platforms = [
       "aarch64-darwin"

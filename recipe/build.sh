@@ -5,13 +5,14 @@ set -euo pipefail
 if [[ $target_platform == osx-arm64 ]]; then
   # No simulator, whose Python extension would tie the package to one Python; every
   # symbol is proved.
-  python=$PYTHON
+  python=$BUILD_PREFIX/bin/python # It has ziglang, the host's has not.
   if [[ $(uname) == Darwin ]]; then
     sdk=macosx$MACOSX_SDK_VERSION
     export SDKROOT="${CONDA_BUILD_SYSROOT:-$(xcrun --sdk "$sdk" --show-sdk-path)}"
-  else # zig compiles (needs the module ziglang in the build environment).
-    python=$BUILD_PREFIX/bin/python
-  fi
+  fi # Elsewhere zig compiles.
+  cp "$PREFIX/include/metal-cpp/LICENSE.txt" metal-cpp-LICENSE.txt
+  # The channel tells the PyTorch, so the package's version is ours alone.
+  export ORCHARD_PLAIN_VERSION=1
   "$python" packaging macos.wheels --tree "$SP_DIR" \
     --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
     --out dist

@@ -119,6 +119,12 @@ def conda_claims(tree: Tree) -> dict[str, bool]:
         in recipe,
         "recipe.yaml: wrong zig": f"zig =={tree.matrix['package']['ziglang']} "
         in recipe,
+        "recipe.yaml: wrong ziglang": (
+            f"- ziglang =={tree.matrix['package']['ziglang']}\n" in recipe
+        ),
+        "recipe.yaml: wrong Pythons for macOS": (
+            f"then: python {project['requires-python']} " in recipe
+        ),
         "recipe.yaml: wrong command": f"- {command} = {function}\n" in recipe,
     }
 

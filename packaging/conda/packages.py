@@ -31,6 +31,7 @@ from conda.channel import (
     LINUX,
     MACOS,
     MATRIX,
+    PROJECT,
     PYTHON,
     SITE,
     Channel,
@@ -114,14 +115,23 @@ def check(variant: Variant, package: Path, folders: list[str]) -> int:
     package.with_suffix(".txt").write_text(contents.listing(files))
     found = contents.problems(files, variant.torch, folders)
     index = json.loads(files["info/index.json"])
-    depends = " ".join(index["depends"])
+    depends, is_macos = " ".join(index["depends"]), variant.platform == MACOS
     if f",<{environments.below_next(variant)}" not in depends:
         found.append(f"nothing pins PyTorch {variant.torch}: {index['depends']}")
-    if "info/licenses/LICENSE" not in files:
-        found.append("no licence in info/licenses")
-    if b"prefix_placeholder" in files["info/paths.json"] and variant.platform == MACOS:
+    found += [
+        f"no {name} in info/licenses"
+        for name in ("LICENSE", "metal-cpp-LICENSE.txt")[: 1 + is_macos]
+        if f"info/licenses/{name}" not in files
+    ]
+    info = f"orchard_ops-{index['version']}.dist-info/METADATA"
+    if info not in files:
+        found.append(f"no {info}: Python sees another version than conda")
+    pythons = [need for need in index["depends"] if need.startswith("python >=")]
+    if is_macos and pythons != [f"python {PROJECT['project']['requires-python']}"]:
+        found.append(f"for which Pythons? {index['depends']}")
+    if b"prefix_placeholder" in files["info/paths.json"] and is_macos:
         found.append("a binary holds the build prefix: only a Mac could install it")
-    if variant.platform == MACOS:
+    if is_macos:
         found += [
             f"{name} is for one Python"
             for name in files

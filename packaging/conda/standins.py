@@ -9,6 +9,7 @@ it, and give no user its address.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -115,8 +116,7 @@ def add_compilers(channel: Channel) -> None:
         *(channel, Package("gxx_linux-64", "12.0", LINUX)),
         "export CC=$(command -v gcc) CXX=$(command -v g++)\n",
     )
-    needs = ["python", "ziglang"]
-    channel.empty(Package("clangxx_osx-arm64", "19.0", LINUX, depends=needs))
+    channel.empty(Package("clangxx_osx-arm64", "19.0", LINUX))
     channel.empty(Package("cross-python_osx-arm64", PYTHON, LINUX))
     for target in MATRIX["macos"]["deployment_targets"]:
         name = "macosx_deployment_target_osx-arm64"
@@ -173,6 +173,24 @@ def torch_package(
     return Package("pytorch", version, name, depends, weak=[pin], build=build)
 
 
+def is_split(version: str) -> bool:
+    """Say whether conda-forge keeps a PyTorch's headers for all environments.
+
+    Its feedstock links none back into torch/include since January 2026, when
+    PyTorch was 2.9 (commit e6c7f844 of pytorch-cpu-feedstock).
+    """
+    return tuple(map(int, version.split(".")[:2])) > (2, 9)
+
+
+def split(stage: Path) -> None:
+    """Move a PyTorch's headers and libraries to where conda-forge has them."""
+    torch = stage / SITE / "torch"
+    (torch / "include").rename(stage / "include")
+    for library in (torch / "lib").glob("*.dylib"):
+        library.rename(stage / "lib" / library.name)
+        library.symlink_to(os.path.relpath(stage / "lib" / library.name, torch / "lib"))
+
+
 def add_torch(channel: Channel, platform_name: str, name: str) -> None:
     """Add the PyTorch of a matrix entry for a platform."""
     entry = MATRIX["torch"][name]
@@ -191,6 +209,8 @@ def add_torch(channel: Channel, platform_name: str, name: str) -> None:
     with channel.package(package, tree.name) as stage:
         if stage is not None:
             link_tree(tree, stage / SITE, "needs.json")
+            if platform_name == MACOS and is_split(version):
+                split(stage)
 
 
 def add_all(channel: Channel, wanted: set[tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -40,7 +41,12 @@ def metadata(version: str) -> str:
 
 
 def wheel_version(version: str) -> str:
-    """Return our version with the PyTorch that the wheel is for."""
+    """Return our version with the PyTorch that the wheel is for.
+
+    Where a channel tells that (conda's), ORCHARD_PLAIN_VERSION leaves it out.
+    """
+    if os.environ.get("ORCHARD_PLAIN_VERSION"):
+        return str(PROJECT["version"])
     major, minor, _ = version.split(".")
     return f"{PROJECT['version']}+torch{major}.{minor}"
 

@@ -133,11 +133,31 @@ def unknown(options: argparse.Namespace) -> list[str]:
     return [name for name in named if name not in known]
 
 
+def admit(version: str) -> None:
+    """Take a PyTorch that a packager has, if only its minor is in the table.
+
+    One between two minors of the table gets the oldest macOS of the newer one; what
+    the libraries need of that macOS is proved in any case.
+
+    Raises:
+        Failure: it is newer than all of them.
+    """
+    known = MATRIX["macos"]["torch"]
+    newer = [name for name in known if number(name)[:2] >= number(version)[:2]]
+    if not newer:
+        raise Failure(
+            f"PyTorch {version} is newer than all under [macos.torch] in "
+            "versions.toml: add the oldest macOS that it runs on"
+        )
+    known.setdefault(version, known[min(newer, key=number)])
+
+
 def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the deployment targets to build for each PyTorch."""
     chosen: dict[str, list[str]] = {}
     if options.tree:
         options.torch = [find_torch.torch_version(options.tree / "torch")]
+        admit(options.torch[0])
     for version in MATRIX["macos"]["torch"]:
         known = macos_targets(MATRIX, version)
         targets = [t for t in known if t in (options.target or known)]

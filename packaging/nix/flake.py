@@ -40,7 +40,7 @@ PARTS = (
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
     *("orchard_ops", "packaging", "tests", "tools"),
     *(".ci", ".github", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs"),
-    "recipe",
+    *("recipe", "examples", "mkdocs.yml", "noxfile.py", ".pre-commit-config.yaml"),
 )
 CONFIG = """\
 experimental-features = nix-command flakes
@@ -53,12 +53,16 @@ warn-dirty = false
 # Output → system → name → the derivation that nix made of it.
 TABLE = """
 let
-  nixpkgs = (import ./tests/packaging/nixpkgs/flake.nix).outputs { };
+  nixpkgs = (import ./tests/packaging/nixpkgs/flake.nix).outputs { } // {
+    outPath = ./tests/packaging/nixpkgs;
+  };
   flake = (import ./flake.nix).outputs { inherit nixpkgs; self = { }; };
   systems = builtins.attrNames nixpkgs.legacyPackages;
   overlaid = system:
     let
-      prev = nixpkgs.legacyPackages.${system};
+      # As docs/nix.md tells who uses the overlay.
+      config.allowUnfreePredicate = package: nixpkgs.lib.getName package == "torch";
+      prev = import nixpkgs { inherit config system; };
       final = prev // more;
       more = flake.overlays.default final prev;
     in more;
@@ -249,6 +253,9 @@ def add_wheels(nix: Nix, drv: str) -> None:
             print(f"downloading {name}", flush=True)
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
             command += ["--only-binary=:all:", "--no-cache-dir", f"--dest={folder}"]
+            # Headers come out of a wheel for Macs on every system.
+            tags = name.removesuffix(".whl").split("-")[4]
+            command += [f"--platform={tag}" for tag in tags.split(".")]
             subprocess.run([*command, f"{project}==={version}"], check=True)
             file = next(Path(folder).iterdir())
             added = nix.run("nix-store", "--add-fixed", "sha256", file).strip()

@@ -15,8 +15,17 @@ import pytest
 pytest.importorskip("rattler_build")
 
 from conda import environments, packages, standins
-from conda.channel import LINUX, MACOS, MATRIX, Channel, Package, required
-from conda.variants import Variant, rendered
+from conda.channel import (
+    LINUX,
+    MACOS,
+    MATRIX,
+    PROJECT,
+    SITE,
+    Channel,
+    Package,
+    required,
+)
+from conda.variants import RECIPE, Variant, rendered
 from paths import ROOT
 
 if TYPE_CHECKING:
@@ -68,6 +77,82 @@ def test_macos_has_a_variant_for_each_torch_and_target() -> None:
         if float(target) >= float(MATRIX["macos"]["torch"][entry["version"]])
     }
     assert len({v.build for v in variants}) == len(variants) == len(pairs)
+
+
+# What conda-forge's pinning and a feedstock's own file give, without our variant
+# files: its default PyTorch, all its Pythons, no MACOSX_SDK_VERSION (August 2026).
+PINNING = {
+    "pytorch": ["2.12"],
+    "python": [f"3.{n}.* *_cpython" for n in (10, 11, 12, 13)],
+    "is_python_min": [True, False, False, False],
+    "zip_keys": [["python", "is_python_min"]],
+}
+STDLIB = {
+    LINUX: {"c_stdlib": ["sysroot"], "c_stdlib_version": ["2.17"]},
+    MACOS: {"c_stdlib": ["macosx_deployment_target"], "c_stdlib_version": ["13.0"]},
+}
+
+
+def by_conda_forge(
+    platform: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> list[dict[str, Any]]:
+    """Return the recipe's packages as rattler-build would build them there."""
+    from conda.channel import build_recipe
+
+    pinning = tmp_path / "pinning.yaml"
+    pinning.write_text(json.dumps({**PINNING, **STDLIB[platform]}))
+    capfd.readouterr()
+    build_recipe(
+        *(recipe, tmp_path / "out"),
+        channel=[],
+        variant_config=[str(pinning)],
+        target_platform=platform,
+        build_platform=LINUX,
+        render_only=True,
+    )
+    found = json.loads(capfd.readouterr().out)
+    return [package["recipe"] for package in found]
+
+
+@pytest.mark.parametrize(("platform", "count"), [(LINUX, 4), (MACOS, 1)])
+def test_conda_forge_builds_each_package_once(
+    platform: str, count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Linux has a package for each Python; the one for macOS serves them all."""
+    found = by_conda_forge(platform, RECIPE, tmp_path, capfd)
+    assert len(found) == count
+
+
+def test_the_macos_package_says_what_it_needs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pythons, zig's module, an SDK and the licence of what is compiled in."""
+    (found,) = by_conda_forge(MACOS, RECIPE, tmp_path, capfd)
+    needs = found["requirements"]
+    assert f"python {PROJECT['project']['requires-python']}" in needs["run"]
+    zig = MATRIX["package"]["ziglang"]
+    assert any(n in (f"ziglang =={zig}", f"ziglang {zig}") for n in needs["build"])
+    assert found["build"]["script"]["env"] == {"MACOSX_SDK_VERSION": "13.0"}
+    assert found["about"]["license"] == "MIT AND Apache-2.0"
+    assert "metal-cpp-LICENSE.txt" in found["about"]["license_file"]
+
+
+def test_conda_forges_headers_serve_all_environments(tmp_path: Path) -> None:
+    """The channel's newer PyTorches lie as conda-forge's, where CMake finds them."""
+    import find_torch
+
+    assert [v for v in ("2.4.1", "2.9.1", "2.13.0") if standins.is_split(v)] == [
+        "2.13.0"
+    ]
+    torch = tmp_path / SITE / "torch"
+    (torch / "include" / "ATen").mkdir(parents=True)
+    (torch / "include" / "ATen" / "ATen.h").touch()
+    (torch / "lib").mkdir()
+    (torch / "lib" / "libc10.dylib").write_bytes(b"a library")
+    standins.split(tmp_path)
+    assert not (torch / "include").exists()
+    assert (torch / "lib" / "libc10.dylib").read_bytes() == b"a library"
+    assert find_torch.include_folder(torch) == tmp_path / "include"
 
 
 def test_a_wrong_torch_is_refused_with_its_reason(channel: Channel) -> None:

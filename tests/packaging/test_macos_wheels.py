@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import project
 import pytest
 import torch
 from paths import ROOT
@@ -294,3 +295,46 @@ def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
     made = json.loads(listed.read_text()) if listed.exists() else []
     right = [version for version in ("2.2.2", "2.4.1") if version not in lost]
     assert [row["torch"] for row in made] == right
+
+
+@pytest.mark.parametrize(
+    ("version", "targets"),
+    [
+        ("2.13.1", ["14.0", "15.0"]),  # Another patch of a minor that is known.
+        ("2.12.0", ["14.0", "15.0"]),  # Between two that are: as the newer.
+        ("2.4.0", ["13.0", "14.0", "15.0"]),
+    ],
+)
+def test_a_packagers_pytorch_is_known_by_its_minor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, targets: list[str]
+) -> None:
+    """A channel has other patch versions, or minors of its own (conda-forge)."""
+    from argparse import Namespace
+
+    from macos import wheels
+
+    monkeypatch.setattr(wheels, "MATRIX", project.versions())
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '{version}'\n")
+    options = Namespace(tree=tmp_path, torch=None, target=None)
+    assert wheels.wanted(options) == {version: targets}
+
+
+def test_a_pytorch_newer_than_all_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has looked up which macOS it needs."""
+    from macos import wheels
+
+    monkeypatch.setattr(wheels, "MATRIX", project.versions())
+    with pytest.raises(SystemExit, match=r"PyTorch 9\.1\.0 is newer than all"):
+        wheels.admit("9.1.0")
+
+
+def test_a_channel_that_names_pytorch_gets_our_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Conda's package and the version that Python sees in it are the same."""
+    from macos import pack
+
+    assert pack.wheel_version("2.4.1").endswith("+torch2.4")
+    monkeypatch.setenv("ORCHARD_PLAIN_VERSION", "1")
+    assert pack.wheel_version("2.4.1") == pack.PROJECT["version"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -194,14 +197,112 @@ def test_the_build_has_what_its_metadata_reads(nix: Any, tree: Path) -> None:
 def test_the_check_of_the_tests_has_what_they_read(nix: Any, tree: Path) -> None:
     """The flake runs the tests on a part of the tree: all that they open is in it."""
     part = part_of(nix, tree, "tested")
-    names = ("test_versions", "test_packaging")  # They need no PyTorch.
+    names = ["test_versions", "test_packaging"]  # They need no PyTorch.
+    if importlib.util.find_spec("torch"):
+        names += ["test_commands", "test_docs"]
     tests = [str(part / "tests" / "packaging" / f"{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "--noconftest", "-q", *tests]
     options = ["-p", "no:cacheprovider", f"--basetemp={tree.parent / 'inner'}"]
+    options += ["-k", "not one_liners"]  # They need the compiled libraries.
     done = subprocess.run(
-        [*command, *options, f"--rootdir={part}"], text=True, capture_output=True
+        [*command, *options, f"--rootdir={part}"],
+        env={**os.environ, "PYTHONPATH": str(part), "PYTHONDONTWRITEBYTECODE": "1"},
+        text=True,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+def environment_of(nix: Any, derivation: str) -> dict[str, str]:
+    """Return the variables that a derivation's builder gets."""
+    described = json.loads(nix.run("nix", "show-derivation", derivation))
+    variables: dict[str, str] = described[derivation]["env"]
+    return variables
+
+
+def smoke_test(nix: Any, tree: Path, tmp_path: Path) -> str:
+    """Run our package's checkPhase as the stand-in does, on a package that tells."""
+    outputs = nix_flake.evaluate(nix, tree)
+    built = outputs["packages"]["x86_64-linux"]["orchard-ops-torch24"]
+    source = tmp_path / "in" / "orchard_ops"
+    for where, says in (
+        (source, "the source"),
+        (tmp_path / "out" / "site" / "orchard_ops", "the installed package"),
+    ):
+        where.mkdir(parents=True)
+        (where / "__init__.py").touch()
+        (where / "cli.py").write_text(f"print('{says}')")
+    # Builds and installs nothing: that has been done.
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    stub = f'case "$2" in build|pip) exit 0;; esac\nexec {sys.executable} "$@"'
+    python.write_text(f"#!/bin/sh\n{stub}\n")
+    python.chmod(0o755)
+    names = {
+        **{"src": str(source.parent), "out": str(tmp_path / "out"), "pyproject": "1"},
+        **{"sitePackages": "site", "hostPython": str(python), "TMPDIR": str(tmp_path)},
+        **dict.fromkeys(("pythonPath", "pypaBuildFlags", "postInstall"), ""),
+        "PATH": os.environ["PATH"],
+        "pythonImportsCheck": "orchard_ops",
+        "checkPhase": environment_of(nix, built)["checkPhase"],
+    }
+    builder = ROOT / nix_flake.STAND_IN / "builder.sh"
+    done = subprocess.run(
+        ["bash", builder], env=names, cwd=tmp_path, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@needs_nix
+def test_the_smoke_test_tries_what_is_installed(
+    nix: Any, tree: Path, tmp_path: Path
+) -> None:
+    """In nixpkgs checkPhase runs in the source's root: it has to leave that."""
+    assert smoke_test(nix, tree, tmp_path / "ours") == "the installed package"
+    replace(tree / "nix" / "package.nix", 'cd "$HOME" && ', "")
+    assert smoke_test(nix, tree, tmp_path / "there") == "the source"
+
+
+@needs_nix
+def test_the_check_of_the_tests_downloads_nothing(nix: Any, tree: Path) -> None:
+    """The sandbox has no network: metal-cpp's headers come from the store."""
+    outputs = nix_flake.evaluate(nix, tree)
+    for system in ("x86_64-linux", "aarch64-linux"):
+        script = environment_of(nix, outputs["checks"][system]["tests"])["buildCommand"]
+        assert re.search(r"ORCHARD_METAL_CPP_DIR=\S+-metal-cpp-", script)
+        assert re.search(r"ORCHARD_LIBRARY_DIR=\S+/orchard_ops\n", script)
+
+
+@needs_nix
+def test_the_command_comes_with_what_it_imports(nix: Any, tree: Path) -> None:
+    """Whoever installs the package alone can start its mainProgram."""
+    outputs = nix_flake.evaluate(nix, tree)
+    for system, names in outputs["packages"].items():
+        built = environment_of(nix, names["default"])
+        for need in project.table("pyproject.toml")["project"]["optional-dependencies"][
+            "cli"
+        ]:
+            name = need.partition(">")[0]
+            assert re.search(rf"-{name}\b", built["propagated"]), (system, name)
+
+
+@needs_nix
+def test_an_unfree_wheel_is_let_through_by_name(nix: Any, tree: Path) -> None:
+    """PyTorch for x86-64 holds Intel's MKL, which nixpkgs refuses unless told."""
+    replace(tree / "flake.nix", "config.allowUnfreePredicate", "config.unread")
+    with pytest.raises(nix_flake.FlakeError, match="torch has an unfree license"):
+        nix_flake.evaluate(nix, tree)
+
+
+@needs_nix
+def test_the_shell_has_pythons_nox(nix: Any, tree: Path) -> None:
+    """Plain `nox` of nixpkgs is nix-nox."""
+    shell = tree / "nix" / "shell.nix"
+    replace(shell, "  python3Packages,\n", "  nox,\n")
+    replace(shell, "python3Packages.nox", "nox")
+    with pytest.raises(nix_flake.FlakeError, match="nox is nix-nox"):
+        nix_flake.evaluate(nix, tree)
 
 
 @needs_nix
@@ -216,10 +317,7 @@ def wheel_by_hash(digest: str) -> tuple[str, ...]:
     """Return the command that takes a wheel as the flake would."""
     stand_in = ROOT / nix_flake.STAND_IN
     expression = f"""
-      (import {stand_in} {{
-        lib = import {stand_in}/lib.nix;
-        system = "x86_64-linux";
-      }}).fetchPypi {{
+      (import {stand_in} {{ system = "x86_64-linux"; }}).fetchPypi {{
         pname = "torch"; version = "1.0"; format = "wheel"; dist = "cp311";
         python = "cp311"; abi = "none"; platform = "any"; hash = "{digest}";
       }}"""

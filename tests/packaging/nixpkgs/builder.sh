@@ -1,5 +1,7 @@
-# Builds a derivation of the stand-in with the host's tools, in the order in which
-# nixpkgs does: unpack, build, install, postInstall, imports, checkPhase.
+# Builds a derivation of the stand-in with the host's tools, in the order and in the
+# folders in which nixpkgs does: build, install, postInstall and checkPhase in the
+# source's root, then the imports in $out (its pypa-install-hook.sh, which also puts
+# the installed package onto PYTHONPATH, and python-imports-check-hook.sh).
 set -euo pipefail
 export HOME=$TMPDIR
 runHook() { :; }
@@ -24,7 +26,8 @@ PIP_DISABLE_PIP_VERSION_CHECK=1
 if [ -n "$pyproject" ]; then
   cp -r "$src" source
   chmod -R u+w source
-  python -m build --wheel --no-isolation --outdir dist $pypaBuildFlags source
+  cd source
+  python -m build --wheel --no-isolation --outdir dist $pypaBuildFlags
 else
   mkdir dist
   name=$(basename "$src")
@@ -37,11 +40,10 @@ if [ -d "$out/$sitePackages/bin" ]; then
 fi
 eval "$postInstall"
 
-mkdir elsewhere
-cd elsewhere
 export PYTHONPATH=$out/$sitePackages:$PYTHONPATH
+(eval "$checkPhase")
+cd "$out"
 for module in $pythonImportsCheck; do
   python -c "import $module"
 done
-eval "$checkPhase"
 exit 0 # Not a coreutils program: nix 2.8 would kill what bash runs last.

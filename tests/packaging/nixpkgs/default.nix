@@ -2,10 +2,17 @@
 # so that an attribute which they do not know is an error, and put each of them into
 # a derivation, so that none is left unevaluated.
 #
+# Like nixpkgs it refuses a package whose licence is not free, unless the
+# configuration lets that one through, and `nox` is a tool for Nix.
+#
 # host.json (see packaging/nix/flake.py) names a shell, a path and a Python to build
 # with for real; without it derivations can be made, not built.
-{ lib, system }:
+{
+  system,
+  config ? { },
+}:
 let
+  lib = import ./lib.nix;
   isDarwin = system == "aarch64-darwin";
   host =
     if builtins.pathExists ./host.json then
@@ -40,7 +47,9 @@ let
       if isDerivation value then value else throw "${what}: ${builtins.typeOf value}, no derivation"
     );
 
+  allowUnfree = config.allowUnfreePredicate or (_: false);
   checkMeta =
+    pname:
     {
       description,
       license,
@@ -48,10 +57,15 @@ let
       platforms ? [ system ],
       sourceProvenance ? [ ],
     }:
-    if lib.elem system platforms then
+    let
+      licenses = if builtins.isList license then license else [ license ];
+    in
+    if !builtins.all (one: one.free) licenses && !allowUnfree { inherit pname; } then
+      throw "${pname} has an unfree license, refusing to evaluate"
+    else if lib.elem system platforms then
       builtins.toJSON [
         description
-        license.spdxId
+        (map (one: one.shortName) licenses)
         mainProgram
         sourceProvenance
       ]
@@ -87,7 +101,7 @@ let
       inherit name;
       nativeBuildInputs = derivations "nativeBuildInputs" nativeBuildInputs;
       buildCommand = text;
-      meta = if meta == null then "" else checkMeta meta;
+      meta = if meta == null then "" else checkMeta name meta;
     };
 
   # The name is all of an address that decides anything: the wheel has to be in the
@@ -168,9 +182,12 @@ let
         hostPlatform = {
           inherit isDarwin system;
           isLinux = !isDarwin;
+          isx86_64 = system == "x86_64-linux";
         };
       };
       autoPatchelfHook = only (!isDarwin) "autoPatchelfHook" (tool "auto-patchelf-hook");
+      nox = throw "nox is nix-nox, no tool of Python's: take python3Packages.nox";
+      python3Packages.nox = tool "nox";
       darwinMinVersionHook =
         version: only isDarwin "darwinMinVersionHook" (tool "darwin-min-version-${version}");
       runCommandCC = runCommand;
@@ -182,7 +199,6 @@ let
       "cmake"
       "ninja"
       "nixfmt-rfc-style"
-      "nox"
       "ruff"
       "unzip"
       "zlib"

@@ -13,6 +13,6 @@
     in
     {
       inherit lib;
-      legacyPackages = lib.genAttrs systems (system: import ./. { inherit lib system; });
+      legacyPackages = lib.genAttrs systems (system: import ./. { inherit system; });
     };
 }

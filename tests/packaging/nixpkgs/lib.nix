@@ -23,7 +23,14 @@ rec {
   concatMapAttrs =
     make: set:
     foldl' (all: more: all // more) { } (attrValues (mapAttrs make set));
+  getName = package: package.pname or (builtins.parseDrvName package.name).name;
   genAttrs = names: make: listToAttrs (map (name: nameValuePair name (make name)) names);
+  hasSuffix =
+    suffix: text:
+    let
+      start = builtins.stringLength text - builtins.stringLength suffix;
+    in
+    start >= 0 && builtins.substring start (-1) text == suffix;
   mapAttrs' = make: set: listToAttrs (map (name: make name set.${name}) (attrNames set));
   nameValuePair = name: value: { inherit name value; };
   optional = condition: value: if condition then [ value ] else [ ];
@@ -33,10 +40,17 @@ rec {
   versionAtLeast = have: want: compareVersions have want >= 0;
   versions.major = version: head (splitVersion version);
 
+  free = shortName: {
+    inherit shortName;
+    free = true;
+  };
   licenses = {
-    asl20.spdxId = "Apache-2.0";
-    bsd3.spdxId = "BSD-3-Clause";
-    mit.spdxId = "MIT";
+    asl20 = free "asl20";
+    bsd3 = free "bsd3";
+    issl = free "issl" // {
+      free = false;
+    };
+    mit = free "mit";
   };
   sourceTypes.binaryNativeCode.shortName = "binaryNativeCode";
 }

@@ -132,7 +132,9 @@ let
               );
               sitePackages = python.sitePackages;
               hostPython = host.python or "";
-              meta = checkMeta meta;
+              # What an environment with this package gets along.
+              propagated = closure "dependencies" dependencies;
+              meta = checkMeta pname meta;
             }
           );
 
