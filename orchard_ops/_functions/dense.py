@@ -166,13 +166,14 @@ def flash_attention(
     # The operator checks all but what only Python sees.  Of plain numbers, flags and
     # tensors there is nothing such, which saves most calls the look.
     if (
-        type(q) is type(k) is type(v) is Tensor and type(attn_mask) in _MASKS
+        not is_compiling()  # first: old compilers know neither type() nor autocast
+        and type(q) is type(k) is type(v) is Tensor and type(attn_mask) in _MASKS
         and type(dropout_p) in _NUMBERS and dropout_p == 0.0 and window is None
         and type(is_causal) is bool and type(scale) in _SCALES
         and type(enable_gqa) is bool and causal_alignment in _ALIGNMENTS
         and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
         and sinks is None and not return_lse
-        and not is_compiling() and not is_any_region()
+        and not is_any_region()
     ):  # fmt: skip
         forward = _native.operator("forward")
         try:
