@@ -14,7 +14,6 @@
 #include "torch/bridge.h"
 #include "torch/call.h"
 #include "torch/cpu_op.h"
-#include "torch/cpu_sdpa.h"
 #include "torch/trace/recording.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"
@@ -23,16 +22,17 @@
 namespace orchard::torch_ops {
 namespace {
 
-// Why the operators would refuse a call, or "".
-std::string reason_against(c10::ArrayRef<c10::IValue> arguments) {
+// Why the operators would refuse a call, or "".  Only a real call can ask its
+// device and look at the numbers in its tensors.
+std::string reason_against(c10::ArrayRef<c10::IValue> arguments, bool is_real) {
   constexpr const char* kSupports = "supports";
   try {
     const Call call = Call::read(kSupports, arguments, 0);
     check_call(kSupports, call);
-    if (call.q.is_cpu() && is_readable(call.q)) {
+    if (!is_real || call.q.is_meta()) return "";
+    if (call.q.is_cpu()) {
       check_packed_numbers(kSupports, call);
-    } else if (!call.q.is_cpu() && !call.q.is_meta() &&
-               !call.q.key_set().has(c10::DispatchKey::Python)) {
+    } else {
       problem_of(kSupports, call);
     }
   } catch (const Error& error) {
@@ -43,7 +43,7 @@ std::string reason_against(c10::ArrayRef<c10::IValue> arguments) {
 
 void supports(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
   const std::string reason =
-      reason_against(torch::jit::last(*stack, Call::kArguments));
+      reason_against(torch::jit::last(*stack, Call::kArguments), true);
   torch::jit::drop(*stack, Call::kArguments);
   torch::jit::push(*stack, reason);
 }
@@ -52,10 +52,11 @@ void supports(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
 // reason has letters, so that a compiler knows its size while it traces.
 void reason_size(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
   const auto arguments = torch::jit::last(*stack, Call::kArguments);
-  const auto size = static_cast<int64_t>(reason_against(arguments).size());
+  const std::string reason = reason_against(arguments, false);
   const auto options = arguments[0].toTensor().options().dtype(at::kByte);
   torch::jit::drop(*stack, Call::kArguments);
-  torch::jit::push(*stack, at::empty({size}, options));
+  torch::jit::push(*stack,
+                   at::empty({static_cast<int64_t>(reason.size())}, options));
 }
 
 std::tuple<std::string, int64_t, int64_t, std::string> describe_storage(

@@ -342,8 +342,10 @@ def _attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
-    if type(window_size) is tuple and window_size == (-1, -1):
-        return None
+    if type(window_size) is tuple and len(window_size) == 2:
+        left, right = window_size  # old compilers compare no tuples
+        if type(left) is type(right) is int and left == right == -1:
+            return None
     advice = "(-1, -1) is no window"
     left, right = window_pair(name, "window_size", window_size, advice)
     return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
