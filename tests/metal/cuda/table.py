@@ -14,6 +14,11 @@ from test_determinism import *  # noqa: F403
 from test_spill import *  # noqa: F403
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _metalsim() -> None:
+    """Leave the simulator out: conftest.py would enable it."""
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """Take the place of the simulator."""
