@@ -13,6 +13,9 @@ from test_attention import *  # noqa: F403
 from test_determinism import *  # noqa: F403
 from test_spill import *  # noqa: F403
 
+# It counts on metalsim's allocator; `memory` measures this GPU's.
+del test_memory_is_linear_up_to_the_scratch  # noqa: F821
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _metalsim() -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import build
+
 from orchard_ops import _native
 from orchard_ops._child import python
 
