@@ -18,7 +18,7 @@ DROPPED = ("CXX", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR")
 
 def zig() -> Path:
     """Return the zig of the Python module ziglang."""
-    import ziglang  # type: ignore[import-untyped]
+    import ziglang
 
     return Path(ziglang.__file__).parent / "zig"
 
