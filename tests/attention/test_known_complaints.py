@@ -15,7 +15,7 @@ import pytest
 import torch
 from cases import Case, Mask
 from harness import allocated_bytes, attend, bits, run_case
-from needs import needs_metalsim
+from needs import needs_metalsim, skip_without
 from reference import assert_close, largest, make_inputs, solve
 from torch import Tensor
 
@@ -26,6 +26,7 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 def leaf(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a copy on the device that requires gradients."""
+    skip_without(tensor.dtype, device)
     return tensor.detach().to(device).requires_grad_()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases import FLOOR, Case
+from needs import skip_without
 from reference import Part, attend, largest
 from torch import Tensor
 
@@ -217,6 +218,7 @@ class Problem:
 
 def check(step: Step, device: torch.device) -> None:
     """Run a step on a device and compare results and cache."""
+    skip_without(step.dtype, device)
     problem = Problem(step)
     caches = [t.to(device) for t in problem.caches(problem.old, is_final=False)]
     out, lse = orchard_ops.flash_attention_with_kvcache(
