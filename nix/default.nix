@@ -42,7 +42,7 @@ let
               inherit (pkgs) cmake ninja;
               inherit (sources) source;
               inherit (sources.project) version;
-              deploymentTarget = matrix.macos.torch.${entry.version};
+              deploymentTarget = matrix.wheels.torch.${entry.version};
               appleSdks = pkgs;
               inherit metal-cpp;
             };
@@ -62,7 +62,7 @@ let
     name: entry:
     let
       package = pythons.${name}.pkgs.orchard-ops;
-      lowest = matrix.macos.torch.${entry.version};
+      lowest = matrix.wheels.torch.${entry.version};
       targets = lib.filter (v: lib.versionAtLeast v lowest) matrix.macos.deployment_targets;
       named = suffix: lib.nameValuePair "orchard-ops-${name}${suffix}";
       forPython = v: named "-py${digits v}" (pythonFor entry v).pkgs.orchard-ops;

@@ -36,7 +36,7 @@ def default_python() -> str:
 
 def macos_targets(matrix: dict[str, Any], version: str) -> list[str]:
     """Return the deployment targets that a PyTorch has packages for."""
-    lowest = float(matrix["macos"]["torch"][version])
+    lowest = float(matrix["wheels"]["torch"][version])
     known: list[str] = matrix["macos"]["deployment_targets"]
     return [target for target in known if float(target) >= lowest]
 

@@ -11,8 +11,6 @@ if [[ $target_platform == osx-arm64 ]]; then
     export SDKROOT="${CONDA_BUILD_SYSROOT:-$(xcrun --sdk "$sdk" --show-sdk-path)}"
   fi # Elsewhere zig compiles.
   cp "$PREFIX/include/metal-cpp/LICENSE.txt" metal-cpp-LICENSE.txt
-  # The channel tells the PyTorch, so the package's version is ours alone.
-  export ORCHARD_PLAIN_VERSION=1
   "$python" packaging macos.wheels --tree "$SP_DIR" \
     --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
     --out dist

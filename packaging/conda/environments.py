@@ -141,10 +141,8 @@ def run_tests(prefix: Path) -> None:
 def check_macos_files(prefix: Path) -> None:
     """Fail unless an environment holds arm64 Mach-O libraries, PyTorch's too."""
     site = prefix / SITE
-    for path in (
-        site / "orchard_ops" / "_C.so",
-        site / "torch" / "lib" / "libc10.dylib",
-    ):
+    (operators,) = (site / "orchard_ops").glob("_C.torch*.so")
+    for path in (operators, site / "torch" / "lib" / "libc10.dylib"):
         macho.read(path)
 
 

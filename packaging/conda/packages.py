@@ -113,7 +113,7 @@ def check(variant: Variant, package: Path, folders: list[str]) -> int:
     """Fail if a package holds too much or too little; return its file count."""
     files = contents.read_conda(package)
     package.with_suffix(".txt").write_text(contents.listing(files))
-    found = contents.problems(files, variant.torch, folders)
+    found = contents.problems(files, [variant.torch], folders)
     index = json.loads(files["info/index.json"])
     depends, is_macos = " ".join(index["depends"]), variant.platform == MACOS
     if f",<{environments.below_next(variant)}" not in depends:

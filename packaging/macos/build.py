@@ -42,12 +42,17 @@ def run(*command: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """CMake's build folder for one PyTorch."""
+    """CMake's build folder, for one PyTorch or many."""
 
     folder: Path
-    tree: Path  # of an unpacked PyTorch wheel
+    trees: dict[str, Path]  # minor → unpacked PyTorch wheel
     metal_cpp: Path
-    oldest: str  # macOS that the objects are for
+    targets: dict[str, str]  # minor → the oldest macOS of its library
+
+    @property
+    def oldest(self) -> str:
+        """Return the macOS that the objects and the device's library are for."""
+        return min(self.targets.values(), key=float)
 
     @property
     def stubs(self) -> Path:
@@ -56,14 +61,15 @@ class Build:
 
     @property
     def stamp(self) -> Path:
-        """Return the module that says which PyTorch the build is for."""
+        """Return the module that says which version was built."""
         return self.folder / "orchard_ops" / "_build_info.py"
 
     def configure(self, **options: str) -> None:
         """Run CMake; options are variables of its."""
         options |= {
             "Python_EXECUTABLE": sys.executable,
-            "ORCHARD_TORCH_WHEEL": str(self.tree),
+            "ORCHARD_TORCH_WHEEL": ";".join(map(str, self.trees.values())),
+            "ORCHARD_PRECOMPILE": "ON",
             "ORCHARD_METAL_CPP_DIR": str(self.metal_cpp),
             "ORCHARD_WERROR": "ON",
             "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
@@ -83,16 +89,28 @@ class Build:
         """Build; what cannot be compiled is named whole, not one file at a time."""
         run("cmake", "--build", self.folder, "--", "-k", "0")
 
-    def link(self, target: str) -> list[Path]:
-        """Build the wheel's libraries for a macOS; the objects serve every one."""
+    def link(self) -> None:
+        """Build all libraries, each for its macOS; the objects serve every one."""
         system = "-mmacosx-version-min=" if IS_NATIVE else "-target aarch64-macos."
-        flags = f"-s {system}{target}"
-        self.configure(CMAKE_SHARED_LINKER_FLAGS=flags, CMAKE_MODULE_LINKER_FLAGS=flags)
+        options = {"ORCHARD_LINK_OPTIONS": f"-s {system}{self.oldest}"}
+        for minor, target in self.targets.items():
+            options[f"ORCHARD_LINK_OPTIONS_{minor}"] = f"-s {system}{target}"
+        self.configure(**options)
         self.make()
-        folder = self.folder / "orchard_ops"
-        return [folder / "liborchard_device.dylib", folder / "_C.so"]
 
-    def objects(self) -> dict[Path, Path]:
-        """Return source → object of all that is compiled."""
+    @property
+    def device(self) -> Path:
+        """Return the library that every library of operators needs."""
+        return self.folder / "orchard_ops" / "liborchard_device.dylib"
+
+    @property
+    def libraries(self) -> dict[str, Path]:
+        """Return PyTorch minor → library of its operators."""
+        folder = self.folder / "orchard_ops"
+        return {minor: folder / f"_C.torch{minor}.so" for minor in self.trees}
+
+    def objects(self) -> list[tuple[Path, Path]]:
+        """Return source and object of all that is compiled."""
         commands = json.loads((self.folder / "compile_commands.json").read_text())
-        return {Path(each["file"]): self.folder / each["output"] for each in commands}
+        pairs = [(Path(c["file"]), self.folder / c["output"]) for c in commands]
+        return [pair for pair in pairs if not pair[0].name.startswith("cmake_pch.")]

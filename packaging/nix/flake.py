@@ -199,7 +199,7 @@ def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
     for name, entry in matrix["torch"].items():
         base, version = f"orchard-ops-{name}", entry["version"]
         pythons = [p for p in matrix["nix"]["pythons"] if p in entry["pythons"]]
-        lowest = matrix["macos"]["torch"][version]
+        lowest = matrix["wheels"]["torch"][version]
         plain = (version, pythons[0], lowest)
         found[base] = str(plain)
         for python in pythons:

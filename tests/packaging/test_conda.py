@@ -74,7 +74,7 @@ def test_macos_has_a_variant_for_each_torch_and_target() -> None:
         (entry["version"].rpartition(".")[0], target)
         for entry in MATRIX["torch"].values()
         for target in MATRIX["macos"]["deployment_targets"]
-        if float(target) >= float(MATRIX["macos"]["torch"][entry["version"]])
+        if float(target) >= float(MATRIX["wheels"]["torch"][entry["version"]])
     }
     assert len({v.build for v in variants}) == len(variants) == len(pairs)
 

@@ -139,7 +139,6 @@ def test_notices_a_package_that_the_matrix_lacks(nix: Any, tree: Path) -> None:
 def test_a_new_pytorch_is_one_entry_and_its_hashes(nix: Any, tree: Path) -> None:
     """An entry of the matrix makes packages once its wheels are pinned."""
     matrix, table = tree / "versions.toml", tree / "nix" / "wheels.json"
-    replace(matrix, "[macos.torch]", '[macos.torch]\n"2.5.1" = "13.0"')
     text = matrix.read_text()
     text += '[torch.torch25]\nversion = "2.5.1"\npythons = ["3.12"]\nnumpy = "numpy"\n'
     matrix.write_text(text)
