@@ -241,9 +241,35 @@ def tune(session: nox.Session) -> None:
 
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def wheels_macos(session: nox.Session) -> None:
-    """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
-    session.install(f"ziglang=={VERSIONS['package']['ziglang']}", *CMAKE)
+    """Make and prove the macOS wheel, on any machine (--torch: not for all)."""
+    zig = f"ziglang=={VERSIONS['package']['ziglang']}"
+    session.install(zig, *CMAKE, *PROJECT["dependency-groups"]["wheels"])
     session.run("python", "packaging", "macos.wheels", *session.posargs)
+    session.run("twine", "check", "--strict", *wheels_in("macos"))
+
+
+@nox.session(name="wheels-linux", python=interpreter(DEMO_TORCH, also=()))
+def wheels_linux(session: nox.Session) -> None:
+    """Make the Linux wheel of this Python, for every PyTorch (--torch: not for all)."""
+    session.install(*BUILD_TOOLS, *PROJECT["dependency-groups"]["wheels"])
+    session.run("python", "packaging", "linux.wheels", *session.posargs)
+    session.run("twine", "check", "--strict", *wheels_in("linux"))
+
+
+def wheels_in(system: str) -> list[str]:
+    """Return the wheels that lie in dist/."""
+    return [str(path) for path in (ROOT / "dist" / system).glob("*.whl")]
+
+
+@nox.session(python=interpreter(DEMO_TORCH, also=()))
+def smoke(session: nox.Session) -> None:
+    """Use the Linux wheel beside each PyTorch it is for (--torch 2.7; --no-doctor)."""
+    if not wheels_in("linux"):
+        session.error("dist/linux holds no wheel: nox -s wheels-linux makes it")
+    session.install(*EXTRAS["sim"], *EXTRAS["cli"])
+    session.run(
+        "python", "packaging", "linux.smoke", *session.posargs, env=kernel_cache()
+    )
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
