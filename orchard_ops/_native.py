@@ -14,11 +14,18 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
 from ._errors import DeviceError
+
+if TYPE_CHECKING:
+    from . import _C as ops  # noqa: N811 - a library's name
+    from . import _metalsim as metalsim_ops
+else:  # Both are empty until their library is loaded.
+    ops = torch.ops.orchard_ops
+    metalsim_ops = torch.ops.orchard_metalsim
 
 __all__ = [
     "VERSION",
@@ -29,10 +36,12 @@ __all__ = [
     "library_dir",
     "load_metalsim",
     "load_ops",
+    "load_sim",
     "loaded_libraries",
+    "metalsim_ops",
     "operator",
+    "ops",
     "require_loaded",
-    "sim_module",
 ]
 
 _loaded: dict[str, Path] = {}
@@ -111,8 +120,8 @@ def load_metalsim() -> None:
     _load_torch_library("_metalsim")
 
 
-def sim_module() -> ModuleType:
-    """Return ``_sim``, the simulator's own Python module (NumPy, no torch).
+def load_sim() -> None:
+    """Load ``_sim``, the simulator's own Python module (NumPy, no torch).
 
     Raises:
         DeviceError: no module built for this Python is found, or this system has no
@@ -121,15 +130,14 @@ def sim_module() -> ModuleType:
     _require_simulator()
     name = f"{__package__}._sim"
     if name in sys.modules:
-        return sys.modules[name]
+        return
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
     candidates = [library_dir() / f"_sim{suffix}" for suffix in suffixes]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise DeviceError(_missing("_sim" + suffixes[0]))
-    module = _import_file(name, path)
+    _import_file(name, path)
     _loaded["_sim"] = path
-    return module
 
 
 def check_torch_version(built_for: str, running: str) -> None:
