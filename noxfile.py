@@ -243,7 +243,7 @@ def tune(session: nox.Session) -> None:
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}", *CMAKE)
-    session.run("python", "packaging", "macos.wheels", *session.posargs)
+    session.run("python", "packaging", "macos.wheels", "--werror", *session.posargs)
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))

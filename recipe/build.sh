@@ -5,7 +5,7 @@ set -euo pipefail
 if [[ $target_platform == osx-arm64 ]]; then
   # No simulator, whose Python extension would tie the package to one Python; every
   # symbol is proved.
-  python=$BUILD_PREFIX/bin/python # It has ziglang, the host's has not.
+  python=$BUILD_PREFIX/bin/python # The host's is a Mac's.
   if [[ $(uname) == Darwin ]]; then
     sdk=macosx$MACOSX_SDK_VERSION
     export SDKROOT="${CONDA_BUILD_SYSROOT:-$(xcrun --sdk "$sdk" --show-sdk-path)}"

@@ -140,8 +140,6 @@ def add_tools(channel: Channel) -> None:
 
 def add_macos_tools(channel: Channel) -> None:
     """Add what only the macOS packages are built and run with."""
-    for wheel in channel.download(LINUX, [f"ziglang=={ZIG}"]):  # The cross-compiler.
-        channel.add_wheel(wheel, LINUX)
     for wheel in channel.download(MACOS, EXTRAS["cli"]):
         channel.add_wheel(wheel, MACOS)
     headers = downloads.metal_cpp(PYTHON)

@@ -126,12 +126,12 @@ def test_conda_forge_builds_each_package_once(
 def test_the_macos_package_says_what_it_needs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Pythons, zig's module, an SDK and the licence of what is compiled in."""
+    """Pythons, the program zig, an SDK and the licence of what is compiled in."""
     (found,) = by_conda_forge(MACOS, RECIPE, tmp_path, capfd)
     needs = found["requirements"]
     assert f"python {PROJECT['project']['requires-python']}" in needs["run"]
     zig = MATRIX["package"]["ziglang"]
-    assert any(n in (f"ziglang =={zig}", f"ziglang {zig}") for n in needs["build"])
+    assert any(n in (f"zig =={zig}", f"zig {zig}") for n in needs["build"])
     assert found["build"]["script"]["env"] == {"MACOSX_SDK_VERSION": "13.0"}
     assert found["about"]["license"] == "MIT AND Apache-2.0"
     assert "metal-cpp-LICENSE.txt" in found["about"]["license_file"]
