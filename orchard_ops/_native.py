@@ -181,6 +181,7 @@ def _load_torch_library(stem: str) -> None:
     path = operators.with_name(operators.name.replace("_C", stem, 1))
     if not path.is_file():
         raise LibraryError(_missing(path.name))
+    _require_only_copy(stem, path)
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
@@ -226,6 +227,17 @@ def _running_minor() -> str:
 
 def _numbers(minor: str) -> tuple[int, ...]:
     return tuple(int(part) for part in minor.split(".") if part.isdigit())
+
+
+def _require_only_copy(stem: str, path: Path) -> None:
+    """Refuse a second copy of the package: PyTorch would end the process."""
+    is_ours = str(path) in torch.ops.loaded_libraries
+    if stem == "_C" and not is_ours and hasattr(torch.ops.orchard_ops, "forward"):
+        raise LibraryError(
+            f"[orchard_ops] expected one orchard-ops in a process, got {path} after "
+            "another copy (of pip, conda or the kernels hub) had been loaded; import "
+            "only one of them"
+        )
 
 
 def _missing(name: str) -> str:
