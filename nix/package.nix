@@ -28,6 +28,9 @@
 }:
 let
   inherit (stdenv.hostPlatform) isDarwin;
+  # A Mac's sandbox may have no GPU, and macOS has no simulator: there the smoke test,
+  # which says so and goes on with the CPU.
+  smoke = if isDarwin then ../recipe/smoke.py else "-m orchard_ops.cli doctor";
   optional-dependencies = rec {
     sim = [
       numpy
@@ -104,13 +107,11 @@ buildPythonPackage {
   dontUseNinjaCheck = true;
   dontUseNinjaInstall = true;
 
-  # A Mac's sandbox may have no GPU, and macOS has no simulator: there the smoke test,
-  # which says so and goes on with the CPU.
   checkPhase = ''
     runHook preCheck
     export HOME=$(mktemp -d)
     # Not in the source folder, which would be imported instead of the package.
-    (cd "$HOME" && python ${if isDarwin then ../recipe/smoke.py else "-m orchard_ops.cli doctor"})
+    (cd "$HOME" && python ${smoke})
     runHook postCheck
   '';
 
@@ -120,7 +121,8 @@ buildPythonPackage {
 
   meta = {
     description = "Flash attention for PyTorch on Apple GPUs, with a simulator";
-    license = lib.licenses.mit;
+    # On a Mac inline functions of metal-cpp are compiled in.
+    license = [ lib.licenses.mit ] ++ lib.optional isDarwin lib.licenses.asl20;
     mainProgram = "orchard-ops";
     platforms = [
       "aarch64-darwin"

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from paths import ROOT
 
 pytest.importorskip("kernels")
 
@@ -26,9 +24,6 @@ from kernels._rust import Digest, DigestAlgorithm, Metadata
 from kernels.backends import Metal
 from packaging.version import Version
 
-LIBRARIES = Path(os.environ.get("ORCHARD_LIBRARY_DIR", ""))
-MINOR = ".".join(torch.__version__.split(".")[:2])
-HERE = f"{platform.machine()}-linux"
 # Forward and backward on the CPU and on the simulator, against float64.
 SMOKE = """
 import sys, torch
@@ -81,33 +76,28 @@ check(sys.modules[kernel.flash_attention.__module__.partition(".")[0]])
 """
 
 
-def installed() -> dict[str, bytes]:
-    """Return the files of a wheel for this PyTorch, as the build has made them."""
-    files = {
-        f"orchard_ops/{path.relative_to(ROOT / 'orchard_ops')}": path.read_bytes()
-        for path in ROOT.glob("orchard_ops/**/*.py")
-    }
-    for path in LIBRARIES.iterdir():
-        if path.suffix in (".so", ".py"):
-            files[f"orchard_ops/{path.name}"] = path.read_bytes()
-    licence = (ROOT / "LICENSE").read_bytes()
-    return {**files, "orchard_ops-0.1.0.dist-info/licenses/LICENSE": licence}
-
-
-def repository_of(files: dict[str, bytes], out: Path) -> Path:
-    """Write a repository with a variant for this PyTorch and system."""
-    name = hub.variant_name(MINOR, "cpu", HERE)
-    for place, data in hub.variant(files, "cpu").items():
-        path = out / "build" / name / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return out
-
-
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a repository of what the build has made."""
-    return repository_of(installed(), tmp_path_factory.mktemp("hub"))
+def repository() -> Path:
+    """Return the repository that the session has laid out of the wheel it built."""
+    if "ORCHARD_HUB" not in os.environ:
+        pytest.skip("ORCHARD_HUB names no repository: nox -s release makes one")
+    return Path(os.environ["ORCHARD_HUB"])
+
+
+def another(repository: Path, out: Path) -> Path:
+    """Return the repository of another release: a module has another text."""
+    shutil.copytree(repository, out)
+    (folder,) = (out / "build").iterdir()
+    files = {
+        f"orchard_ops/{path.relative_to(folder)}": path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "metadata.json"
+    }
+    del files["orchard_ops/orchard_ops/__init__.py"]
+    files["orchard_ops/sdpa.py"] += b"# Of another release.\n"
+    for place, data in hub.variant(files, "cpu").items():
+        (folder / place).write_bytes(data)
+    return out
 
 
 def loaded(code: str, *folders: Path) -> subprocess.CompletedProcess[str]:
@@ -133,14 +123,12 @@ def test_kernels_loads_it_and_it_trains(repository: Path, load: str) -> None:
 
 def test_a_second_copy_is_refused(repository: Path, tmp_path: Path) -> None:
     """PyTorch would end the process, as both register the same operators."""
-    files = installed()
-    files["orchard_ops/sdpa.py"] += b"# Of another release.\n"
-    done = loaded(TWICE, repository, repository_of(files, tmp_path))
+    done = loaded(TWICE, repository, another(repository, tmp_path / "other"))
     assert done.returncode == 1
     assert "expected one orchard-ops in a process" in done.stderr
 
 
-def test_the_metadata_is_what_kernels_reads(repository: Path) -> None:
+def test_the_metadata_is_what_kernels_reads(repository: Path, tmp_path: Path) -> None:
     """Names, licence, backend and the digest of every file."""
     (folder,) = (repository / "build").iterdir()
     metadata = Metadata.read_from_file(folder / "metadata.json")
@@ -149,15 +137,17 @@ def test_the_metadata_is_what_kernels_reads(repository: Path) -> None:
     digest = Digest.hash_variant(DigestAlgorithm.SHA256, folder)
     assert metadata.digest is not None
     metadata.digest.validate(digest)
-    (folder / "sdpa.py").write_text("")
+    shutil.copytree(folder, tmp_path / "broken")
+    (tmp_path / "broken" / "sdpa.py").write_text("")
+    digest = Digest.hash_variant(DigestAlgorithm.SHA256, tmp_path / "broken")
     with pytest.raises(Exception, match=r"sdpa\.py"):
-        metadata.digest.validate(Digest.hash_variant(DigestAlgorithm.SHA256, folder))
+        metadata.digest.validate(digest)
 
 
 def test_every_wheel_for_macos_has_a_variant() -> None:
     """Each PyTorch of versions.toml; with macOS 26, as `kernels` asks, it is taken."""
     names = []
-    for version in project.versions()["macos"]["torch"]:
+    for version in project.versions()["wheels"]["torch"]:
         found = hub.variant_name(project.minor(version), "metal", "aarch64-darwin")
         asked: dict[str, Any] = {
             **{"selected_backend": Metal(), "cpu": "aarch64", "os": "darwin"},
