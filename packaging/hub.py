@@ -19,13 +19,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import contents
-from project import ROOT, Failure, minor, table
+from project import ROOT, Failure, table
 
 PROJECT = table("pyproject.toml")["project"]
 NAME = str(PROJECT["name"])
 # The hub's commands are not ours, and a kernel may import PyTorch alone.
 LEFT_OUT = re.compile(r"^(cli|_demo|_doctor|_perf)/|^_device\.py$")
 ABSOLUTE = re.compile(rb"^\s*(import|from) orchard_ops\b", re.MULTILINE)
+# What is for one PyTorch, or in a folder for some of them.
+LIBRARY = re.compile(r"orchard_ops/(?:abi[01]/)?_\w+\.torch(\d+\.\d+)\.so$")
+FOLDER = re.compile(r"orchard_ops/abi[01]/")
 LICENCE = re.compile(r"\.dist-info/licenses/(.+)$")
 # For older versions of `kernels`, which look one folder further in.
 INNER = '''\
@@ -135,28 +138,40 @@ def card(names: list[str]) -> str:
     )
 
 
+def only(files: Mapping[str, bytes], torch_minor: str, place: str) -> dict[str, bytes]:
+    """Return a wheel's files without the libraries for other PyTorches."""
+
+    def is_for_it(name: str) -> bool:
+        library, folder = LIBRARY.match(name), FOLDER.match(name)
+        fits = library is None or library[1] == torch_minor
+        return fits and (folder is None or folder[0] == place)
+
+    return {name: data for name, data in files.items() if is_for_it(name)}
+
+
 def by_torch(wheel: Path) -> dict[str, dict[str, bytes]]:
     """Return PyTorch minor → the files of a wheel that serve it."""
     files = contents.read_wheel(wheel)
-    stamp = files.get("orchard_ops/_build_info.py", b"").decode()
-    built = re.search(r'TORCH_VERSION = "([\d.]+)', stamp)
-    if built is None:
-        raise Failure(f"{wheel.name}: for which PyTorch? _build_info.py does not tell")
-    return {minor(built[1]): files}
+    places = contents.carried(files)
+    if not places:
+        raise Failure(f"{wheel.name}: expected _C.torch….so, found no operators")
+    return {name: only(files, name, place) for name, place in places.items()}
 
 
 def system(wheel: Path) -> tuple[str, str]:
     """Return the backend and the system of a wheel, by its tag."""
     if wheel.name.endswith("_arm64.whl"):
         return "metal", "aarch64-darwin"
-    return "cpu", f"{wheel.stem.rpartition('-linux_')[2]}-linux"
+    machine = re.search(r"linux\w*?_(x86_64|aarch64)\b", wheel.stem)
+    if machine is None:
+        raise Failure(f"{wheel.name}: expected a wheel for Linux or for macOS arm64")
+    return "cpu", f"{machine[1]}-linux"
 
 
 def lay_out(wheels: list[Path], out: Path) -> list[str]:
     """Write the repository; return its variants.
 
-    A variant is one for each PyTorch and system: of macOS wheels for several
-    deployment targets, the oldest's.
+    A variant is for one PyTorch and one system, so a wheel makes several.
     """
     shutil.rmtree(out, ignore_errors=True)
     names = []
@@ -164,8 +179,6 @@ def lay_out(wheels: list[Path], out: Path) -> list[str]:
         backend, where = system(wheel)
         for torch_minor, files in by_torch(wheel).items():
             name = variant_name(torch_minor, backend, where)
-            if name in names:
-                continue
             names.append(name)
             for place, data in variant(files, backend).items():
                 path = out / "build" / name / place

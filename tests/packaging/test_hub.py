@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -173,20 +174,68 @@ def test_a_variant_holds_what_the_wheel_holds() -> None:
     info = "orchard_ops-0.1.0.dist-info"
     wheel = {
         **{"orchard_ops/__init__.py": b"from . import sdpa\n"},
-        **{"orchard_ops/_C.so": b"library", "orchard_ops/cli/__init__.py": b"typer"},
+        **{
+            "orchard_ops/_C.torch2.4.so": b"library",
+            "orchard_ops/cli/__init__.py": b"typer",
+        },
         **{f"{info}/licenses/LICENSE": b"MIT", f"{info}/METADATA": b""},
         f"{info}/licenses/metal-cpp-LICENSE.txt": b"Apache",
     }
     made = hub.variant(wheel, "metal")
     assert {*made} == {
-        *("__init__.py", "_C.so", "LICENSE", "metal-cpp-LICENSE.txt"),
+        *("__init__.py", "_C.torch2.4.so", "LICENSE", "metal-cpp-LICENSE.txt"),
         *("metadata.json", "orchard_ops/__init__.py"),
     }
-    assert made["_C.so"] == b"library"
+    assert made["_C.torch2.4.so"] == b"library"
     again = json.loads(
-        hub.variant({**wheel, "orchard_ops/_C.so": b""}, "metal")["metadata.json"]
+        hub.variant({**wheel, "orchard_ops/_C.torch2.4.so": b""}, "metal")[
+            "metadata.json"
+        ]
     )
     assert json.loads(made["metadata.json"])["id"] != again["id"]
+
+
+def test_a_wheel_for_many_pytorches_makes_many_variants(tmp_path: Path) -> None:
+    """Each holds its own libraries, and of folders for some its own."""
+    wheel = tmp_path / "orchard_ops-0.1.0-py3-none-macosx_13_0_arm64.whl"
+    names = ["__init__.py", "liborchard_device.dylib", "_C.torch2.4.so"]
+    names += ["_C.torch2.13.so", "abi1/_C.torch2.9.so", "abi1/_sim.cpython-311.so"]
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in names:
+            archive.writestr(f"orchard_ops/{name}", name)
+    made = hub.lay_out([wheel], tmp_path / "hub")
+    held = {
+        variant: {
+            str(path.relative_to(tmp_path / "hub" / "build" / variant))
+            for path in (tmp_path / "hub" / "build" / variant).rglob("*.so")
+        }
+        for variant in made
+    }
+    assert held == {
+        "torch24-metal-aarch64-darwin": {"_C.torch2.4.so"},
+        "torch213-metal-aarch64-darwin": {"_C.torch2.13.so"},
+        "torch29-metal-aarch64-darwin": {
+            *("abi1/_C.torch2.9.so", "abi1/_sim.cpython-311.so")
+        },
+    }
+    assert all(
+        f"`{name}`" in (tmp_path / "hub" / "README.md").read_text() for name in made
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "found"),
+    [
+        ("py3-none-macosx_13_0_arm64", ("metal", "aarch64-darwin")),
+        ("cp311-cp311-linux_x86_64", ("cpu", "x86_64-linux")),
+        ("cp311-cp311-manylinux_2_28_aarch64", ("cpu", "aarch64-linux")),
+    ],
+)
+def test_a_wheels_tag_tells_backend_and_system(
+    tag: str, found: tuple[str, str]
+) -> None:
+    """As the hub names them."""
+    assert hub.system(Path(f"orchard_ops-0.1.0-{tag}.whl")) == found
 
 
 def test_an_absolute_import_is_refused() -> None:
