@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from . import _native
-from ._errors import DeviceError, InvalidProblemError, UnsupportedError, translate
+from ._errors import InvalidProblemError, UnsupportedError, translate
 
 __all__ = ["StorageDescription", "describe"]
 
@@ -55,11 +55,7 @@ def describe(tensor: Tensor) -> StorageDescription:
         raise UnsupportedError(
             f"[describe] expected a tensor on mps, metalsim or cpu, got {tensor.device}"
         )
-    if not _native.is_loaded("_C"):
-        raise DeviceError(
-            f"[describe] expected the compiled operators, found no _C.so in "
-            f"{_native.library_dir()}; build the package"
-        )
+    _native.require_loaded("describe")
     try:
         mode, length, offset, name = _native.ops.describe_storage(tensor)
     except RuntimeError as error:
