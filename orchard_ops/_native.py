@@ -20,11 +20,18 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
 from ._errors import DeviceError, LibraryError
+
+if TYPE_CHECKING:
+    from . import _C as ops  # noqa: N811 - a library's name
+    from . import _metalsim as metalsim_ops
+else:  # Both are empty until their library is loaded.
+    ops = torch.ops.orchard_ops
+    metalsim_ops = torch.ops.orchard_metalsim
 
 __all__ = [
     "VERSION",
@@ -35,10 +42,12 @@ __all__ = [
     "library_dir",
     "load_metalsim",
     "load_ops",
+    "load_sim",
     "loaded_libraries",
+    "metalsim_ops",
     "operator",
+    "ops",
     "require_loaded",
-    "sim_module",
 ]
 
 _loaded: dict[str, Path] = {}
@@ -143,8 +152,8 @@ def load_metalsim() -> None:
     _load_torch_library("_metalsim")
 
 
-def sim_module() -> ModuleType:
-    """Return ``_sim``, the simulator's own Python module (NumPy, no torch).
+def load_sim() -> None:
+    """Load ``_sim``, the simulator's own Python module (NumPy, no torch).
 
     Raises:
         DeviceError: no module built for this Python is found, or this system has no
@@ -153,7 +162,7 @@ def sim_module() -> ModuleType:
     _require_simulator()
     name = f"{__package__}._sim"
     if name in sys.modules:
-        return sys.modules[name]
+        return
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
     # Beside the operators, so that both use one library of the simulator.
     folder = built_libraries().get(_running_minor(), library_dir() / "_C").parent
@@ -161,9 +170,8 @@ def sim_module() -> ModuleType:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise DeviceError(_missing("_sim" + suffixes[0]))
-    module = _import_file(name, path)
+    _import_file(name, path)
     _loaded["_sim"] = path
-    return module
 
 
 def _require_simulator() -> None:
@@ -181,6 +189,7 @@ def _load_torch_library(stem: str) -> None:
     path = operators.with_name(operators.name.replace("_C", stem, 1))
     if not path.is_file():
         raise LibraryError(_missing(path.name))
+    _require_only_copy(stem, path)
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
@@ -226,6 +235,17 @@ def _running_minor() -> str:
 
 def _numbers(minor: str) -> tuple[int, ...]:
     return tuple(int(part) for part in minor.split(".") if part.isdigit())
+
+
+def _require_only_copy(stem: str, path: Path) -> None:
+    """Refuse a second copy of the package: PyTorch would end the process."""
+    is_ours = str(path) in torch.ops.loaded_libraries
+    if stem == "_C" and not is_ours and hasattr(torch.ops.orchard_ops, "forward"):
+        raise LibraryError(
+            f"[orchard_ops] expected one orchard-ops in a process, got {path} after "
+            "another copy (of pip, conda or the kernels hub) had been loaded; import "
+            "only one of them"
+        )
 
 
 def _missing(name: str) -> str:

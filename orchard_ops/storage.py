@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from . import _native
@@ -58,7 +57,7 @@ def describe(tensor: Tensor) -> StorageDescription:
         )
     _native.require_loaded("describe")
     try:
-        mode, length, offset, name = torch.ops.orchard_ops.describe_storage(tensor)
+        mode, length, offset, name = _native.ops.describe_storage(tensor)
     except RuntimeError as error:
         raise translate(error) from None
     return StorageDescription(mode, length, offset, is_contiguous, name)

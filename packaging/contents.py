@@ -163,6 +163,10 @@ def metadata_problems(files: dict[str, bytes], minors: Collection[str]) -> list[
         "METADATA: the README is not its description": (
             README.read_text(encoding="utf-8") in info.get("METADATA", "")
         ),
+        "licenses/metal-cpp-LICENSE.txt is missing": (
+            "orchard_ops/liborchard_device.dylib" not in files
+            or "Apache License" in info.get("licenses/metal-cpp-LICENSE.txt", "")
+        ),
         "licenses/LICENSE is not ours": info.get("licenses/LICENSE") == licence,
         "entry_points.txt: no command orchard-ops": (
             re.search(

@@ -33,6 +33,7 @@ def compile_all(version: str, metal_cpp_version: str) -> int:
         {minor(version): downloads.torch_tree(version, PYTHON)},
         downloads.metal_cpp(PYTHON, metal_cpp_version),
         {minor(version): MATRIX["wheels"]["torch"][version]},
+        is_strict=True,
     )
     fast = "-O0 -DNDEBUG"
     parts = {"ORCHARD_SIMULATOR": "ON", "ORCHARD_COMPILE_ONLY": "ON"}

@@ -51,7 +51,8 @@ def planned(chosen: dict[str, str], options: argparse.Namespace) -> Build:
     metal_cpp = (options.metal_cpp or downloads.metal_cpp(PYTHON)).resolve()
     targets = {minor(version): target for version, target in chosen.items()}
     name = f"torch-{'-'.join(chosen)}" if len(chosen) == 1 else "torch-many"
-    return Build(options.work.resolve() / name, trees, metal_cpp, targets)
+    folder = options.work.resolve() / name
+    return Build(folder, trees, metal_cpp, targets, options.werror)
 
 
 def prove(build: Build) -> list[dict[str, Any]]:
@@ -235,6 +236,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
     add("--target", help="the macOS to build for, with --tree")
     add("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")
+    add("--werror", action="store_true", help="warnings are errors")
     add("--work", type=Path, default=ROOT / "build" / "macos")
     add("--out", type=Path, default=ROOT / "dist" / "macos")
     add("--twice", action="store_true", help="build all again and compare the bytes")
