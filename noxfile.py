@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 VERSIONS = nox.project.load_toml(ROOT / "versions.toml")
 MATRIX = VERSIONS["torch"]
+ENTRIES = {**MATRIX, **VERSIONS["between"]}
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 CMAKE = ("cmake>=3.24", "ninja>=1.10")
 BUILD_TOOLS = [*PROJECT["build-system"]["requires"], *CMAKE]
@@ -38,7 +39,7 @@ TORCH_NEEDS = (
     "typing-extensions",
 )
 
-nox.options.sessions = ["lint", *(f"test-{name}" for name in MATRIX)]
+nox.options.sessions = ["lint", *(f"test-{name}" for name in ENTRIES)]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -59,8 +60,8 @@ def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
     default the other Pythons that the PyTorch has wheels for.
     """
     running = "{}.{}".format(*sys.version_info)
-    wanted = MATRIX[name]["python"]
-    allowed = MATRIX[name]["pythons"] if also is None else also
+    wanted = ENTRIES[name]["python"]
+    allowed = ENTRIES[name]["pythons"] if also is None else also
     if running == wanted:
         return None
     if runs(wanted):
@@ -72,7 +73,7 @@ def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
 
 def install_torch(session: nox.Session, name: str) -> None:
     """Put the PyTorch of a matrix entry into the session's environment."""
-    entry = MATRIX[name]
+    entry = ENTRIES[name]
     session.run(
         *("python", ROOT / "tools" / "cpu_torch.py", entry["version"]),
         *("--python", session.virtualenv.bin + "/python", entry["numpy"]),
@@ -125,7 +126,7 @@ def install_package(session: nox.Session, name: str, extra: str) -> None:
     wheel = built_wheel(session, name)
     # A wheel of the same version replaces what an earlier run installed.
     session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(f"{wheel}[{extra}]", MATRIX[name]["numpy"])
+    session.install(f"{wheel}[{extra}]", ENTRIES[name]["numpy"])
 
 
 def kernel_cache() -> dict[str, str]:
@@ -147,10 +148,11 @@ def in_processes() -> tuple[str, ...]:
 
 
 def test(session: nox.Session, name: str) -> None:
-    """Build for one PyTorch and run the test suite; arguments go to pytest."""
+    """Build for one PyTorch and run its tests; arguments go to pytest."""
     install_package(session, name, "test")
     session.run(
-        *("pytest", *in_processes(), *session.posargs),
+        *("pytest", *in_processes(), *ENTRIES[name].get("tests", ())),
+        *session.posargs,
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
     )
 
@@ -161,14 +163,14 @@ def add_test_session(name: str) -> None:
     def run(session: nox.Session) -> None:
         test(session, name)
 
-    minor = MATRIX[name]["version"].rpartition(".")[0]
+    minor = ENTRIES[name]["version"].rpartition(".")[0]
     run.__doc__ = (
         f"Build against PyTorch {minor} and run the tests (pytest arguments after --)."
     )
     nox.session(run, name=f"test-{name}", python=interpreter(name))
 
 
-for entry in MATRIX:
+for entry in ENTRIES:
     add_test_session(entry)
 
 

@@ -82,7 +82,8 @@ def in_paths(name: str, holders: dict[str, str]) -> set[str]:
 
 def expected_modules() -> set[str]:
     """Return the package's files that every package must hold."""
-    files = [*ROOT.glob("orchard_ops/**/*.py"), ROOT / "orchard_ops" / "py.typed"]
+    files = [*ROOT.glob("orchard_ops/**/*.py*"), ROOT / "orchard_ops" / "py.typed"]
+    files = [path for path in files if path.suffix != ".pyc"]
     return {str(path.relative_to(ROOT)) for path in files} | {
         "orchard_ops/_build_info.py"
     }

@@ -56,7 +56,9 @@ def wheel_files(
     """Return every file of a wheel but its RECORD."""
     files = {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
-        for path in sources("orchard_ops/**/*.py", "orchard_ops/**/py.typed")
+        for path in sources(
+            "orchard_ops/**/*.py", "orchard_ops/**/*.pyi", "orchard_ops/**/py.typed"
+        )
     }
     files |= {f"orchard_ops/{at}": path.read_bytes() for at, path in built.items()}
     licences = {"LICENSE": (ROOT / "LICENSE").read_bytes(), **also}

@@ -84,7 +84,9 @@ def smoke(version: str, wheel: Path, work: Path, with_doctor: bool) -> dict[str,
     folder = work / version
     python = environment(folder, version, wheel)
     said = run(python, ROOT / "recipe" / "smoke.py", cwd=folder)
-    errors = [line.split(",")[0].replace("largest error ", "") for line in said.split("\n")]
+    errors = [
+        line.split(",")[0].replace("largest error ", "") for line in said.split("\n")
+    ]
     code = "from orchard_ops import _native as n; print(n.loaded_libraries()['_C'])"
     library = Path(run(python, "-c", code, cwd=folder).strip())
     if not library.is_relative_to(folder):

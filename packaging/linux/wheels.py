@@ -59,7 +59,8 @@ def by_strings(chosen: Iterable[str]) -> dict[int, dict[str, Path]]:
         try:
             folder = tree(version).resolve()
         except NotFetchedError as error:
-            raise Failure(f"no wheel was made without PyTorch {version}\n{error}")
+            text = f"no wheel was made without PyTorch {version}\n{error}"
+            raise Failure(text) from error
         abi = int(find_torch.has_cxx11_abi(folder / "torch"))
         found.setdefault(abi, {})[minor(version)] = folder
     return found
@@ -129,7 +130,9 @@ def platform_tag(libraries: Iterable[Path]) -> str:
         allowed = policy["symbol_versions"].get(ARCH)
         if not allowed:
             continue
-        others = [s for s in sonames - {*policy["lib_whitelist"]} if not EXTERNAL.match(s)]
+        others = [
+            s for s in sonames - {*policy["lib_whitelist"]} if not EXTERNAL.match(s)
+        ]
         newer = [
             f"{owner}_{version}"
             for owner, found in symbols.items()
@@ -143,7 +146,8 @@ def platform_tag(libraries: Iterable[Path]) -> str:
 
 def make(chosen: Iterable[str], work: Path, into: Path) -> dict[str, Any]:
     """Build and pack the wheel; return what wheels.json says."""
-    files, minors = {}, []
+    files: dict[str, Path] = {}
+    minors: list[str] = []
     for abi, trees in sorted(by_strings(chosen).items()):
         folder = build(work / f"abi{abi}", trees)
         files |= gathered(folder, trees, abi)

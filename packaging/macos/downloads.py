@@ -84,7 +84,7 @@ def unpacked(
     wanted: re.Pattern[str],
     platforms: Sequence[str] = PLATFORMS,
 ) -> Path:
-    """Return the cache's folder with the wanted files of a wheel, macOS's if not said."""
+    """Return the cached folder with the wanted files of a wheel (by default macOS's)."""
     system = "" if platforms is PLATFORMS else f"-{platforms[0]}"
     name = requirement.replace("==", "-") + system
     with locked(name) as tree:

@@ -11,7 +11,6 @@ import torch
 from orchard_ops import _native
 from orchard_ops._child import python
 
-
 RUNNING = ".".join(torch.__version__.split(".")[:2])
 STRINGS = int(torch._C._GLIBCXX_USE_CXX11_ABI)
 
@@ -33,7 +32,9 @@ def test_the_library_of_the_running_minor_is_taken(tmp_path: Path) -> None:
     """Of many it is the one whose name says this PyTorch, and no other is touched."""
     fake(tmp_path, "2.0", RUNNING, "2.99")
     line = last_line(import_with(tmp_path))
-    assert line.startswith("orchard_ops._errors.LibraryError: [orchard_ops] cannot load")
+    assert line.startswith(
+        "orchard_ops._errors.LibraryError: [orchard_ops] cannot load"
+    )
     assert f"{tmp_path}/_C.torch{RUNNING}.so" in line
     assert f"another PyTorch {RUNNING} than this {torch.__version__}" in line
 
