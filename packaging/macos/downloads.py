@@ -84,7 +84,7 @@ def unpacked(
     wanted: re.Pattern[str],
     platforms: Sequence[str] = PLATFORMS,
 ) -> Path:
-    """Return the cached folder with the wanted files of a wheel (by default macOS's)."""
+    """Return the cached folder with what is wanted of a wheel, by default macOS's."""
     system = "" if platforms is PLATFORMS else f"-{platforms[0]}"
     name = requirement.replace("==", "-") + system
     with locked(name) as tree:

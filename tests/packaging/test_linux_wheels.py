@@ -56,7 +56,7 @@ def test_the_tag_is_the_most_portable_that_suffices(
 
 
 def test_what_a_library_needs_is_read_from_it() -> None:
-    """Versions of symbols by their owner, and the libraries that are not the system's."""
+    """Versions of symbols by their owner, and the libraries beside the system's."""
     from linux import wheels
 
     (library,) = _native.built_libraries().values()
