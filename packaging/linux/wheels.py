@@ -37,8 +37,8 @@ TREES_PYTHON = default_python()  # Any that every PyTorch has a wheel for.
 FILES = re.compile(r"torch/(include/|version\.py$|lib/lib(torch_cpu|c10)\.so$)")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 ARCH = "x86_64"
-# What the one who installs has: PyTorch's libraries, and ours.
-EXTERNAL = re.compile(r"lib(torch_cpu|c10|orchard_device)\.so$")
+# What the one who installs has: PyTorch's libraries, ours, and the loader itself.
+EXTERNAL = re.compile(r"lib(torch_cpu|c10|orchard_device)\.so$|ld-linux")
 VERSIONED = re.compile(r"\b(GLIBC|GLIBCXX|CXXABI|GCC|ZLIB|LIBATOMIC)_([\w.]+)")
 KNOWN: dict[str, str] = versions()["wheels"]["torch"]
 
