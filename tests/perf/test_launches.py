@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from types import ModuleType
 from typing import Any
 
 import pytest
 import specialisations
 import torch
+import tune
 from cases import BF16, F16, F32, Case, Mask
 from harness import run_case
-from paths import ROOT
 from reference import Results, make_inputs
 
 import orchard_ops
@@ -31,20 +28,6 @@ NO_MASK = (0, 0, 0, 0)
 # The gradient of a mask takes a product with q and one with grad_out of each score, as
 # the forward takes two; the tile is the forward's or not.
 MODEL_OF = {"backward_dbias": "forward", "decode": "forward"}
-
-
-def load_tune() -> ModuleType:
-    """Import tools/tune.py."""
-    path = ROOT / "tools" / "tune.py"
-    spec = importlib.util.spec_from_file_location("tune", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["tune"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tune = load_tune()
 
 
 @dataclass(frozen=True)
