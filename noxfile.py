@@ -372,7 +372,7 @@ def cuda(session: nox.Session) -> None:
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""
-    session.install(*EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["demo"][1:])
+    session.install(*EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["test"][1:])
     install_torch(session, NEWEST_TORCH)
     session.run("python", "tools/check_versions.py")
     session.run("ruff", "check", ".")

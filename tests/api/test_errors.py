@@ -40,7 +40,7 @@ def on_cpu(name: str) -> Callable[[torch.device], Inputs]:
     """Return a maker of arguments of which one lies on the CPU."""
 
     def build(device: torch.device) -> Inputs:
-        inputs = make(
+        inputs: Any = make(
             attn_mask=torch.ones(6, 6), sinks=torch.ones(4), alibi_slopes=torch.ones(4)
         )(device)
         inputs[name] = inputs[name].cpu()
@@ -194,7 +194,7 @@ MIXED_DEVICES = {name for name in BAD if name.endswith("on the CPU")}
 def check(name: str, device: torch.device) -> None:
     """Assert the error, its words, and what supports() says of the same input."""
     build, error, words = BAD[name]
-    inputs = build(device)
+    inputs: Any = build(device)
     with pytest.raises(error) as caught:
         orchard_ops.flash_attention(**inputs)
     assert isinstance(caught.value, orchard_ops.OrchardError)
@@ -299,10 +299,11 @@ def test_tree(cls: type[Exception], builtin: type[Exception]) -> None:
 def test_numbers_of_other_types(where: str, device: torch.device) -> None:
     """NumPy's numbers and tensors of one number are numbers; far windows are open."""
     place = device if where == "device" else torch.device("cpu")
-    inputs = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
+    inputs: Any = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
     want = orchard_ops.flash_attention(**inputs, scale=0.5, window=(2, 1))
-    for scale in (np.float64(0.5), torch.tensor(0.5)):
-        window = (np.int64(2), np.int32(1))
+    scales: list[Any] = [np.float64(0.5), torch.tensor(0.5)]
+    for scale in scales:
+        window: Any = (np.int64(2), np.int32(1))
         got = orchard_ops.flash_attention(**inputs, scale=scale, window=window)
         assert torch.equal(got.cpu(), want.cpu())
     got = orchard_ops.flash_attention(**inputs, window=(2**63, 2**64))
@@ -321,13 +322,14 @@ def test_slopes_have_no_gradient(where: str, device: torch.device) -> None:
 def test_dao_functions_name_what_is_wrong(device: torch.device) -> None:
     """What is no tensor, and a window of another length."""
     q = torch.zeros(2, 6, 4, 16).to(device)
+    wrong: Any = [1.0]
     with pytest.raises(InvalidProblemError, match=r"k to be a .*Tensor, got list"):
-        orchard_ops.flash_attn.flash_attn_func(q, [1.0], q)
+        orchard_ops.flash_attn.flash_attn_func(q, wrong, q)
     with pytest.raises(InvalidProblemError, match="qkv to be a"):
         orchard_ops.flash_attn.flash_attn_qkvpacked_func(None)
-    for window in (None, (1, 1, 1)):
+    for wrong in (None, (1, 1, 1)):
         with pytest.raises(InvalidProblemError, match="window_size to be two integers"):
-            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=window)
+            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=wrong)
 
 
 def test_supports_on_meta() -> None:

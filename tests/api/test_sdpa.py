@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import bits, count_calls
+from needs import TORCH
 from torch import Tensor, nn
 
 import orchard_ops
 from orchard_ops import OrchardError, sdpa
 
-PYTORCH = F.scaled_dot_product_attention
-HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
+PYTORCH: Any = F.scaled_dot_product_attention
+HAS_GQA = TORCH >= (2, 5)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,8 @@ def test_a_replacement_underneath_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", other)
     with sdpa.enabled():
-        F.scaled_dot_product_attention(*[torch.randn(1, 2, 3, 8)] * 3)
+        q = torch.randn(1, 2, 3, 8)
+        F.scaled_dot_product_attention(q, q, q)
     assert calls == [1]
     assert F.scaled_dot_product_attention is other
 
@@ -281,7 +283,8 @@ def test_counts_do_not_grow_with_lengths(device: torch.device) -> None:
     """Calls refused by one rule share an entry, whatever their sizes."""
     with sdpa.enabled():
         for size in (257, 300, 310):
-            F.scaled_dot_product_attention(*[torch.ones(1, 1, 3, size).to(device)] * 3)
+            q = torch.ones(1, 1, 3, size).to(device)
+            F.scaled_dot_product_attention(q, q, q)
     assert list(sdpa.fallbacks().values()) == [3]
 
 
@@ -302,7 +305,7 @@ def test_errors_of_the_kernels_are_not_swallowed(
 ) -> None:
     """An exception from flash_attention reaches the caller; nothing falls back."""
 
-    def fail(*_: object, **__: object) -> Tensor:
+    def fail(*_: object, **__: Any) -> Tensor:
         raise orchard_ops.DeviceError("lost")
 
     monkeypatch.setattr(orchard_ops._sdpa_call, "flash_attention", fail)

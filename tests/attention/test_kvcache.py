@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from cases import FLOOR, Case
-from needs import skip_without
+from needs import TORCH, skip_without
 from reference import Part, attend, largest
 from torch import Tensor
 
 import orchard_ops
-from orchard_ops import InvalidProblemError, UnsupportedError
+from orchard_ops import InvalidProblemError, OrchardError, UnsupportedError
 
 POISON = math.nan  # in every place of a cache that must not be read
 
@@ -39,7 +39,7 @@ class Step:
     left_pads: tuple[int, ...] = ()
     rotary: str = ""  # or "interleaved", "halves"
     slopes: str = ""
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 F16, BF16 = torch.float16, torch.bfloat16
@@ -184,16 +184,16 @@ class Problem:
                 slopes = slopes[index]
             parts = (q, self.final_keys(index)[first:length],
                      self.values[index][first:length])  # fmt: skip
-            parts = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
-            out, lse = attend(case, Part(*parts, None, slopes, None, None))
+            exact = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
+            out, lse = attend(case, Part(*exact, None, slopes, None, None))
             outs.append(out.transpose(1, 2))
             lses.append(lse)
         return torch.cat(outs), torch.cat(lses)
 
-    def arguments(self, device: torch.device) -> dict[str, object]:
+    def arguments(self, device: torch.device) -> dict[str, Any]:
         """Return the public function's arguments but the first three."""
         s = self.step
-        given: dict[str, object] = dict(s.options)
+        given: dict[str, Any] = dict(s.options)
         numbers = {"cache_seqlens": self.old, "cache_batch_idx": s.rows,
                    "cache_leftpad": s.left_pads}  # fmt: skip
         for name, values in numbers.items():
@@ -277,7 +277,6 @@ def test_an_int_is_the_length_of_all(device: torch.device) -> None:
     assert torch.equal(one.cpu(), call(q, cache, cache, cache_seqlens=lengths).cpu())
 
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 COMPILED = [
     step
     for step in STEPS
@@ -323,7 +322,7 @@ def test_exported(device: torch.device) -> None:
     assert torch.equal(exported(q, cache).cpu(), Decode()(q, cache).cpu())
 
 
-WRONG = {
+WRONG: dict[str, tuple[type[OrchardError], dict[str, Any]]] = {
     "k-without-v": (InvalidProblemError, {"k": (2, 1, 2, 64)}),
     "k-of-other-heads": (InvalidProblemError, {"k": (2, 1, 3, 64), "v": (2, 1, 3, 64)}),
     "rotary-without-k": (InvalidProblemError, {"rotary_cos": (40, 32)}),
@@ -339,7 +338,7 @@ def test_refuses(name: str, device: torch.device) -> None:
     """Arguments that do not fit together are refused before anything runs."""
     error, shapes = WRONG[name]
     q, cache = torch.randn(2, 1, 2, 64).to(device), torch.randn(2, 40, 2, 64).to(device)
-    given: dict[str, object] = {"cache_seqlens": 3}
+    given: dict[str, Any] = {"cache_seqlens": 3}
     for key, shape in shapes.items():
         is_whole = key.startswith(("cache", "block"))
         dtype = torch.int32 if is_whole else torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def peak_bytes(case: Case, device: torch.device) -> int:
     """
     inputs = make_inputs(case)
     q, k, v = (leaf.to(device).requires_grad_() for leaf in inputs.core[:3])
-    leaves, tensors = [q, k, v], {}
+    leaves = [q, k, v]
+    tensors: dict[str, Any] = {}
     of_mask = 0
     for name in ("attn_mask", "alibi_slopes", "sinks"):
         tensor = getattr(inputs, name)

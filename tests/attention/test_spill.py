@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ SOME_COLUMNS = 2 * 32 * 1100 * 2
     ids=lambda changes: "-".join(changes) or "plain",
 )
 def test_chunks_of_columns(
-    changes: dict[str, object], device: torch.device, launched: dict[str, int]
+    changes: dict[str, Any], device: torch.device, launched: dict[str, int]
 ) -> None:
     """One key head that does not fit goes through in parts; dq adds them up."""
     case = replace(COLUMNS, **changes)
@@ -214,6 +215,7 @@ def test_the_setting_is_restored_and_checked() -> None:
             assert current() == -1
         assert current() == 7
     assert current() == before
-    for wrong in (-1, 1.5, True, "1"):
+    wrongs: list[Any] = [-1, 1.5, True, "1"]
+    for wrong in wrongs:
         with pytest.raises(InvalidProblemError, match="expected max_bytes to be"):
             orchard_ops.backward_scratch(wrong)

@@ -20,6 +20,7 @@ from conda.channel import (
     MACOS,
     MATRIX,
     PROJECT,
+    PYTHON,
     SITE,
     Channel,
     Package,
@@ -266,7 +267,7 @@ def test_everything_is_built_unless_less_is_asked_for(
     variants = rendered(LINUX) + rendered(MACOS)
     picked = packages.chosen(packages.parsed(arguments), variants)
     assert {variant.platform for variant in picked} == platforms
-    linux = [v for v in variants if v.keys["python"] == standins.PYTHON]
+    linux = [v for v in variants if v.keys["python"] == PYTHON]
     assert len(picked) == (len(linux) if count is None else count)
 
 

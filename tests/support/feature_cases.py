@@ -7,6 +7,7 @@ lengths, heads, values and strides freely, and those three sparingly.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from cases import BF16, F16, F32, Case, Mask, with_lse_gradients
 
@@ -16,14 +17,14 @@ _SQUARE = replace(_BASE, len_q=39, len_kv=39)
 _DTYPES = {"f32": F32, "f16": F16, "bf16": BF16}
 
 
-def _named(prefix: str, base: Case, rows: dict[str, dict[str, object]]) -> list[Case]:
+def _named(prefix: str, base: Case, rows: dict[str, dict[str, Any]]) -> list[Case]:
     return [
         replace(base, name=f"{prefix}-{name}", **changes)
         for name, changes in rows.items()
     ]
 
 
-def _in_each_dtype(prefix: str, base: Case, **changes: object) -> list[Case]:
+def _in_each_dtype(prefix: str, base: Case, **changes: Any) -> list[Case]:
     rows = {name: dict(changes, dtype=dtype) for name, dtype in _DTYPES.items()}
     return _named(prefix, base, rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import exact
 import philox
@@ -134,7 +135,7 @@ def allowed(size: Size, natural: tuple[float, float]) -> tuple[float, float]:
 
 def judge(
     size: Size, got: exact.Results, want: exact.Results, plain: exact.Results
-) -> tuple[dict[str, object], bool]:
+) -> tuple[dict[str, Any], bool]:
     """Return each result's error and that of plain operators, and the verdict."""
     exactly, naturally = dict(want.items()), dict(plain.items())
     errors, is_good = {}, True
@@ -147,7 +148,7 @@ def judge(
     return errors, is_good
 
 
-def check(size: Size) -> list[dict[str, object]]:
+def check(size: Size) -> list[dict[str, Any]]:
     """Run one size twice, as it comes and without scratch: a row for each."""
     problem = make_problem(size)
     want = exact.solve(problem, torch.float64)
