@@ -93,7 +93,7 @@ def require_loaded(name: str) -> None:
 
 
 def has_ops() -> bool:
-    """Say whether there are operators, for any PyTorch (a bare source tree has none)."""
+    """Say whether there are operators, for any PyTorch: a bare source tree has none."""
     return any(built_libraries(abi) for abi in (False, True))
 
 
@@ -223,9 +223,9 @@ def _operators() -> Path:
         )
     minors = ", ".join(sorted({*found, *others}, key=_numbers))
     raise LibraryError(
-        f"[orchard_ops] this package holds compiled libraries for PyTorch {minors}, but "
-        f"PyTorch {torch.__version__} is running; install one of these, or build for "
-        f"it: {from_source()}"
+        f"[orchard_ops] this package holds compiled libraries for PyTorch {minors}, "
+        f"but PyTorch {torch.__version__} is running; install one of these, or build "
+        f"for it: {from_source()}"
     )
 
 
