@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "orchard_ops"
 # Library and namespace of its operators.
 NAMESPACES = {"_C": "orchard_ops", "_metalsim": "orchard_metalsim"}
 HEAD = '''\
-"""The operators of {library}.so, torch.ops.{namespace}.
+"""The operators of the library {library}, torch.ops.{namespace}.
 
 Written by tools/stubs.py from their schemas.
 """
