@@ -58,7 +58,9 @@ class Tree:
 
     def table(self, name: str) -> dict[str, Any]:
         """Return a TOML file of the tree."""
-        return tomllib.loads((self.root / name).read_text(encoding="utf-8"))
+        text = (self.root / name).read_text(encoding="utf-8")
+        found: dict[str, Any] = tomllib.loads(text)
+        return found
 
     def locks(self) -> list[Path]:
         """Return the files of the locks."""
@@ -108,8 +110,8 @@ def flake_problems(tree: Tree) -> Iterator[str]:
     for pin in [*tree.pins.get(locked.ENVIRONMENT, []), *tree.wheels.values()]:
         known.setdefault((pin.name, pin.version), set()).update(pin.hashes)
     table = json.loads((tree.root / "nix" / "wheels.json").read_text(encoding="utf-8"))
-    for wheel, pin in wheels.flat(table).items():
-        digest = base64.b64decode(pin["hash"].removeprefix("sha256-")).hex()
+    for wheel, found in wheels.flat(table).items():
+        digest = base64.b64decode(found["hash"].removeprefix("sha256-")).hex()
         project = locked.canonical(wheel.project)
         if f"sha256:{digest}" not in known.get((project, wheel.version), set()):
             yield f"nix/wheels.json: {' '.join(wheel)}: no lock has its hash"

@@ -13,6 +13,8 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +97,19 @@ def wheels() -> str:
 
 def transformers(release: dict[str, Any]) -> str:
     """Return the lock of one release of transformers."""
-    environment = str(locked.LOCKS / f"{locked.ENVIRONMENT}.txt")
+    same = locked.LOCKS / f"{locked.ENVIRONMENT}.txt"
     needs = [f"transformers=={release['version']}"]
-    return resolve(needs, COMMON_PYTHON, f"--constraint={environment}")
+    return resolve(needs, COMMON_PYTHON, f"--constraint={same}")
 
 
 def main() -> None:
     """Write the locks that the command line names."""
-    releases = MATRIX["transformers"]
-    makers = {
-        locked.ENVIRONMENT: lambda: resolve(
-            environment(), MATRIX["package"]["python"][0]
-        ),
+    releases, oldest = MATRIX["transformers"], MATRIX["package"]["python"][0]
+    makers: dict[str, Callable[[], str]] = {
+        locked.ENVIRONMENT: partial(resolve, environment(PROJECT), oldest),
         locked.WHEELS: wheels,
         **{
-            f"transformers-{name}": lambda release=release: transformers(release)
+            f"transformers-{name}": partial(transformers, release)
             for name, release in releases.items()
         },
     }
