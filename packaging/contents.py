@@ -19,7 +19,9 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from project import ROOT
+import archives
+import sbom
+from project import ROOT, table
 
 SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
 STRAY = re.compile(
@@ -149,7 +151,35 @@ def metadata_problems(files: dict[str, bytes], torch_minor: str) -> list[str]:
             is not None
         ),
     }
-    return [sentence for sentence, holds in claims.items() if not holds]
+    found = [sentence for sentence, holds in claims.items() if not holds]
+    return found + version_problems(info, table("pyproject.toml")["project"]["version"])
+
+
+def version_problems(info: dict[str, str], version: str) -> list[str]:
+    """Return a sentence for each place of the metadata with another version."""
+    says = re.search(r"^Version: (.+)$", info.get("METADATA", ""), re.M)
+    stated = says[1] if says else "none"
+    inner = json.loads(info.get(sbom.NAME, "{}")).get("metadata", {})
+    listed = inner.get("component", {}).get("version", "none")
+    found = []
+    if stated.partition("+")[0] != version:
+        found.append(f"METADATA: version {stated}, pyproject.toml says {version}")
+    if listed != stated:
+        found.append(f"{sbom.NAME}: version {listed}, METADATA says {stated}")
+    return found
+
+
+def record_problems(files: dict[str, bytes]) -> list[str]:
+    """Return a sentence for each file of a wheel that is not what RECORD says."""
+    name = next((n for n in files if n.endswith(".dist-info/RECORD")), "RECORD")
+    rows = files.get(name, b"").decode().splitlines(keepends=True)
+    wanted = {each: archives.record(each, data) for each, data in files.items()}
+    wanted[name] = f"{name},,\n"
+    return [
+        f"{each}: RECORD has another digest or none"
+        for each, row in sorted(wanted.items())
+        if row not in rows
+    ]
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:
@@ -208,6 +238,7 @@ def main() -> None:
             built = files.get("orchard_ops/_build_info.py", b"").decode()
             version = re.search(r'TORCH_VERSION = "(\d+\.\d+)', built)
             wrong = problems(files, version[1] if version else "?", folders)
+            wrong += record_problems(files)
         else:
             wrong = sdist_problems(files, folders)
         found += [f"{path.name}: {sentence}" for sentence in wrong]

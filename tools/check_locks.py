@@ -26,15 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "packaging"))
 from nix import wheels  # noqa: E402
 
-# Calls of pip that choose what they install, and what makes each safe.
+# Calls of pip that may fetch something, and what makes each safe.
 CALL = re.compile(
-    r"""(?<!`)(?:pip["']?,?\s+["']?(?:install|download)\b|session\.install\()"""
+    r"""(?<!`)(?:["']-m["'],\s*["']pip["']|\bpip["']?\s+(?:install|download|wheel)\b|"""
+    r"""session\.install\()"""
 )
 PROGRAMS = (
     *("noxfile.py", ".ci/*", ".github/workflows/*", "recipe/*.sh"),
     *("tools/*.py", "packaging/**/*.py", "tests/packaging/nixpkgs/*.sh"),
 )
-SAFE = ("locked.OPTIONS", "*OPTIONS", "--no-index")
+# What builds our own wheel fetches nothing; "check" changes nothing.
+SAFE = ("locked.OPTIONS", "*OPTIONS", "--no-index", "--no-build-isolation", '"check"')
 # The rest, by file: what it calls pip for.
 EXCEPTIONS = {
     "packaging/nix/wheels.py": "--dry-run",  # Asks for hashes, installs nothing.
@@ -118,7 +120,7 @@ def flake_problems(tree: Tree) -> Iterator[str]:
 
 
 def calls(text: str, is_python: bool) -> Iterator[tuple[int, str]]:
-    """Yield line and text of each call of pip that chooses what it installs."""
+    """Yield line and text of each call of pip that may fetch something."""
     found = list(CALL.finditer(text))
     for call, following in zip(found, [*found[1:], None]):
         end = following.start() if following else len(text)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
+import sys
 import zipfile
 from pathlib import Path
 
+import archives
+import sbom
+import source_date
 import wheel_metadata
-from project import ROOT, Failure, minor, table
+from project import ROOT, Failure, minor, table, versions
 
 PROJECT = table("pyproject.toml")["project"]
-EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
 
 
 def sources(*patterns: str) -> list[Path]:
@@ -75,26 +76,26 @@ def wheel_files(version: str, target: str, built: list[Path]) -> dict[str, bytes
     return files
 
 
-def record(name: str, data: bytes) -> str:
-    """Return the line of RECORD for a file."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
-    return f"{name},sha256={digest.decode()},{len(data)}\n"
+def pack(
+    version: str, target: str, built: list[Path], into: Path, headers: str | None = None
+) -> Path:
+    """Write a wheel whose bytes depend on its files and their commit's time alone.
 
-
-def pack(version: str, target: str, built: list[Path], into: Path) -> Path:
-    """Write a wheel whose bytes depend on its files alone."""
-    files = wheel_files(version, target, built)
+    ``headers`` is the version of mlx-metal that metal-cpp came from, if it is known.
+    """
+    files, when = wheel_files(version, target, built), source_date.epoch()
     info = next(name for name in files if name.endswith("/WHEEL")).rpartition("/")[0]
-    rows = "".join(record(name, data) for name, data in files.items())
-    files[f"{info}/RECORD"] = f"{rows}{info}/RECORD,,\n".encode()
+    parts = [sbom.pytorch(version), sbom.metal_cpp(headers)]
+    zig = ("zig", versions()["package"]["ziglang"])
+    files[f"{info}/{sbom.NAME}"] = sbom.document(
+        *(PROJECT["name"], wheel_version(version), when, parts),
+        [] if sys.platform == "darwin" else [zig],  # There Apple's clang compiles.
+    )
     out = into / f"orchard_ops-{wheel_version(version)}-{tag(target)}.whl"
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            entry = zipfile.ZipInfo(name, EPOCH)
-            is_binary = name.endswith((".so", ".dylib"))
-            entry.external_attr = (0o100755 if is_binary else 0o100644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, data)
+    libraries = (".so", ".dylib")
+    archives.write_wheel(
+        out, {n: (data, n.endswith(libraries)) for n, data in files.items()}, when
+    )
     return out
 
 
@@ -146,7 +147,10 @@ def check_wheel(wheel: Path, version: str, target: str) -> None:
     }
     for line in texts[f"{info}/RECORD"].splitlines()[:-1]:
         name, _, size = line.rsplit(",", 2)
-        claims[f"RECORD of {name}"] = (record(name, files[name]) == f"{line}\n", size)
+        claims[f"RECORD of {name}"] = (
+            archives.record(name, files[name]) == f"{line}\n",
+            size,
+        )
     wrong = [f"{what}: {came}" for what, (holds, came) in claims.items() if not holds]
     if wrong:
         raise Failure(f"{wheel.name} is not for PyTorch {version}: " + "; ".join(wrong))

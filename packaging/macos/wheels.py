@@ -63,7 +63,8 @@ def build_torch(
         # The one file that spells out all of metal-cpp's tables sends nothing.
         objects = [o for s, o in build.objects().items() if s.stem != "implementation"]
         count, sent = check(tables, folders, target, owners, binaries, objects)
-        wheel = pack(version, target, [*binaries, build.stamp], into)
+        headers = None if options.metal_cpp else MATRIX["nix"]["mlx_metal"]
+        wheel = pack(version, target, [*binaries, build.stamp], into, headers)
         check_wheel(wheel, version, target)
         held = contents.read_wheel(wheel)
         if found := contents.problems(held, minor(version), folders):
