@@ -19,8 +19,9 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "cmake")]
 import locked  # noqa: E402
+import source_date  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
 
@@ -104,7 +105,8 @@ def content() -> str:
     files = [ROOT / name for name in names]
     for folder in ("cmake", "csrc", "kernels", "orchard_ops"):
         files += (path for path in (ROOT / folder).rglob("*") if path.is_file())
-    digest = hashlib.sha256()
+    # A wheel of another commit says another time.
+    digest = hashlib.sha256(str(source_date.epoch()).encode())
     for path in sorted(path for path in files if path.suffix != ".pyc"):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -298,6 +300,20 @@ def package(session: nox.Session) -> None:
     with session.chdir(out):  # Not where the source folder would be imported.
         session.run("orchard-ops", "doctor", env=kernel_cache())
         session.run("python", ROOT / "recipe" / "smoke.py", env=kernel_cache())
+
+
+@nox.session(python=interpreter(DEMO_TORCH, also=()))
+def reproduce(session: nox.Session) -> None:
+    """Build each kind of package twice, and compare (sdist wheel macos conda nix)."""
+    groups = PROJECT["dependency-groups"]
+    install_torch(session, DEMO_TORCH)
+    first = built_wheel(session, DEMO_TORCH)
+    install(session, *BUILD_TOOLS, "build", "ziglang", MATRIX[DEMO_TORCH]["numpy"])
+    install(session, *groups["conda"], *groups["reproduce"], *EXTRAS["test"][1:])
+    session.run("pytest", "--noconftest", "-q", "tests/packaging/test_reproduce.py")
+    session.run(
+        *("python", "packaging", "reproduce", *session.posargs, "--wheel", str(first))
+    )
 
 
 # macOS packages are built with the one Python that their variants name.

@@ -162,7 +162,7 @@ def requirement_file(found: Iterable[Pin]) -> Iterator[str]:
 
 
 def pip(python: str, command: str, found: Iterable[Pin], *options: str | Path) -> None:
-    """Let an interpreter's pip install or download pins."""
+    """Let the pip of an interpreter fetch pins: install or download them."""
     with requirement_file(found) as path:
         start = [python, "-m", "pip", command, *OPTIONS, "--quiet", *options]
         subprocess.run([*start, "--requirement", path], check=True)
