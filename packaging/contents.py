@@ -213,7 +213,7 @@ def sdist_files() -> set[str]:
     """Return what a build, its tests and its packagers need besides the package."""
     patterns = (
         *("cmake/*", "csrc/**/*.[ch]*", "tests/**/*.*", "recipe/*", "versions.toml"),
-        *("packaging/**/*.*", "tools/*.py"),
+        *("packaging/**/*.*", "tools/*.py", "locks/*"),
         *(".ci/*", ".github/*/*", "docs/**/*", "nix/*", "flake.*"),  # What tests read.
         *("examples/*.py", "mkdocs.yml"),
     )

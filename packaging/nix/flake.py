@@ -39,7 +39,7 @@ INSTALL = (
 PARTS = (
     *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
-    *("orchard_ops", "packaging", "tests", "tools"),
+    *("orchard_ops", "packaging", "tests", "tools", "locks"),
     *(".ci", ".github", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs"),
     *("recipe", "examples", "mkdocs.yml", "noxfile.py", ".pre-commit-config.yaml"),
 )

@@ -35,6 +35,7 @@ RUN_BY = {
         "def test_every_variant_can_be_solved",
     ),
     "conda run": ("recipe/recipe.yaml", "orchard-ops doctor"),
+    "nix build --rebuild": ("packaging/nix/flake.py", '"--rebuild"'),
     "nix build": ("packaging/nix/flake.py", '"build"'),
     "nix develop": ("packaging/nix/flake.py", "develop"),
     "nix flake check": ("packaging/nix/flake.py", '"flake", "check"'),
@@ -68,6 +69,8 @@ RUN_BY = {
         "def test_verifies_every_hash",
     ),
     "nox -s package": (CI, "session package -- sdist"),
+    "nox -s lock": ("tools/check_locks.py", "def requirement_problems"),
+    "nox -s reproduce": (CI, "session reproduce -- sdist wheel"),
     "nox -s test-mps-standin": (CI, "session test-mps-standin -- --sample"),
     "nox -s tune": (CI, "session tune -- --check"),
     "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
@@ -97,6 +100,15 @@ RUN_BY = {
         "listed()",
     ),
     "python packaging conda.variants": ("tools/check_versions.py", "variant_files"),
+    "python packaging checksums": (
+        "tests/packaging/test_reproduce.py",
+        "def test_one_changed_byte",
+    ),
+    "python packaging compare": (
+        "tests/packaging/test_reproduce.py",
+        "def test_a_difference_is_named",
+    ),
+    "python tools/locked.py": (CI, "tools/locked.py nox"),
     "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
 }
 PROGRAMS = r"(?:nox|orchard-ops|nix|conda|pip|pytest|cmake|pre-commit|python) "
