@@ -81,6 +81,7 @@ RUN_BY = {
     ),
     "orchard-ops replay": ("tests/api/test_record.py", "def test_a_replay_writes"),
     "pip install": (SESSIONS, "built_wheel(session, name)"),
+    "pip check": (SESSIONS, '"pip", "check"'),
     "pip wheel": (SESSIONS, '"pip", "wheel"'),
     "pre-commit install": (".pre-commit-config.yaml", "ruff"),
     "pytest tests": (SESSIONS, '"pytest", *in_processes()'),
