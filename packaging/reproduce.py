@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import checksums
 from compare import difference
 from project import ROOT, Failure, default_torch, macos_targets, minor, versions
+from release.checks import digest
 
 KINDS = ("sdist", "wheel", "macos", "conda", "nix")
 MATRIX = versions()
@@ -113,10 +113,10 @@ def wheel(place: Place) -> Path:
     return next(place.out("wheel").glob("*.whl"))
 
 
-def macos(place: Place, version: str, target: str) -> list[Path]:
-    """Cross-build the macOS wheel for a PyTorch and a deployment target."""
+def macos(place: Place, version: str, _target: str) -> list[Path]:
+    """Cross-build the macOS wheel, with the library for one PyTorch."""
     folders = ("--work", place.source.parent / "macos", "--out", place.out("macos"))
-    choice = ("--torch", version, "--target", target)
+    choice = ("--torch", version)
     place.run("packaging", "macos.wheels", *choice, *folders)
     return sorted(place.out("macos").glob("*.whl"))
 
@@ -138,7 +138,7 @@ def compared(kind: str, first: list[Path], second: list[Path]) -> Iterator[str]:
         found = difference(one, other)
         same = "same" if found is None else "DIFFER"
         for path in (one, other):
-            row = {"digest": checksums.digest(path), "name": path.name}
+            row = {"digest": digest(path), "name": path.name}
             print(ROW.format(kind=kind, same=same, **row), flush=True)
         if found is not None:
             yield f"{kind}: {found}"
@@ -149,7 +149,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", default=KINDS)
     parser.add_argument("--torch", default=default_torch(), help="of macOS and conda")
-    parser.add_argument("--target", help="macOS version (default: the oldest)")
+    parser.add_argument("--target", help="macOS of conda's (default: the oldest)")
     parser.add_argument("--wheel", type=Path, help="the first wheel, built before")
     options = parser.parse_args()
     if unknown := set(options.kinds) - set(KINDS):

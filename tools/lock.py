@@ -56,7 +56,7 @@ def environment(project: dict[str, Any]) -> list[str]:
 def needed_wheels(matrix: dict[str, Any]) -> list[str]:
     """Return the requirements that several versions of a project answer."""
     torches = {entry["version"] for entry in matrix["torch"].values()}
-    torches |= {*matrix["macos"]["torch"], *matrix["macos"]["compile"]}
+    torches |= {*matrix["wheels"]["torch"], *matrix["macos"]["compile"]}
     headers = {*matrix["macos"]["compile"].values(), matrix["nix"]["mlx_metal"]}
     bounds = {entry["numpy"] for entry in matrix["torch"].values()} - {"numpy"}
     exact = [f"torch=={v}" for v in sorted(torches, key=order)]
@@ -97,9 +97,7 @@ def wheels() -> str:
 
 def transformers(release: dict[str, Any]) -> str:
     """Return the lock of one release of transformers."""
-    same = locked.LOCKS / f"{locked.ENVIRONMENT}.txt"
-    needs = [f"transformers=={release['version']}"]
-    return resolve(needs, COMMON_PYTHON, f"--constraint={same}")
+    return resolve([f"transformers=={release['version']}"], COMMON_PYTHON)
 
 
 def main() -> None:

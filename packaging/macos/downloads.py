@@ -106,3 +106,11 @@ def metal_cpp(python: str, version: str | None = None) -> Path:
     version = version or versions()["nix"]["mlx_metal"]
     tree = unpacked(f"mlx-metal=={version}", python, METAL_CPP_FILES)
     return next(tree.rglob("Metal/Metal.hpp")).parent.parent
+
+
+def headers_version(metal_cpp: Path) -> str | None:
+    """Return the version of mlx-metal that a folder of headers came in, if one did."""
+    for folder in metal_cpp.parents[:4]:
+        for info in folder.glob("mlx_metal-*.dist-info"):
+            return info.stem.partition("-")[2]
+    return None

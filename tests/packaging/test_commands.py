@@ -101,16 +101,13 @@ RUN_BY = {
         "listed()",
     ),
     "python packaging conda.variants": ("tools/check_versions.py", "variant_files"),
-    "python packaging checksums": (
-        "tests/packaging/test_reproduce.py",
-        "def test_one_changed_byte",
-    ),
     "python packaging compare": (
         "tests/packaging/test_reproduce.py",
         "def test_a_difference_is_named",
     ),
     "python tools/locked.py": (CI, "tools/locked.py nox"),
     "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
+    "python tools/stubs.py": ("tests/api/test_stubs.py", "stubs.stub(library)"),
 }
 PROGRAMS = r"(?:nox|orchard-ops|nix|conda|pip|pytest|cmake|pre-commit|python) "
 COMMAND = re.compile(rf"nox$|\.ci/run|\.nox/\S+/bin/|{PROGRAMS}")

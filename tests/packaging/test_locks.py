@@ -17,6 +17,7 @@ pytest.importorskip("packaging.requirements")
 
 READ = ("pyproject.toml", "versions.toml", "noxfile.py", ".ci/run", "nix/wheels.json")
 READ += (".github/workflows/mac-gpu.yml", ".github/workflows/tests.yml")
+READ += (".github/workflows/release.yml",)
 
 
 @pytest.fixture
@@ -96,6 +97,7 @@ def test_a_wrong_hash_is_refused(tmp_path: Path) -> None:
     """Pip installs no file that has another hash than the lock."""
     import archives
     import locked
+    from release.checks import digest
 
     wheel = tmp_path / "iniconfig-1.0-py3-none-any.whl"
     info = "iniconfig-1.0.dist-info"
@@ -103,10 +105,8 @@ def test_a_wrong_hash_is_refused(tmp_path: Path) -> None:
     tags = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files = {f"{info}/METADATA": (head, False), f"{info}/WHEEL": (tags, False)}
     archives.write_wheel(wheel, files, 1_700_000_000)
-    import checksums
-
     into = ("--no-index", "--find-links", tmp_path, "--target", tmp_path / "site")
-    right = f"sha256:{checksums.digest(wheel)}"
+    right = f"sha256:{digest(wheel)}"
     pin = locked.Pin("iniconfig", "1.0", "", (right,), frozenset())
     locked.pip(sys.executable, "install", [pin], *into)
     wrong = locked.Pin("iniconfig", "1.0", "", (f"sha256:{'0' * 64}",), frozenset())

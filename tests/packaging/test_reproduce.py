@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 import time
@@ -116,41 +115,26 @@ def test_a_wheel_is_the_same_whatever_the_build_did(tmp_path: Path) -> None:
 
 
 def test_one_changed_byte_is_found(tmp_path: Path) -> None:
-    """RECORD, the checksums and the comparer each name the file."""
+    """RECORD, what checks a release and the comparer name the file."""
     import archives
-    import checksums
     import compare
     import contents
+    from release import checks
 
-    path = tmp_path / "a.whl"
-    archives.write_wheel(path, FILES, WHEN)
-    checksums.write(tmp_path)
-    assert checksums.problems(tmp_path) == []
-    right, files = tmp_path / "right", contents.read_wheel(path)
-    shutil.copy(path, right)
-    library = "orchard_ops/_C.so"
+    right, path = tmp_path / "right", tmp_path / "orchard_ops-0.1.0-a-b-c.whl"
+    archives.write_wheel(right, FILES, WHEN)
+    files, library = contents.read_wheel(right), "orchard_ops/_C.so"
     changed = files[library][:50] + b"\x01" + files[library][51:]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for each in zipfile.ZipFile(right).infolist():
-            archive.writestr(
-                each, changed if each.filename == library else files[each.filename]
-            )
-    said = contents.record_problems(contents.read_wheel(path))
-    assert said == [f"{library}: RECORD has another digest or none"]
-    assert "a.whl: expected" in checksums.problems(tmp_path)[0]
+            data = changed if each.filename == library else files[each.filename]
+            archive.writestr(each, data)
+    said = f"{library}: RECORD has another digest or none"
+    assert contents.record_problems(files) == []
+    assert contents.record_problems(contents.read_wheel(path)) == [said]
+    assert f"{path.name}: {said}" in list(checks.archive_problems(path, ROOT))
     found = compare.difference(right, path)
     assert found == f"right: {library}: byte 50 is 0x00, then 0x01"
-
-
-def test_checksums_name_what_is_missing_or_new(tmp_path: Path) -> None:
-    """The list and the folder have the same packages."""
-    import checksums
-
-    (tmp_path / "a.whl").write_bytes(b"a")
-    checksums.write(tmp_path)
-    (tmp_path / "a.whl").rename(tmp_path / "b.whl")
-    found = checksums.problems(tmp_path)
-    assert found == ["a.whl is not there", "b.whl is not in SHA256SUMS"]
 
 
 def tarred(when: int, data: bytes) -> bytes:
