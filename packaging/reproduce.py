@@ -78,8 +78,8 @@ def copied(into: Path) -> Path:
         ignored = shutil.ignore_patterns("build", "dist", ".nox", "__pycache__")
         return Path(shutil.copytree(ROOT, into, ignore=ignored))
     git = ["git", "-C", str(ROOT)]
-    clone = [*git, "clone", "--quiet", "--shared", "--no-checkout", ROOT, into]
-    subprocess.run(clone, check=True)
+    clone = [*git, "clone", "--quiet", "--shared", "--no-checkout"]
+    subprocess.run([*clone, str(ROOT), str(into)], check=True)
     listed = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, check=True, text=True, capture_output=True).stdout
     for name in filter(None, names.split("\0")):

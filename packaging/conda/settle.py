@@ -44,7 +44,8 @@ def written(files: Files, when: int) -> bytes:
             entry.mode = 0o755 if member.mode & 0o111 or member.isdir() else 0o644
             entry.mtime, entry.size = when, len(data)
             archive.addfile(entry, io.BytesIO(data))
-    return zstandard.ZstdCompressor(level=LEVEL).compress(out.getvalue())
+    packed: bytes = zstandard.ZstdCompressor(level=LEVEL).compress(out.getvalue())
+    return packed
 
 
 def prefix(length: int) -> str:
