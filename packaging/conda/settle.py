@@ -55,6 +55,7 @@ def prefix(length: int) -> str:
 
 def settle_prefix(files: Files, paths: list[dict[str, Any]]) -> None:
     """Put one prefix in the place of the build's; the list of files follows."""
+    digests = {}
     for entry in paths:
         old, name = entry.get("prefix_placeholder"), entry["_path"]
         if old is not None:
@@ -62,7 +63,9 @@ def settle_prefix(files: Files, paths: list[dict[str, Any]]) -> None:
             data = data.replace(old.encode(), new.encode())
             files[name] = member, data
             entry["prefix_placeholder"] = new
-            entry["sha256"] = hashlib.sha256(data).hexdigest()
+            digests[entry["sha256"]] = hashlib.sha256(data).hexdigest()
+    for entry in paths:  # A link has the digest of what it leads to.
+        entry["sha256"] = digests.get(entry["sha256"], entry["sha256"])
 
 
 def settle(package: Path, when: int) -> None:
