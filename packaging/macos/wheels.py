@@ -27,11 +27,12 @@ from typing import Any
 
 import contents
 import find_torch
+import sbom
 from pack import check_wheel, pack
 from project import ROOT, Failure, default_python, macos_targets, minor, versions
 
 from macos import downloads, macho
-from macos.build import Build, compiler_name
+from macos.build import IS_NATIVE, Build, compiler_name
 from macos.checks import Owners, metal_cpp_tables, number
 from macos.proof import check, libraries, owners_for, write_stubs
 
@@ -109,6 +110,13 @@ def built(chosen: dict[str, str], options: argparse.Namespace) -> Build:
     return build
 
 
+def compiled_in(build: Build) -> list[sbom.Component]:
+    """Return what of others is in the wheel."""
+    headers = sbom.metal_cpp(downloads.headers_version(build.metal_cpp))
+    found = [find_torch.torch_version(t / "torch") for t in build.trees.values()]
+    return [headers, *map(sbom.pytorch, found)]
+
+
 def packed(build: Build, into: Path) -> Path:
     """Write the wheel, and read it back."""
     into.mkdir(parents=True, exist_ok=True)
@@ -121,6 +129,8 @@ def packed(build: Build, into: Path) -> Path:
         into,
         # Inline functions of metal-cpp are compiled into the library of the device.
         {"metal-cpp-LICENSE.txt": licence.read_bytes()},
+        compiled_in(build),
+        [] if IS_NATIVE else [("zig", compiler_name().removeprefix("zig "))],
     )
     check_wheel(wheel, list(build.libraries))
     held = contents.read_wheel(wheel)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,42 @@ def test_only_what_is_required_here_becomes_a_dependency() -> None:
     """PyTorch 2.3 requires mkl on Windows, and extras are nobody's requirement."""
     mkl = 'mkl (<=2021.4.0,>=2021.1.1) ; platform_system == "Windows"'
     assert required([mkl, "Jinja2", "ninja; extra == 'dev'"]) == ["jinja2"]
+
+
+TINY = """
+schema_version: 1
+package: {name: tiny, version: "1"}
+build:
+  script:
+    content:
+      - mkdir -p $PREFIX/bin
+      - echo $PREFIX > $PREFIX/bin/where
+      - ln -s where $PREFIX/bin/link
+"""
+
+
+def test_a_package_is_the_same_wherever_it_was_built(tmp_path: Path) -> None:
+    """Neither the folder nor the time of a build is left, and the prefix can move."""
+    from compare import difference
+    from conda.channel import build_recipe
+    from conda.settle import settle
+    from rattler.package_streaming import extract
+
+    recipe, found = tmp_path / "recipe.yaml", []
+    recipe.write_text(TINY)
+    for out in (tmp_path / "a", tmp_path / "another" / "folder"):
+        build_recipe(recipe, out, channel=[], target_platform=LINUX, test="skip")
+        found.append(next(out.glob("linux-64/*.conda")))
+    assert difference(*found) is not None
+    for package in found:
+        settle(package, 1_700_000_000)
+    assert difference(*found) is None
+    extract(found[0], tmp_path / "tiny")
+    paths = json.loads((tmp_path / "tiny" / "info" / "paths.json").read_text())["paths"]
+    where = next(path for path in paths if path["_path"] == "bin/where")
+    text = (tmp_path / "tiny" / "bin" / "where").read_bytes()
+    assert text == where["prefix_placeholder"].encode() + b"\n"
+    assert where["sha256"] == hashlib.sha256(text).hexdigest()
 
 
 def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
