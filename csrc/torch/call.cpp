@@ -2,9 +2,11 @@
 #include "torch/call.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "torch/bridge.h"
 
@@ -35,18 +37,19 @@ std::array<int64_t, 4> sizes_of(const Tensor& tensor) {
 void check_dense(const char* operation,
                  const char* name,
                  const Tensor& tensor) {
-  if (!tensor.defined()) return;
+  if (!tensor.defined() ||
+      (tensor.layout() == at::kStrided && !tensor.is_nested())) {
+    return;
+  }
   std::ostringstream text;
   text << '[' << operation << "] expected " << name
        << " to be a dense tensor, got ";
   if (tensor.is_nested()) {
     text << "a nested one; pack the sequences one after the other for "
             "flash_attention_varlen";
-  } else if (tensor.layout() != at::kStrided) {
+  } else {
     text << "one of layout torch." << tensor.layout()
          << "; convert it with .to_dense()";
-  } else {
-    return;
   }
   throw Error(ErrorKind::unsupported, text.str());
 }
@@ -270,7 +273,11 @@ void read_lengths(const Next& next, Call& call) {
 Call Call::read(const char* operation,
                 c10::ArrayRef<c10::IValue> arguments,
                 size_t first) {
-  const auto next = [&]() -> const c10::IValue& { return arguments[first++]; };
+  const auto rest = defaults();
+  const auto next = [&]() -> const c10::IValue& {
+    const size_t i = first++;
+    return i < arguments.size() ? arguments[i] : rest[i - arguments.size()];
+  };
   Call call;
   const auto read_tensor = [&](const char* name, Tensor& tensor) {
     const c10::IValue& value = next();
@@ -295,10 +302,25 @@ Call Call::read(const char* operation,
   return call;
 }
 
-Call Call::take(const char* operation, torch::jit::Stack& stack) {
-  Call call = read(operation, torch::jit::last(stack, kArguments), 0);
-  torch::jit::drop(stack, kArguments);
+Call Call::take(const char* operation,
+                torch::jit::Stack& stack,
+                size_t arguments) {
+  Call call = read(operation, torch::jit::last(stack, arguments), 0);
+  torch::jit::drop(stack, arguments);
   return call;
+}
+
+c10::ArrayRef<c10::IValue> Call::defaults() {
+  static const std::vector<c10::IValue> values = [] {
+    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(
+        "orchard_ops::forward", "");
+    std::vector<c10::IValue> found;
+    for (size_t i = kShortArguments; i < kArguments; ++i) {
+      found.push_back(*op.schema().arguments()[i].default_value());
+    }
+    return found;
+  }();
+  return values;
 }
 
 Call Call::of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options) {
