@@ -52,9 +52,6 @@ Outputs run_recorded(const Call& call, Outputs (*run_below)(const Call& call));
 // Whether a tensor takes part in a derivative, backward or forward.
 bool has_derivative(const at::Tensor& tensor);
 
-void attention(const c10::OperatorHandle& op,
-               c10::DispatchKeySet keys,
-               torch::jit::Stack* stack);
 void forward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_autograd(const c10::OperatorHandle& op,

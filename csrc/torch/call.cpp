@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "torch/bridge.h"
@@ -24,13 +25,19 @@ c10::IValue or_none(const Tensor& tensor) {
   return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
 }
 
-std::array<c10::SymInt, 4> sym_sizes(const Tensor& tensor) {
+template <class Int>
+std::array<Int, 4> sizes_as(const Tensor& tensor) {
   const auto sizes = tensor.sym_sizes();
-  return {sizes[0], sizes[1], sizes[2], sizes[3]};
+  if constexpr (std::is_same_v<Int, c10::SymInt>) {
+    return {sizes[0], sizes[1], sizes[2], sizes[3]};
+  } else {
+    const auto known = c10::asIntArrayRefUnchecked(sizes);
+    return {known[0], known[1], known[2], known[3]};
+  }
 }
 
-std::array<int64_t, 4> sizes_of(const Tensor& tensor) {
-  return {tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3)};
+bool has_symbols(const Tensor& tensor) {
+  return tensor.defined() && !c10::asIntArrayRefSlowOpt(tensor.sym_sizes());
 }
 
 // Before anything else is asked, because other layouts have no sizes.
@@ -204,6 +211,23 @@ void check_per_head(const char* operation,
          "; expand or slice it");
 }
 
+template <class Int>
+void check_sizes(const char* operation, const Call& call) {
+  attention::Shapes<Int> shapes{sizes_as<Int>(call.q), sizes_as<Int>(call.k),
+                                sizes_as<Int>(call.v)};
+  if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
+  attention::check_shapes(operation, shapes);
+  check_length(operation, "len_q", shapes.q[2]);
+  check_length(operation, "len_kv", shapes.k[2]);
+  if (call.is_packed() || call.starts_kv.defined()) {
+    check_packed(operation, call);
+  }
+  if (call.mask.defined()) {
+    check_mask_tensor(operation, call);
+    attention::check_mask(operation, shapes, sizes_as<Int>(call.mask));
+  }
+}
+
 void check_seed(const char* operation, const Call& call) {
   const Tensor& seed = call.seed;
   if (call.settings.dropout_p == 0.0) return;
@@ -273,7 +297,7 @@ void read_lengths(const Next& next, Call& call) {
 Call Call::read(const char* operation,
                 c10::ArrayRef<c10::IValue> arguments,
                 size_t first) {
-  const auto rest = defaults();
+  const auto rest = defaults(arguments.size() - first);
   const auto next = [&]() -> const c10::IValue& {
     const size_t i = first++;
     return i < arguments.size() ? arguments[i] : rest[i - arguments.size()];
@@ -310,7 +334,7 @@ Call Call::take(const char* operation,
   return call;
 }
 
-c10::ArrayRef<c10::IValue> Call::defaults() {
+c10::ArrayRef<c10::IValue> Call::defaults(size_t given) {
   static const std::vector<c10::IValue> values = [] {
     const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(
         "orchard_ops::forward", "");
@@ -320,7 +344,7 @@ c10::ArrayRef<c10::IValue> Call::defaults() {
     }
     return found;
   }();
-  return values;
+  return c10::ArrayRef<c10::IValue>(values).slice(given - kShortArguments);
 }
 
 Call Call::of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options) {
@@ -405,18 +429,12 @@ DType dtype_of(const char* operation, const Tensor& tensor) {
 void check_call(const char* operation, const Call& call) {
   check_qkv(operation, call);
   attention::check_settings(operation, call.settings);
-  attention::Shapes<c10::SymInt> shapes{sym_sizes(call.q), sym_sizes(call.k),
-                                        sym_sizes(call.v)};
-  if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
-  attention::check_shapes(operation, shapes);
-  check_length(operation, "len_q", shapes.q[2]);
-  check_length(operation, "len_kv", shapes.k[2]);
-  if (call.is_packed() || call.starts_kv.defined()) {
-    check_packed(operation, call);
-  }
-  if (call.mask.defined()) {
-    check_mask_tensor(operation, call);
-    attention::check_mask(operation, shapes, sym_sizes(call.mask));
+  // To compare symbols costs a function call each: only where there are any.
+  if (has_symbols(call.q) || has_symbols(call.k) || has_symbols(call.v) ||
+      has_symbols(call.mask)) {
+    check_sizes<c10::SymInt>(operation, call);
+  } else {
+    check_sizes<int64_t>(operation, call);
   }
   check_per_head(operation, "alibi_slopes", call.slopes, call, true);
   check_per_head(operation, "sinks", call.sinks, call, false);
@@ -445,7 +463,7 @@ Problem problem_of(const char* operation, const Call& call) {
   problem.head_dim = call.q.size(3);
   problem.head_dim_v = call.v.size(3);
   if (call.mask.defined()) {
-    problem.mask_sizes = sizes_of(call.mask);
+    problem.mask_sizes = sizes_as<int64_t>(call.mask);
     problem.mask = call.has_bias() ? MaskKind::bias : MaskKind::boolean;
     if (call.has_bias()) problem.mask_dtype = dtype_of(operation, call.mask);
   }

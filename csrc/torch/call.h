@@ -18,11 +18,13 @@ namespace orchard::torch_ops {
   "Tensor q, Tensor k, Tensor v, Tensor? attn_mask=None, "         \
   "float dropout_p=0.0, bool is_causal=False, float? scale=None, " \
   "bool enable_gqa=True"
+#define ORCHARD_WINDOW_SCHEMA \
+  ORCHARD_SHORT_SCHEMA        \
+  ", bool is_bottom_right=False, int window_left=-1, int window_right=-1"
 #define ORCHARD_CALL_SCHEMA                                                 \
-  ORCHARD_SHORT_SCHEMA                                                      \
-  ", bool is_bottom_right=False, int window_left=-1, "                      \
-  "int window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, "     \
-  "Tensor? sinks=None, Tensor? seed=None, Tensor? cu_seqlens_q=None, "      \
+  ORCHARD_WINDOW_SCHEMA                                                     \
+  ", float softcap=0.0, Tensor? alibi_slopes=None, Tensor? sinks=None, "    \
+  "Tensor? seed=None, Tensor? cu_seqlens_q=None, "                          \
   "Tensor? cu_seqlens_k=None, SymInt max_seqlen_q=0, SymInt max_seqlen_k=0" \
   ", bool return_lse=False"
 
@@ -50,6 +52,7 @@ struct Call {
   bool is_indirect = false;
 
   static constexpr size_t kShortArguments = 8;
+  static constexpr size_t kWindowArguments = 11;
   static constexpr size_t kArguments = 20;
   static constexpr size_t kTensors = 9;
 
@@ -58,12 +61,13 @@ struct Call {
   static Call read(const char* operation,
                    c10::ArrayRef<c10::IValue> arguments,
                    size_t first);
-  // Reads and removes the last arguments: all, or those of a short call.
+  // Reads and removes the last arguments: all, or the first of all.
   static Call take(const char* operation,
                    torch::jit::Stack& stack,
                    size_t arguments = kArguments);
-  // The values of the arguments that a short call leaves out.
-  static c10::ArrayRef<c10::IValue> defaults();
+  // The schema's values for the arguments after the first `given`, which is at
+  // least kShortArguments.
+  static c10::ArrayRef<c10::IValue> defaults(size_t given);
   void push(torch::jit::Stack& stack) const;
   // All but the tensors, and a call of both; tensors as tensors() orders them.
   c10::IValue options() const;

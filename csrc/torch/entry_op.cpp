@@ -2,10 +2,10 @@
 //
 // To bring forward's twenty arguments from Python into the dispatcher, and its
 // three results back, takes longer than forward's own work on the host, and
-// most calls need eight and one.  Where nobody but autograd stands between the
-// caller and the device, they are computed from here by the functions that
-// serve forward's keys; elsewhere forward is called, so that whoever watches
-// operators, transforms or compiles meets that one alone.
+// most calls need but the first eight or eleven, and one.  Where nobody but
+// autograd stands between the caller and the device, they are computed from
+// here by the functions that serve forward's keys; elsewhere forward is called,
+// so that whoever watches operators, transforms or compiles meets that alone.
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
@@ -45,23 +45,33 @@ Tensor out_of(const Call& call) {
   return run_below(call).out;
 }
 
-}  // namespace
-
+template <size_t kGiven>
 void attention(const c10::OperatorHandle& /*op*/,
                DispatchKeySet keys,
                Stack* stack) {
   if (is_direct(keys)) {
-    const Call call = Call::take(kForward, *stack, Call::kShortArguments);
+    const Call call = Call::take(kForward, *stack, kGiven);
     torch::jit::push(*stack, with_dims_of(call, out_of(call)));
     return;
   }
   static const c10::OperatorHandle forward =
       c10::Dispatcher::singleton().findSchemaOrThrow("orchard_ops::forward",
                                                      "");
-  const auto rest = Call::defaults();
+  const auto rest = Call::defaults(kGiven);
   stack->insert(stack->end(), rest.begin(), rest.end());
   forward.callBoxed(stack);
   torch::jit::drop(*stack, 2);  // lse and stats
 }
 
+// For every key, those of transforms too: whoever needs another meets forward.
+TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
+  m.def("attention(" ORCHARD_SHORT_SCHEMA ") -> Tensor",
+        torch::CppFunction::makeFromBoxedFunction<
+            &attention<Call::kShortArguments>>());
+  m.def("attention.window(" ORCHARD_WINDOW_SCHEMA ") -> Tensor",
+        torch::CppFunction::makeFromBoxedFunction<
+            &attention<Call::kWindowArguments>>());
+}
+
+}  // namespace
 }  // namespace orchard::torch_ops

@@ -127,8 +127,6 @@ void implement_on_device(torch::Library& m) {
 TORCH_LIBRARY(orchard_ops, m) {
   m.def("forward(" ORCHARD_CALL_SCHEMA
         ") -> (Tensor out, Tensor lse, Tensor stats)");
-  // For every key, those of transforms too: it calls forward where it must.
-  m.def("attention(" ORCHARD_SHORT_SCHEMA ") -> Tensor", boxed<&attention>());
   m.def(
       "backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor lse, "
       "Tensor stats, bool[5] output_mask, " ORCHARD_CALL_SCHEMA

@@ -192,10 +192,10 @@ def flash_attention(
                     out = attention(q, k, v)
             else:
                 left, right = (-1, -1) if window is None else window_sides(name, window)
-                out = _native.operator("forward")(
+                out = _native.operator("attention.window")(
                     q, k, v, attn_mask, 0.0, is_causal, scale, enable_gqa,
                     causal_alignment == "bottom-right", left, right,
-                )[0]  # fmt: skip
+                )  # fmt: skip
         except RuntimeError as error:
             raise translate(error, name) from None
         return out
