@@ -26,16 +26,27 @@ from typing import Union
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
-from .._arguments.checks import check_is_tensor, check_number, check_rank, window_pair
+from .._arguments.checks import check_is_tensor, check_rank
 from .._errors import InvalidProblemError, OrchardError, renamed
 from .._functions.dense import flash_attention
 from .._functions.kvcache import flash_attention_with_kvcache
 from .._functions.run import attend
 from .._tracing import is_compiling
+from ._entries import (
+    _flash_attn_backward,
+    _flash_attn_forward,
+    _flash_attn_varlen_backward,
+    _flash_attn_varlen_forward,
+)
+from ._options import cap_of, window_of
 from ._paged import check_table, gather_pages
 from ._probabilities import signed_probabilities
 
 __all__ = [
+    "_flash_attn_backward",
+    "_flash_attn_forward",
+    "_flash_attn_varlen_backward",
+    "_flash_attn_varlen_forward",
     "flash_attn_func",
     "flash_attn_kvpacked_func",
     "flash_attn_qkvpacked_func",
@@ -82,7 +93,7 @@ def flash_attn_func(
     name = "flash_attn_func"
     check_rank(name, "batch, len", 4, q=q, k=k, v=v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    window, cap = _window(name, window_size), _cap(name, softcap)
+    window, cap = window_of(name, window_size), cap_of(name, softcap)
     if not return_attn_probs and not is_compiling():
         try:
             return flash_attention(
@@ -198,7 +209,7 @@ def flash_attn_varlen_func(
     arguments = packed_arguments(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
-        window=_window(name, window_size), softcap=_cap(name, softcap),
+        window=window_of(name, window_size), softcap=cap_of(name, softcap),
         alibi_slopes=alibi_slopes, sinks=None, return_lse=bool(return_attn_probs),
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
@@ -326,7 +337,7 @@ def flash_attn_with_kvcache(
         block_table=block_table, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
         rotary_interleaved=rotary_interleaved, cache_batch_idx=cache_batch_idx,
         cache_leftpad=cache_leftpad, scale=softmax_scale, is_causal=causal,
-        window=_window(name, window_size), softcap=_cap(name, softcap),
+        window=window_of(name, window_size), softcap=cap_of(name, softcap),
         alibi_slopes=alibi_slopes, num_splits=num_splits,
         return_lse=return_softmax_lse,
     )  # fmt: skip
@@ -339,20 +350,6 @@ def _attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     if arguments.seed is None:
         return out, lse, out.new_empty(0)
     return out, lse, signed_probabilities(arguments)
-
-
-def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
-    if type(window_size) is tuple and len(window_size) == 2:
-        left, right = window_size  # old compilers compare no tuples
-        if type(left) is type(right) is int and left == right == -1:
-            return None
-    advice = "(-1, -1) is no window"
-    left, right = window_pair(name, "window_size", window_size, advice)
-    return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
-
-
-def _cap(name: str, softcap: float) -> float:
-    return max(check_number(name, "softcap", softcap), 0.0)
 
 
 def _unpack(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,15 +14,16 @@ from types import ModuleType
 import pytest
 import torch
 from cases import F16, Case
-from dao_signatures import PADDING, REQUIRED, SIGNATURES
+from dao_signatures import ENTRIES, PADDING, REQUIRED, ROTARY, SIGNATURES
 from draws import Inputs
-from harness import bits, count_calls
+from harness import bits, count_calls, sequence_ends
 from philox import keep_scale
 from reference import Results, assert_close, make_inputs
 from torch import Tensor
 
 from orchard_ops import InvalidProblemError, OrchardError, flash_attn
 from orchard_ops.flash_attn import bert_padding, flash_attn_interface
+from orchard_ops.flash_attn.layers import rotary
 
 HAS_PACKAGES = sys.version_info >= (3, 10)  # metadata.packages_distributions
 
@@ -75,13 +75,25 @@ def test_signature(name: str) -> None:
 def test_every_public_function_is_in_the_table() -> None:
     """There is no function without a row, and no row without a function."""
     functions = {name for name in flash_attn.__all__ if name.startswith("flash_attn")}
-    assert functions == set(SIGNATURES) == set(flash_attn_interface.__all__)
+    assert functions == set(SIGNATURES)
+    assert {*SIGNATURES, *ENTRIES} == set(flash_attn_interface.__all__)
 
 
 @pytest.mark.parametrize("name", PADDING)
 def test_padding_signature(name: str) -> None:
     """The padding functions have Dao's arguments too."""
     assert signature(getattr(bert_padding, name)) == PADDING[name]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entry_signature(name: str) -> None:
+    """The entries that ring attention calls have Dao's arguments."""
+    assert signature(getattr(flash_attn_interface, name)) == ENTRIES[name]
+
+
+def test_rotary_signature() -> None:
+    """So has the rotary embedding."""
+    assert signature(rotary.apply_rotary_emb) == ROTARY
 
 
 def keywords(case: Case, inputs: Inputs, device: torch.device) -> dict[str, object]:
@@ -102,16 +114,6 @@ def keywords(case: Case, inputs: Inputs, device: torch.device) -> dict[str, obje
 def leaf(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on the device that gets a gradient."""
     return tensor.contiguous().to(device).requires_grad_()
-
-
-def lengths(case: Case, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
-    """Return where the sequences of a packed case begin, and the longest."""
-    ends, longest = [], []
-    for side in zip(*case.sequences):
-        sums = list(itertools.accumulate(side, initial=0))
-        ends.append(torch.tensor(sums, dtype=torch.int32).to(device))
-        longest.append(max(side))
-    return ends[0], ends[1], longest[0], longest[1]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -154,7 +156,7 @@ def test_varlen_func_matches_float64(case: Case, device: torch.device) -> None:
     q, k, v, grad = (leaf(t, device) for t in inputs.core)
     torch.manual_seed(case.manual_seed)
     out, lse, probabilities = flash_attn.flash_attn_varlen_func(
-        q, k, v, *lengths(case, device), **keywords(case, inputs, device)
+        q, k, v, *sequence_ends(case, device), **keywords(case, inputs, device)
     )
     grads = torch.autograd.grad(out, (q, k, v), grad)
     results = [t.cpu() for t in (out, lse, *grads)]
@@ -326,6 +328,28 @@ def test_padding_keeps_unused_tokens() -> None:
     assert (ends.tolist(), longest, used.tolist()) == ([0, 3, 5], 3, [2, 1])
 
 
+def test_concatenated_sequences_are_unpadded(device: torch.device) -> None:
+    """Rows of several sequences each are packed as that many; pad_input undoes it."""
+    torch.manual_seed(0)
+    inside = torch.tensor([[2, 1, 0, 0], [4, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    padded = leaf(torch.randn(4, 4, 2, 8), device)
+    unpad = bert_padding.unpad_input_for_concatenated_sequences
+    tokens, indices, ends, longest = unpad(padded, inside.to(device))
+    assert tokens.shape == (10, 2, 8)
+    assert indices.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert (ends.tolist(), ends.dtype, longest) == ([0, 2, 3, 7, 8, 9, 10],
+                                                    torch.int32, 4)  # fmt: skip
+    again = bert_padding.pad_input(tokens, indices, 4, 4)
+    kept = torch.zeros(16, dtype=torch.bool)
+    kept[indices.cpu()] = True
+    kept = kept.view(4, 4, 1, 1)
+    assert torch.equal(again.cpu(), padded.detach().cpu() * kept)
+    again.sum().backward()
+    assert torch.equal(padded.grad.cpu(), kept.expand(4, 4, 2, 8).float())
+    nothing = unpad(padded.detach(), torch.zeros_like(inside).to(device))
+    assert (nothing[0].shape, nothing[2].tolist(), nothing[3]) == ((0, 2, 8), [0], 0)
+
+
 @pytest.fixture
 def no_flash_attn() -> Iterator[None]:
     """Forget the modules that a test puts under the name flash_attn."""
@@ -346,10 +370,12 @@ def test_install() -> None:
     assert interface.flash_attn_varlen_func is flash_attn.flash_attn_varlen_func
     padding = importlib.import_module("flash_attn.bert_padding")
     assert padding is bert_padding
+    layers = importlib.import_module("flash_attn.layers.rotary")
+    assert layers.apply_rotary_emb is rotary.apply_rotary_emb
     assert importlib.util.find_spec("flash_attn") is not None
     assert found.__version__ == "2.8.3"
     with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("flash_attn.layers")
+        importlib.import_module("flash_attn.losses")
     flash_attn.uninstall_as_flash_attn()
     flash_attn.uninstall_as_flash_attn()  # twice is once
     with pytest.raises(ModuleNotFoundError):

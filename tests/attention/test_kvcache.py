@@ -12,6 +12,7 @@ import torch
 from cases import FLOOR, Case
 from needs import skip_without
 from reference import Part, attend, largest
+from rotation import turn
 from torch import Tensor
 
 import orchard_ops
@@ -77,21 +78,6 @@ STEPS = [
          options={"is_causal": True, "window": (50, -1), "softcap": 5.0,
                   "num_splits": 3}),
 ]  # fmt: skip
-
-
-def turn(x: Tensor, angles: Tensor, style: str) -> Tensor:
-    """Rotate pairs of ``[len, heads, head_dim]`` as complex numbers, in float64."""
-    size = 2 * angles.size(1)
-    part, rest = x[..., :size], x[..., size:]
-    if style == "interleaved":
-        pairs = part.unflatten(-1, (-1, 2))
-    else:
-        pairs = torch.stack(part.chunk(2, -1), -1)
-    factor = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
-    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * factor)
-    if style == "interleaved":
-        return torch.cat([turned.flatten(-2), rest], -1)
-    return torch.cat([turned[..., 0], turned[..., 1], rest], -1)
 
 
 class Problem:

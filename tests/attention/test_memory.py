@@ -12,6 +12,8 @@ from needs import chosen_device, needs_metalsim
 from reference import make_inputs
 
 import orchard_ops
+from orchard_ops import flash_attn
+from orchard_ops.flash_attn.layers.rotary import apply_rotary_emb
 
 LENGTHS = (128, 256, 512, 1024)
 PLAIN = Case("memory", torch.float16, heads_q=2, heads_kv=1, head_dim=16)
@@ -102,6 +104,45 @@ def test_memory_is_linear_in_length(name: str, device: torch.device) -> None:
     # of 2 bytes; and no more than nine float32: lse, what backward keeps of a row, and
     # the weights of a sink.
     assert max(a_token) <= 2 * (3 * 16 * 2 + 9 * 4)
+
+
+def ring_entries(length: int, device: torch.device) -> None:
+    """Run forward and backward of one block of keys, as ring attention does."""
+    q, k, v, *written = torch.zeros(6, 1, length, 2, 16).half().to(device).unbind()
+    options = (0.0, 0.25, True, -1, -1, 0.0, None)
+    entries = flash_attn.flash_attn_interface
+    out, lse, *_ = entries._flash_attn_forward(q, k, v, *options, False)
+    entries._flash_attn_backward(out, q, k, v, out, lse, *written, *options, True)
+
+
+def rotary(length: int, device: torch.device) -> None:
+    """Turn queries and give their gradient."""
+    x = torch.zeros(1, length, 2, 16).half().to(device).requires_grad_()
+    table = torch.zeros(2, length, 8).to(device)
+    apply_rotary_emb(x, *table).sum().backward()
+
+
+FUNCTIONS = {"ring-entries": ring_entries, "rotary": rotary}
+
+
+@needs_metalsim("counters")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_memory_of_functions_is_linear_in_length(
+    name: str, device: torch.device
+) -> None:
+    """What a function holds at most, with its inputs, grows by equal steps too."""
+    peaks = []
+    with orchard_ops.backward_scratch(0):
+        for length in LENGTHS:
+            before = reset_peak(device)
+            with torch.autograd.set_multithreading_enabled(False):
+                FUNCTIONS[name](length, device)
+            peaks.append(peak(device) - before)
+    a_token = [
+        (more - less) / (longer - shorter)
+        for less, more, shorter, longer in zip(peaks, peaks[1:], LENGTHS, LENGTHS[1:])
+    ]
+    assert 0 < max(a_token) <= 1.01 * min(a_token)
 
 
 @pytest.mark.skipif(
