@@ -5,12 +5,18 @@
 // row.
 #include "tile/prelude.h"
 
+#if HAS_SINKS
+#define SINKS_ARGUMENT device const float *sinks [[buffer(SLOT_SINKS)]],
+#else
+#define SINKS_ARGUMENT
+#endif
+
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void combine(
     device const float* parts [[buffer(SLOT_PARTS)]],
     device const float2* part_stats [[buffer(SLOT_PART_STATS)]],
     device ELEM* out [[buffer(SLOT_OUT)]],
     device float* lse [[buffer(SLOT_LSE)]],
-    constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+    SINKS_ARGUMENT constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -30,6 +36,14 @@
     largest = max(largest, part_stats[first + long(part) * rows].x);
   }
   float total = 0.0f;
+#if HAS_SINKS
+  // One more key without a value.
+  float sink = sinks[head];
+  if (!is_minus_infinity(sink)) {
+    largest = max(largest, sink * SCORE_UNIT);
+    total = weight_of(sink * SCORE_UNIT - largest);
+  }
+#endif
   for (int part = 0; part < p.splits; ++part) {
     float2 x = part_stats[first + long(part) * rows];
     total += x.y * weight_of(x.x - largest);

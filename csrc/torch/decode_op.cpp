@@ -21,7 +21,7 @@ using attention::Problem;
 using attention::refuse;
 
 struct Step {
-  Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes;
+  Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes, sinks;
   attention::Settings settings;
   int64_t splits = 0;
 };
@@ -49,6 +49,7 @@ Call call_of(const Step& step) {
   call.k = step.k;
   call.v = step.v;
   call.slopes = step.slopes;
+  call.sinks = step.sinks;
   call.settings = step.settings;
   call.is_indirect = step.table.defined() || step.cache_rows.defined();
   return call;
@@ -129,6 +130,7 @@ Outputs run(const Step& step) {
   if (step.k.numel() == 0) {
     out.zero_();
     lse.fill_(-std::numeric_limits<float>::infinity());
+    if (step.sinks.defined()) lse.copy_(step.sinks.view({1, -1, 1}));
     return {out, lse};
   }
   problem.cache.splits = splits_of(step, problem);
@@ -145,6 +147,7 @@ Outputs run(const Step& step) {
   views.k = inputs.layout(step.k);
   views.v = inputs.layout(step.v);
   views.slopes = inputs.numbers(step.slopes);
+  views.sinks = inputs.numbers(step.sinks);
   views.lengths = inputs.numbers(step.lengths);
   views.table = inputs.numbers(step.table);
   views.table_row = step.table.defined() ? step.table.size(1) : 0;
@@ -170,6 +173,7 @@ Outputs decode(const Tensor& q,
                const OptionalTensor& cache_batch_idx,
                const OptionalTensor& cache_leftpad,
                const OptionalTensor& alibi_slopes,
+               const OptionalTensor& sinks,
                const OptionalDouble& scale,
                double softcap,
                int64_t window_left,
@@ -186,6 +190,7 @@ Outputs decode(const Tensor& q,
             given(cache_batch_idx),
             given(cache_leftpad),
             given(alibi_slopes),
+            given(sinks),
             {},
             num_splits};
   step.settings.scale = scale.has_value() ? *scale : default_scale(q);
@@ -202,8 +207,9 @@ TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, "
       "Tensor? block_table, Tensor? cache_batch_idx, Tensor? cache_leftpad, "
-      "Tensor? alibi_slopes, float? scale, float softcap, int window_left, "
-      "int window_right, int num_splits) -> (Tensor out, Tensor lse)");
+      "Tensor? alibi_slopes, Tensor? sinks, float? scale, float softcap, "
+      "int window_left, int window_right, int num_splits) -> (Tensor out, "
+      "Tensor lse)");
 }
 
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {

@@ -14,6 +14,7 @@ from .checks import (
     check_is_tensor,
     check_number,
     check_rank,
+    per_head,
     slopes_of,
     whole_number,
     window_sides,
@@ -54,11 +55,16 @@ class Options(NamedTuple):
     window_left: int
     window_right: int
     alibi_slopes: Tensor | None
+    sinks: Tensor | None
     num_splits: int
 
 
 def check_step(
-    q: Tensor, k: Tensor | None, v: Tensor | None, stores: tuple[Tensor, Tensor]
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    stores: tuple[Tensor, Tensor],
+    sinks: Tensor | None,
 ) -> None:
     """Check q, the caches, the new keys and values, and that no gradient is wanted."""
     layout = "batch, len"
@@ -77,6 +83,8 @@ def check_step(
     if k is not None and v is not None:
         _check_new(q, k, v, stores)
         given += [k, v]
+    if isinstance(sinks, Tensor):
+        given.append(sinks)
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         raise UnsupportedError(
             f"[{NAME}] expected tensors without gradients, got one that requires a "
@@ -133,6 +141,7 @@ def options_of(
     window: tuple[int, int] | None,
     softcap: float,
     alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
     num_splits: int,
 ) -> Options:
     """Return the options, checked but for what depends on shapes."""
@@ -150,6 +159,7 @@ def options_of(
         left,
         0 if check_flag(NAME, "is_causal", is_causal) else right,
         slopes_of(NAME, alibi_slopes),
+        per_head(NAME, "sinks", sinks),
         min(splits, _MOST_SPLITS),
     )
 

@@ -69,5 +69,6 @@ def _arguments(
         window_right=options.window_right,
         softcap=options.softcap,
         alibi_slopes=slopes,
+        sinks=options.sinks,
         return_lse=True,
     )

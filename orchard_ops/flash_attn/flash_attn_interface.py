@@ -13,6 +13,9 @@ Meanings that all of them share, as in Dao's:
 - ``return_attn_probs`` returns ``(out, softmax_lse, S_dmask)``: lse ``[batch, heads,
   len_q]`` (packed ``[heads, total_q]``) float32, and what `signed_probabilities` says.
 
+- ``s_aux``, by keyword alone, are attention sinks: Dao's FlashAttention-2 has none, and
+  transformers passes them by this name to those that do.
+
 And what differs: a query without keys has lse -inf (Dao: +inf), and lse passes its
 gradient on (Dao drops it); float32 tensors and any head size from 1 to 256 are taken;
 dropout and softcap may be combined.  Errors are ``orchard_ops.flash_attention``'s, and
@@ -71,6 +74,8 @@ def flash_attn_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,  # noqa: ARG001 - it always is
     return_attn_probs: bool = False,
+    *,
+    s_aux: Tensor | None = None,
 ) -> Result:
     """Attend within a batch; the module's docstring explains the arguments.
 
@@ -86,6 +91,7 @@ def flash_attn_func(
         alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]`` float32.
         deterministic: no effect.
         return_attn_probs: return also lse and S_dmask.
+        s_aux: ``[heads_q]``: attention sinks.
 
     Returns:
         ``[batch, len_q, heads_q, head_dim_v]``, or three tensors.
@@ -99,14 +105,14 @@ def flash_attn_func(
             return flash_attention(
                 q, k, v, None, dropout_p, causal, softmax_scale,
                 causal_alignment="bottom-right", window=window, softcap=cap,
-                alibi_slopes=alibi_slopes,
+                alibi_slopes=alibi_slopes, sinks=s_aux,
             ).transpose(1, 2)  # fmt: skip
         except OrchardError as error:
             raise renamed(error, name) from None
     arguments = dense_arguments(
         name, q, k, v, None, dropout_p, causal, softmax_scale,
         causal_alignment="bottom-right", window=window, softcap=cap,
-        alibi_slopes=alibi_slopes, return_lse=bool(return_attn_probs),
+        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=bool(return_attn_probs),
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
     out = out.transpose(1, 2)
@@ -175,6 +181,8 @@ def flash_attn_varlen_func(
     deterministic: bool = False,  # noqa: ARG001 - it always is
     return_attn_probs: bool = False,
     block_table: Tensor | None = None,
+    *,
+    s_aux: Tensor | None = None,
 ) -> Result:
     """Attend within each of several packed sequences; see the module's docstring.
 
@@ -197,6 +205,7 @@ def flash_attn_varlen_func(
         deterministic: no effect.
         return_attn_probs: return also lse and S_dmask.
         block_table: ``[sequences, pages]`` int32: the pages of each sequence's keys.
+        s_aux: ``[heads_q]``: attention sinks.
 
     Returns:
         ``[total_q, heads_q, head_dim_v]``, or three tensors.
@@ -210,7 +219,7 @@ def flash_attn_varlen_func(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
         window=window_of(name, window_size), softcap=cap_of(name, softcap),
-        alibi_slopes=alibi_slopes, sinks=None, return_lse=bool(return_attn_probs),
+        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=bool(return_attn_probs),
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
     out = out.squeeze(0).transpose(0, 1)
@@ -290,6 +299,8 @@ def flash_attn_with_kvcache(
     alibi_slopes: Tensor | None = None,
     num_splits: int = 0,
     return_softmax_lse: bool = False,
+    *,
+    s_aux: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Do as ``orchard_ops.flash_attention_with_kvcache``, by Dao's arguments.
 
@@ -315,6 +326,7 @@ def flash_attn_with_kvcache(
         alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]`` float32.
         num_splits: into how many parts the keys are split; 0 lets us choose.
         return_softmax_lse: return also ``[batch, heads_q, len_q]`` float32.
+        s_aux: ``[heads_q]``: attention sinks.
 
     Returns:
         ``[batch, len_q, heads_q, head_dim_v]``, or a pair; no gradients.
@@ -338,7 +350,7 @@ def flash_attn_with_kvcache(
         rotary_interleaved=rotary_interleaved, cache_batch_idx=cache_batch_idx,
         cache_leftpad=cache_leftpad, scale=softmax_scale, is_causal=causal,
         window=window_of(name, window_size), softcap=cap_of(name, softcap),
-        alibi_slopes=alibi_slopes, num_splits=num_splits,
+        alibi_slopes=alibi_slopes, sinks=s_aux, num_splits=num_splits,
         return_lse=return_softmax_lse,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 from cases import F16, Case
-from dao_signatures import ENTRIES, PADDING, REQUIRED, ROTARY, SIGNATURES
+from dao_signatures import ENTRIES, OURS, PADDING, REQUIRED, ROTARY, SIGNATURES
 from draws import Inputs
 from harness import bits, count_calls, sequence_ends
 from philox import keep_scale
@@ -66,10 +66,16 @@ def signature(function: object) -> list[tuple[str, object]]:
 def test_signature(name: str) -> None:
     """Each function has Dao's arguments, in Dao's order, with Dao's defaults."""
     function = getattr(flash_attn, name)
-    assert signature(function) == SIGNATURES[name]
+    ours = OURS.get(name, [])
+    assert signature(function) == [*SIGNATURES[name], *ours]
     assert function is getattr(flash_attn_interface, name)
-    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
-    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    assert set(kinds[: len(SIGNATURES[name])]) == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD
+    }
+    assert kinds[len(SIGNATURES[name]) :] == [inspect.Parameter.KEYWORD_ONLY] * len(
+        ours
+    )
 
 
 def test_every_public_function_is_in_the_table() -> None:
@@ -132,6 +138,31 @@ def test_func_matches_float64(case: Case, device: torch.device) -> None:
     swapped = [t.cpu().transpose(1, 2) for t in (out, *grads)]
     assert_close(case, inputs, Results(swapped[0], lse.cpu(), *swapped[1:]))
     check_probabilities(case, inputs, probabilities.cpu(), swapped[0])
+
+
+@pytest.mark.parametrize("asks_lse", [False, True])
+def test_sinks_match_float64(asks_lse: bool, device: torch.device) -> None:
+    """s_aux are sinks, with their gradient, dense and packed, in either road."""
+    dense = replace(_BOTTOM, name="dao-sinks", sinks="normal", causal="bottom-right")
+    packed = replace(dense, name="dao-varlen-sinks", batch=1, sequences=_RAGGED)
+    for case in (dense, packed):
+        inputs = make_inputs(case)
+        swap = (lambda t: t) if case.sequences else (lambda t: t.transpose(1, 2))
+        *leaves, grad = (leaf(swap(t), device) for t in inputs.core)
+        given = keywords(case, inputs, device)
+        given.update(s_aux=leaf(inputs.sinks, device), return_attn_probs=asks_lse)
+        function = flash_attn.flash_attn_func
+        if case.sequences:
+            function = flash_attn.flash_attn_varlen_func
+            leaves_and_ends = (*leaves, *sequence_ends(case, device))
+        else:
+            leaves_and_ends = leaves
+        found = function(*leaves_and_ends, **given)
+        out, lse = (found[0], found[1].cpu()) if asks_lse else (found, None)
+        *grads, dsinks = torch.autograd.grad(out, (*leaves, given["s_aux"]), grad)
+        out, *grads = (swap(t).cpu() for t in (out, *grads))
+        results = Results(out, lse, *grads, dsinks=dsinks.cpu())
+        assert_close(case, inputs, results)
 
 
 def check_probabilities(

@@ -77,6 +77,13 @@ SIGNATURES: dict[str, list[tuple[str, object]]] = {
     ],
 }
 
+# What ours take besides, by keyword alone.
+OURS: dict[str, list[tuple[str, object]]] = {
+    "flash_attn_func": [("s_aux", None)],
+    "flash_attn_varlen_func": [("s_aux", None)],
+    "flash_attn_with_kvcache": [("s_aux", None)],
+}
+
 # flash_attn.bert_padding, as of 2.7.0.
 PADDING: dict[str, list[tuple[str, object]]] = {
     "unpad_input": [
