@@ -157,10 +157,13 @@ void check_grad_lse(const BackwardCall& given) {
                     "; cast or slice it");
 }
 
-// Statistics that are not empty are the forward's own, and so is the lse.
+// Whether the forward's own statistics came along, and so its lse; else those
+// of more keys may have, and an empty tensor of one dimension.
+bool has_stats(const BackwardCall& given) { return given.stats.dim() == 4; }
+
 void check_lse(const BackwardCall& given) {
   const Tensor &q = given.call.q, &lse = given.lse, &out = given.out;
-  if (given.stats.sym_numel() != 0) return;
+  if (has_stats(given)) return;
   if (lse.dim() == 3 && lse.scalar_type() == at::kFloat &&
       lse.device() == q.device() && lse.sym_size(0) == q.sym_size(0) &&
       lse.sym_size(1) == q.sym_size(1) && lse.sym_size(2) == q.sym_size(2) &&
@@ -244,7 +247,7 @@ void fill_empty_gradients(const BackwardCall& given, Gradients& gradients) {
 // lse alone where out and lse are those of more keys than the call has.
 Tensor stats_of(const BackwardCall& given) {
   const Tensor& lse = given.lse;
-  if (given.stats.numel() != 0) return given.stats;
+  if (has_stats(given)) return given.stats;
   // Scores with a bias are kept in base e.
   const double unit = given.call.has_bias() ? 1.0 : LOG2E;
   const Tensor is_empty = lse.eq(-std::numeric_limits<double>::infinity());

@@ -45,7 +45,7 @@ def packed_arguments(
 ) -> Arguments:
     """Check ``flash_attention_varlen``'s arguments; draw the seed if none is given."""
     check_rank(name, "tokens", 3, q=q, k=k, v=v)
-    q, k, v, _ = cast_inputs(q, k, v, None)
+    q, k, v = cast_inputs(q, k, v)
     # A list, because torch.compile cannot unpack a generator everywhere.
     q, k, v = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
     for side, starts in zip("qk", cu_seqlens):

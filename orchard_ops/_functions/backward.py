@@ -35,7 +35,7 @@ def gradients(
     wanted = [True, True, True, False, False]
     try:
         dq, dk, dv, _, _ = torch.ops.orchard_ops.backward(
-            grad_out, None, out, lse, lse[..., :0], wanted, *arguments
+            grad_out, None, out, lse, lse.new_empty(0), wanted, *arguments
         )
     except RuntimeError as error:
         raise translate(error, name) from None

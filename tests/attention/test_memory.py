@@ -122,7 +122,17 @@ def rotary(length: int, device: torch.device) -> None:
     apply_rotary_emb(x, *table).sum().backward()
 
 
+def jagged(length: int, device: torch.device) -> None:
+    """Train on two nested sequences."""
+    values = torch.zeros(length, 2, 16).half().to(device).requires_grad_()
+    starts = torch.tensor([0, length // 4, length]).to(device)
+    q = torch.nested.nested_tensor_from_jagged(values, starts).transpose(1, 2)
+    orchard_ops.flash_attention(q, q, q, is_causal=True).values().sum().backward()
+
+
 FUNCTIONS = {"ring-entries": ring_entries, "rotary": rotary}
+if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4):
+    FUNCTIONS["jagged"] = jagged
 
 
 @needs_metalsim("counters")

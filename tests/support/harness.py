@@ -132,6 +132,7 @@ def run_case(
         tensors["alibi_slopes"] = put(inputs.alibi_slopes)
     mask, sinks = inputs.attn_mask, inputs.sinks
     if mask is not None:
+        skip_without(mask.dtype, device)
         layout = case.mask.layout
         layout = "mask-transposed" if layout == "transposed" else layout
         mask = tensors["attn_mask"] = lay_out(mask, layout, put).detach()
