@@ -11,7 +11,7 @@
 #include "tile/gradient.h"
 #include "tile/rows.h"
 #include "tile/carry.h"
-#include "tile/mask_gradient.h"
+#include "tile/dbias.h"
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
@@ -20,7 +20,7 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
                device const ELEM* grad_out_all [[buffer(SLOT_GRAD_OUT)]],
                device const float2* stats [[buffer(SLOT_STATS)]],
                device const float* delta [[buffer(SLOT_DELTA)]],
-               device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
+               device MASK_ELEM* dbias [[buffer(SLOT_DBIAS)]],
                DOMAIN_ARGUMENTS WALK_ARGUMENTS constant AttentionParams& p
                [[buffer(SLOT_PARAMS)]],
                uint3 group [[threadgroup_position_in_grid]],
@@ -36,11 +36,11 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
   MaskExtent all = mask_extent(p, place.grid_z, row0, column0);
   int column_step = p.mask_columns == 1 ? 0 : COLS;
 
-  MaskSums sums;
+  DbiasSums sums;
   begin_sums(sums);
 #if IS_CARRIED
   walk_sums =
-      walk_sums_of(walk_sums, group, groups, place, MASK_SUMS_FRAGMENTS);
+      walk_sums_of(walk_sums, group, groups, place, DBIAS_SUMS_FRAGMENTS);
   if (is_walk_begun(p)) resume_sums(sums, walk_sums);
 #endif
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
@@ -84,7 +84,7 @@ backward_dbias(device const ELEM* q_all [[buffer(SLOT_Q)]],
   }
 #endif
   if (place.slice == 0) {
-    store_mask(grad_mask + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
-               row0, column0, place.at, sums);
+    store_dbias(dbias + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
+                row0, column0, place.at, sums);
   }
 }

@@ -6,11 +6,11 @@
 // mask_batches * mask_heads) threadgroups of 32 * SIMDGROUPS threads; one
 // simdgroup a fragment.
 #include "tile/prelude.h"
-#include "tile/mask_gradient.h"
+#include "tile/dbias.h"
 #include "tile/spill.h"
 
 // Adds the fragment at row, column of one query head, if there is one.
-METAL_FUNC void add_fragment(thread MaskSums& sums,
+METAL_FUNC void add_fragment(thread DbiasSums& sums,
                              device const ELEM* spill,
                              UNITS_PARAMETER constant SpillChunk& chunk,
                              constant AttentionParams& p,
@@ -37,7 +37,7 @@ METAL_FUNC void add_fragment(thread MaskSums& sums,
 }
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
-backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
+backward_dbias_spilled(device MASK_ELEM* dbias [[buffer(SLOT_DBIAS)]],
                        device const ELEM* spill [[buffer(SLOT_SPILL)]],
                        UNITS_ARGUMENT constant SpillChunk& chunk
                        [[buffer(SLOT_CHUNK)]],
@@ -52,7 +52,7 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
   if (column0 >= p.mask_columns) return;  // a whole simdgroup leaves
   MaskExtent all = mask_extent(p, place.grid_z, row0, column0);
   Domain d = domain_of(p, tensors, 0);
-  MaskSums sums;
+  DbiasSums sums;
   begin_sums(sums);
   for (int batch = all.batch; batch < all.batch_end; ++batch) {
     for (int head = all.head; head < all.head_end; ++head) {
@@ -65,6 +65,6 @@ backward_dbias_spilled(device MASK_ELEM* grad_mask [[buffer(SLOT_GRAD_MASK)]],
       }
     }
   }
-  store_mask(grad_mask + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
-             row0, column0, place.at, sums);
+  store_dbias(dbias + long(place.grid_z) * p.mask_rows * p.mask_columns, p,
+              row0, column0, place.at, sums);
 }

@@ -15,18 +15,18 @@
 
 // Rows of q and grad_out are read in two orders: as left operands against k
 // and v, and transposed, to add up dk and dv.
-typedef Spread<HEAD_DIM, SLICE, 0> KeyRows;
-typedef Spread<HEAD_DIM_V, SLICE_V, 0> ValueRows;
-typedef Contract<HEAD_DIM, SLICE, 0> Keys;
-typedef Contract<HEAD_DIM_V, SLICE_V, 0> Values;
+typedef Spread<HEAD_DIM, SLICE_DIM, 0> KeyRows;
+typedef Spread<HEAD_DIM_V, SLICE_DIM_V, 0> ValueRows;
+typedef Contract<HEAD_DIM, SLICE_DIM, 0> Keys;
+typedef Contract<HEAD_DIM_V, SLICE_DIM_V, 0> Values;
 
 // Transposed accumulators [dimension][column], as the operands fall out of
 // the loads without a transpose.
 struct Columns {
-  Operand k[TILE_COLS * (SLICE / 8)];
-  Operand v[TILE_COLS * (SLICE_V / 8)];
-  Accumulator dk[TILE_COLS * (SLICE / 8)];
-  Accumulator dv[TILE_COLS * (SLICE_V / 8)];
+  Operand k[TILE_COLS * (SLICE_DIM / 8)];
+  Operand v[TILE_COLS * (SLICE_DIM_V / 8)];
+  Accumulator dk[TILE_COLS * (SLICE_DIM / 8)];
+  Accumulator dv[TILE_COLS * (SLICE_DIM_V / 8)];
   float unit;  // of dk
 };
 
@@ -75,11 +75,11 @@ METAL_FUNC void load_columns(thread Columns& columns,
     int column = column0 + 8 * c + 2 * place.at.pair;
     KeyRows::load_columns(row_of(k, p.k.row, column, len_kv),
                           row_of(k, p.k.row, column + 1, len_kv), place.base,
-                          place.at, columns.k + c * (SLICE / 8));
+                          place.at, columns.k + c * (SLICE_DIM / 8));
     ValueRows::load_columns(row_of(v, p.v.row, column, len_kv),
                             row_of(v, p.v.row, column + 1, len_kv),
                             place.base_v, place.at,
-                            columns.v + c * (SLICE_V / 8));
+                            columns.v + c * (SLICE_DIM_V / 8));
   }
 }
 
@@ -104,14 +104,14 @@ METAL_FUNC void multiply_rows(thread const Columns& columns,
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + place.at.row;
-    Operand q_rows[SLICE / 8];
+    Operand q_rows[SLICE_DIM / 8];
     KeyRows::load_rows(row_of(head.q, p.q.row, row, len_q), place.base,
                        place.at, q_rows);
-    contract<SLICE / 8>(q_rows, columns.k, s + t * TILE_COLS);
-    Operand grad_rows[SLICE_V / 8];
+    contract<SLICE_DIM / 8>(q_rows, columns.k, s + t * TILE_COLS);
+    Operand grad_rows[SLICE_DIM_V / 8];
     ValueRows::load_rows(row_of(head.grad_out, p.grad_out.row, row, len_q),
                          place.base_v, place.at, grad_rows);
-    contract<SLICE_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
+    contract<SLICE_DIM_V / 8>(grad_rows, columns.v, dp + t * TILE_COLS);
     row_stat[t] = row_stat_of(head.stats, head.delta, row, len_q);
   }
 }
@@ -128,16 +128,17 @@ METAL_FUNC void add_products(thread Columns& columns,
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + 2 * place.at.pair;
-    Operand grad_columns[SLICE_V / 8];
+    Operand grad_columns[SLICE_DIM_V / 8];
     Values::load_columns(row_of(head.grad_out, p.grad_out.row, row, len_q),
                          row_of(head.grad_out, p.grad_out.row, row + 1, len_q),
                          place.base_v, place.at, grad_columns);
-    accumulate<SLICE_V / 8>(grad_columns, weights + t * TILE_COLS, columns.dv);
-    Operand q_columns[SLICE / 8];
+    accumulate<SLICE_DIM_V / 8>(grad_columns, weights + t * TILE_COLS,
+                                columns.dv);
+    Operand q_columns[SLICE_DIM / 8];
     Keys::load_columns(row_of(head.q, p.q.row, row, len_q),
                        row_of(head.q, p.q.row, row + 1, len_q), place.base,
                        place.at, q_columns);
-    accumulate<SLICE / 8>(q_columns, ds + t * TILE_COLS, columns.dk);
+    accumulate<SLICE_DIM / 8>(q_columns, ds + t * TILE_COLS, columns.dk);
   }
 }
 
@@ -164,14 +165,14 @@ METAL_FUNC void add_rows(thread Columns& columns,
     differentiate<0, 0>(p, d, in_view.kept, row0, column0, place.at,
                         columns.unit, row_stat, s, dp);
   }
-  fit_unit<TILE_COLS*(SLICE / 8)>(dp, columns.unit, columns.dk);
+  fit_unit<TILE_COLS*(SLICE_DIM / 8)>(dp, columns.unit, columns.dk);
   spill_tile(spill, place, columns.unit, dp);
   add_products(columns, head, p, place, d.len_q, row0, s, dp);
 }
 
 METAL_FUNC void clear(thread Columns& columns) {
-  clear_all<TILE_COLS*(SLICE / 8)>(columns.dk);
-  clear_all<TILE_COLS*(SLICE_V / 8)>(columns.dv);
+  clear_all<TILE_COLS*(SLICE_DIM / 8)>(columns.dk);
+  clear_all<TILE_COLS*(SLICE_DIM_V / 8)>(columns.dv);
 }
 
 // `dk`, `dv`: row 0 of the sequence.
@@ -182,7 +183,7 @@ METAL_FUNC void store(thread Columns& columns,
                       thread const Place& place,
                       int len_kv,
                       int column0,
-                      Kept kept) {
+                      Stored stored) {
 #if HAS_DROPOUT
   float value_scale = p.keep_scale;
 #else
@@ -192,27 +193,27 @@ METAL_FUNC void store(thread Columns& columns,
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * place.at.pair;
     Keys::store_columns(dk + column * p.dk.row, p.dk.row, len_kv - column,
-                        place.base, place.at, p.scale / columns.unit, kept,
-                        columns.dk + c * (SLICE / 8));
+                        place.base, place.at, p.scale / columns.unit, stored,
+                        columns.dk + c * (SLICE_DIM / 8));
     Values::store_columns(dv + column * p.dv.row, p.dv.row, len_kv - column,
-                          place.base_v, place.at, value_scale, kept,
-                          columns.dv + c * (SLICE_V / 8));
+                          place.base_v, place.at, value_scale, stored,
+                          columns.dv + c * (SLICE_DIM_V / 8));
   }
 }
 
 #if SUMS_IN_PARTS
 // Adds what there is to memory (tile/parts.h), and begins anew.
-METAL_FUNC void keep_part(thread Columns& columns,
-                          device ELEM* dk,
-                          device ELEM* dv,
-                          constant AttentionParams& p,
-                          thread const Place& place,
-                          int len_kv,
-                          int column0,
-                          thread Kept& kept) {
-  store(columns, dk, dv, p, place, len_kv, column0, kept);
+METAL_FUNC void store_part(thread Columns& columns,
+                           device ELEM* dk,
+                           device ELEM* dv,
+                           constant AttentionParams& p,
+                           thread const Place& place,
+                           int len_kv,
+                           int column0,
+                           thread Stored& stored) {
+  store(columns, dk, dv, p, place, len_kv, column0, stored);
   clear(columns);
-  kept.is_there = true;
+  stored.is_there = true;
 }
 #endif
 
@@ -220,19 +221,19 @@ METAL_FUNC void keep_part(thread Columns& columns,
 // What a simdgroup leaves to the next launch, and takes up there: dk and dv,
 // and a fragment of the unit, of the blocks of a part and of whether memory has
 // one.
-#define KEY_SUMS (TILE_COLS * (SLICE / 8))
-#define VALUE_SUMS (TILE_COLS * (SLICE_V / 8))
+#define KEY_SUMS (TILE_COLS * (SLICE_DIM / 8))
+#define VALUE_SUMS (TILE_COLS * (SLICE_DIM_V / 8))
 #define COLUMN_SUMS (KEY_SUMS + VALUE_SUMS + 1)
 
 METAL_FUNC void resume(thread Columns& columns,
-                       thread Kept& kept,
+                       thread Stored& stored,
                        thread int& blocks,
                        device const float* from) {
   load_sums<KEY_SUMS>(from, columns.dk);
   load_sums<VALUE_SUMS>(from + 64 * KEY_SUMS, columns.dv);
   float2 rest = *(device const float2*)(from + 64 * (KEY_SUMS + VALUE_SUMS));
 #if SUMS_IN_PARTS
-  kept.is_there = rest.x != 0.0f;
+  stored.is_there = rest.x != 0.0f;
 #else
   columns.unit = rest.x;
 #endif
@@ -240,13 +241,13 @@ METAL_FUNC void resume(thread Columns& columns,
 }
 
 METAL_FUNC void interrupt(thread Columns& columns,
-                          thread const Kept& kept,
+                          thread const Stored& stored,
                           int blocks,
                           device float* to) {
   store_sums<KEY_SUMS>(to, columns.dk);
   store_sums<VALUE_SUMS>(to + 64 * KEY_SUMS, columns.dv);
 #if SUMS_IN_PARTS
-  float state = kept.is_there ? 1.0f : 0.0f;
+  float state = stored.is_there ? 1.0f : 0.0f;
 #else
   float state = columns.unit;
 #endif
@@ -286,8 +287,8 @@ METAL_FUNC Range rows_of_tile(constant AttentionParams& p,
                               thread const Domain& d,
                               thread const Place& place,
                               int column0) {
-  int first = SPLIT > 1 ? column0 - place.tile * COLS : column0;
-  int last = min(first + (SPLIT > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
+  int first = SLICES > 1 ? column0 - place.tile * COLS : column0;
+  int last = min(first + (SLICES > 1 ? COLS * TILES : COLS), d.len_kv) - 1;
   return visible_rows(p, d, first, last);
 }
 
@@ -324,7 +325,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   load_columns(columns, head_of(k, p.k, batch, head_kv, d.first_kv),
                head_of(v, p.v, batch, head_kv, d.first_kv), p, place, d.len_kv,
                column0);
-  Kept kept = kept_nothing();
+  Stored stored = nothing_stored();
 #if SUMS_IN_PARTS || IS_CARRIED
   int blocks = 0;
 #endif
@@ -332,7 +333,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   Range members = {0, p.group};
 #if IS_CARRIED
   walk_sums = walk_sums_of(walk_sums, group, groups, place, COLUMN_SUMS);
-  if (is_walk_begun(p)) resume(columns, kept, blocks, walk_sums);
+  if (is_walk_begun(p)) resume(columns, stored, blocks, walk_sums);
   seen = rows_of_walk(p, seen);
   members = {p.walk_head, p.walk_head_end};
 #endif
@@ -355,7 +356,7 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
       }
 #if SUMS_IN_PARTS
       if (is_part_over(blocks, ROWS, PART_ROWS)) {
-        keep_part(columns, dk, dv, p, place, d.len_kv, column0, kept);
+        store_part(columns, dk, dv, p, place, d.len_kv, column0, stored);
       }
 #endif
       add_rows(columns, rows, p, d, place, in_view, row0, column0, exchange,
@@ -364,9 +365,9 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
   }
 #if IS_CARRIED
   if (!p.is_walk_over) {
-    interrupt(columns, kept, blocks, walk_sums);
+    interrupt(columns, stored, blocks, walk_sums);
     return;
   }
 #endif
-  store(columns, dk, dv, p, place, d.len_kv, column0, kept);
+  store(columns, dk, dv, p, place, d.len_kv, column0, stored);
 }

@@ -1,5 +1,5 @@
 // kernels/backward_dq.metal: dq = scale * ds k, where ds is recomputed a block
-// of columns at a time; a tile of rows per SPLIT simdgroups.
+// of columns at a time; a tile of rows per SLICES simdgroups.
 //
 // Grid: (ceil(len_q / (ROWS * TILES)), heads_q, batch) threadgroups of
 // 32 * SIMDGROUPS threads; row tiles run backwards, longest first when causal.
@@ -11,7 +11,7 @@
 #include "tile/unit.h"
 #include "tile/store_dq.h"
 
-#define FRAGMENTS (TILE_ROWS * (SLICE / 8))
+#define FRAGMENTS (TILE_ROWS * (SLICE_DIM / 8))
 
 // Adds what one block of columns gives.
 METAL_FUNC void add_block(thread Rows& rows,
@@ -87,15 +87,15 @@ METAL_FUNC void add_block(thread Rows& rows,
             d.len_q, row0);
   Accumulator gradient[FRAGMENTS];
   clear_all<FRAGMENTS>(gradient);
-  Kept kept = kept_nothing();
+  Stored stored = nothing_stored();
 #if SUMS_IN_PARTS
   int blocks = 0;
 #endif
 
   float unit = FIRST_UNIT;
   // With barriers inside, all tiles of a threadgroup walk the same blocks.
-  int first = SPLIT > 1 ? group_row0 : row0;
-  int last = min(first + (SPLIT > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
+  int first = SLICES > 1 ? group_row0 : row0;
+  int last = min(first + (SLICES > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
   Range seen = visible_columns(p, d, first, last);
   for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
     int column0 = block * COLS;
@@ -103,14 +103,14 @@ METAL_FUNC void add_block(thread Rows& rows,
     if (in_view.is_empty) continue;
 #if SUMS_IN_PARTS
     if (is_part_over(blocks, COLS, PART_COLUMNS)) {
-      store_dq(dq, p, place, d.len_q, row0, p.scale, kept, gradient);
+      store_dq(dq, p, place, d.len_q, row0, p.scale, stored, gradient);
       clear_all<FRAGMENTS>(gradient);
-      kept.is_there = true;
+      stored.is_there = true;
     }
 #endif
     add_block(rows, k, v, p, d, place, in_view, row0, column0, exchange, unit,
               gradient);
   }
 
-  store_dq(dq, p, place, d.len_q, row0, p.scale / unit, kept, gradient);
+  store_dq(dq, p, place, d.len_q, row0, p.scale / unit, stored, gradient);
 }

@@ -11,7 +11,7 @@
 #include "tile/carry.h"
 #include "tile/store_dq.h"
 
-#define FRAGMENTS (TILE_ROWS * (SLICE / 8))
+#define FRAGMENTS (TILE_ROWS * (SLICE_DIM / 8))
 
 #if IS_HALF
 // Whether one of `count` fragments has another unit.  They seldom have, so all
@@ -81,7 +81,7 @@ METAL_FUNC Range blocks_of_chunk(constant SpillChunk& chunk,
 METAL_FUNC device float* sums_of(device float* sums,
                                  thread const Place& place,
                                  int tile) {
-  return sums + (long(tile) * SPLIT + place.slice) * (FRAGMENTS * 64) +
+  return sums + (long(tile) * SLICES + place.slice) * (FRAGMENTS * 64) +
          2 * place.lane;
 }
 #else
@@ -116,10 +116,10 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
 #endif
   Accumulator gradient[FRAGMENTS];
   clear_all<FRAGMENTS>(gradient);
-  Kept kept = kept_nothing();
+  Stored stored = nothing_stored();
 #if SUMS_IN_PARTS
   int blocks = 0;
-  kept.is_there = chunk.column0 > 0;
+  stored.is_there = chunk.column0 > 0;
 #endif
 #if IS_SUMMED
   sums = sums_of(sums, place, head * row_groups(p) * TILES + tile);
@@ -148,9 +148,9 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
   for (; left.begin < left.end; ++left.begin) {
 #if SUMS_IN_PARTS
     if (is_part_over(blocks, COLS, PART_COLUMNS)) {
-      store_dq(dq, p, place, d.len_q, row0, p.scale, kept, gradient);
+      store_dq(dq, p, place, d.len_q, row0, p.scale, stored, gradient);
       clear_all<FRAGMENTS>(gradient);
-      kept.is_there = true;
+      stored.is_there = true;
     }
 #endif
 #pragma clang loop unroll(full)
@@ -166,5 +166,5 @@ backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
     return;
   }
 #endif
-  store_dq(dq, p, place, d.len_q, row0, p.scale / unit, kept, gradient);
+  store_dq(dq, p, place, d.len_q, row0, p.scale / unit, stored, gradient);
 }

@@ -12,8 +12,8 @@
 #endif
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void combine(
-    device const float* parts [[buffer(SLOT_PARTS)]],
-    device const float2* part_stats [[buffer(SLOT_PART_STATS)]],
+    device const float* split_out [[buffer(SLOT_SPLIT_OUT)]],
+    device const float2* split_stats [[buffer(SLOT_SPLIT_STATS)]],
     device ELEM* out [[buffer(SLOT_OUT)]],
     device float* lse [[buffer(SLOT_LSE)]],
     SINKS_ARGUMENT constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
@@ -32,8 +32,8 @@
       (long(batch) * p.heads_q / p.group + head_kv) * p.splits * rows + row;
 
   float largest = LOWEST;
-  for (int part = 0; part < p.splits; ++part) {
-    largest = max(largest, part_stats[first + long(part) * rows].x);
+  for (int split = 0; split < p.splits; ++split) {
+    largest = max(largest, split_stats[first + long(split) * rows].x);
   }
   float total = 0.0f;
 #if HAS_SINKS
@@ -44,8 +44,8 @@
     total = weight_of(sink * SCORE_UNIT - largest);
   }
 #endif
-  for (int part = 0; part < p.splits; ++part) {
-    float2 x = part_stats[first + long(part) * rows];
+  for (int split = 0; split < p.splits; ++split) {
+    float2 x = split_stats[first + long(split) * rows];
     total += x.y * weight_of(x.x - largest);
   }
   bool is_empty = total == 0.0f;
@@ -53,10 +53,10 @@
   out = head_of(out, p.out, batch, head, position);
   for (int d = int(lane); d < HEAD_DIM_V; d += 32) {
     float sum = 0.0f;
-    for (int part = 0; part < p.splits; ++part) {
-      long index = first + long(part) * rows;
-      sum += parts[index * HEAD_DIM_V + d] *
-             weight_of(part_stats[index].x - largest);
+    for (int split = 0; split < p.splits; ++split) {
+      long index = first + long(split) * rows;
+      sum += split_out[index * HEAD_DIM_V + d] *
+             weight_of(split_stats[index].x - largest);
     }
     OPERAND x = OPERAND(sum * inverse);
     Wide<1>::store(out + d, &x);

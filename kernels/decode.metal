@@ -28,35 +28,35 @@
 #endif
 
 // An even share of the blocks that a tile of rows sees.
-METAL_FUNC Range blocks_of_part(constant AttentionParams& p,
-                                thread const Domain& d,
-                                int row0,
-                                int part) {
+METAL_FUNC Range blocks_of_split(constant AttentionParams& p,
+                                 thread const Domain& d,
+                                 int row0,
+                                 int split) {
   Range seen = visible_columns(p, d, row0, min(row0 + ROWS, d.len_q) - 1);
   int first = seen.begin / COLS;
   int blocks = max((seen.end + COLS - 1) / COLS - first, 0);
   int share = (blocks + p.splits - 1) / p.splits;
-  seen.begin = first + min(part * share, blocks);
-  seen.end = first + min((part + 1) * share, blocks);
+  seen.begin = first + min(split * share, blocks);
+  seen.end = first + min((split + 1) * share, blocks);
   return seen;
 }
 
-// `parts`, `part_stats`: row 0 of this part.
-METAL_FUNC void store_part(thread ForwardState& state,
-                           thread const Place& place,
-                           int rows,
-                           int row0,
-                           device float* parts,
-                           device float2* part_stats) {
+// `split_out`, `split_stats`: row 0 of this split.
+METAL_FUNC void store_split(thread ForwardState& state,
+                            thread const Place& place,
+                            int rows,
+                            int row0,
+                            device float* split_out,
+                            device float2* split_stats) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + place.at.row;
     float total = row_sum(state.row_total[t]);
     if (row < rows) {
-      Values::store_floats(parts + long(row) * HEAD_DIM_V, place.base_v,
-                           place.at, state.out + t * (SLICE_V / 8));
+      Values::store_floats(split_out + long(row) * HEAD_DIM_V, place.base_v,
+                           place.at, state.out + t * (SLICE_DIM_V / 8));
       if (place.slice == 0 && place.at.pair == 0) {
-        part_stats[row] = float2(state.row_maximum[t], total);
+        split_stats[row] = float2(state.row_maximum[t], total);
       }
     }
   }
@@ -66,8 +66,8 @@ METAL_FUNC void store_part(thread ForwardState& state,
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],
-    device float* parts [[buffer(SLOT_PARTS)]],
-    device float2* part_stats [[buffer(SLOT_PART_STATS)]],
+    device float* split_out [[buffer(SLOT_SPLIT_OUT)]],
+    device float2* split_stats [[buffer(SLOT_SPLIT_STATS)]],
     device const int* lengths [[buffer(SLOT_LENGTHS)]],
     TABLE_ARGUMENT LEFT_PADS_ARGUMENT CACHE_ROWS_ARGUMENT SLOPES_ARGUMENT
         constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
@@ -76,7 +76,7 @@ METAL_FUNC void store_part(thread ForwardState& state,
     uint lane [[thread_index_in_simdgroup]]) {
   DECLARE_EXCHANGE(exchange)
   Place place = place_of(p, group, simdgroup, lane);
-  int part = place.grid_x * TILES + place.tile;
+  int split = place.grid_x * TILES + place.tile;
   int rows = p.group * p.len_q;
   int row_tiles = (rows + ROWS - 1) / ROWS;
   int head_kv = place.grid_y / row_tiles;
@@ -119,7 +119,7 @@ METAL_FUNC void store_part(thread ForwardState& state,
               place);
   }
 
-  Range blocks = blocks_of_part(p, d, row0, part);
+  Range blocks = blocks_of_split(p, d, row0, split);
   for (int block = blocks.begin; block < blocks.end; ++block) {
     int column0 = block * COLS;
     VisibleScores in_view = visible_scores(p, d, place, row0, column0, ROWS, 0);
@@ -137,7 +137,7 @@ METAL_FUNC void store_part(thread ForwardState& state,
   }
 
   long first =
-      ((long(batch) * p.heads_q / p.group + head_kv) * p.splits + part) * rows;
-  store_part(state, place, part < p.splits ? rows : 0, row0,
-             parts + first * HEAD_DIM_V, part_stats + first);
+      ((long(batch) * p.heads_q / p.group + head_kv) * p.splits + split) * rows;
+  store_split(state, place, split < p.splits ? rows : 0, row0,
+              split_out + first * HEAD_DIM_V, split_stats + first);
 }

@@ -1,6 +1,6 @@
 // kernels/forward.metal: out = softmax(scores) v and its log-sum-exp, one pass
 // over the keys with a running maximum (FlashAttention-2, algorithm 1;
-// arXiv:2307.08691), a tile of rows per SPLIT simdgroups.  What a score is
+// arXiv:2307.08691), a tile of rows per SLICES simdgroups.  What a score is
 // besides scale * q k^T: tile/score.h.
 //
 // Grid: (ceil(len_q / (ROWS * TILES)), heads_q, batch) threadgroups of
@@ -19,7 +19,7 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
   float correction = weight_of(state.row_maximum[t] - largest);
   state.row_total[t] =
       state.row_total[t] * correction + weight_of(sink - largest);
-  Values::scale(state.out + t * (SLICE_V / 8), correction);
+  Values::scale(state.out + t * (SLICE_DIM_V / 8), correction);
   state.row_maximum[t] = largest;
 }
 #else
@@ -29,39 +29,39 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
 #if SUMS_IN_PARTS
 // Adds one part of the keys to those in memory (tile/parts.h), which first come
 // to the maximum that rows have by now.  `out`: row 0 of the sequence.
-METAL_FUNC void keep_part(thread ForwardState& state,
-                          device ELEM* out,
-                          constant AttentionParams& p,
-                          thread const Place& place,
-                          int len_q,
-                          int row0,
-                          thread Kept& kept) {
+METAL_FUNC void store_part(thread ForwardState& state,
+                           device ELEM* out,
+                           constant AttentionParams& p,
+                           thread const Place& place,
+                           int len_q,
+                           int row0,
+                           thread Stored& stored) {
 #pragma clang loop unroll(full)
   for (int t = 0; t < TILE_ROWS; ++t) {
     float largest = state.row_maximum[t];
-    kept.factor = weight_of(state.kept_maximum[t] - largest);
-    state.kept_maximum[t] = largest;
-    state.kept_total[t] =
-        fma(state.kept_total[t], kept.factor, state.row_total[t]);
+    stored.factor = weight_of(state.stored_maximum[t] - largest);
+    state.stored_maximum[t] = largest;
+    state.stored_total[t] =
+        fma(state.stored_total[t], stored.factor, state.row_total[t]);
     state.row_total[t] = 0.0f;
     int row = row0 + 8 * t + place.at.row;
     if (row < len_q) {
       Values::store_rows(out + row * p.out.row, place.base_v, place.at, 1.0f,
-                         kept, state.out + t * (SLICE_V / 8));
+                         stored, state.out + t * (SLICE_DIM_V / 8));
     }
 #pragma clang loop unroll(full)
-    for (int f = 0; f < SLICE_V / 8; ++f) {
-      state.out[t * (SLICE_V / 8) + f] = zero_accumulator();
+    for (int f = 0; f < SLICE_DIM_V / 8; ++f) {
+      state.out[t * (SLICE_DIM_V / 8) + f] = zero_accumulator();
     }
   }
-  kept.is_there = true;
+  stored.is_there = true;
 }
 #endif
 
 // Divides a row of the tile by its total, and stores it with its statistics.
 // `out`, `lse`, `stats`: of that row.
 METAL_FUNC void store_row(thread ForwardState& state,
-                          thread Kept& kept,
+                          thread Stored& stored,
                           constant AttentionParams& p,
                           thread const Place& place,
                           int t,
@@ -78,10 +78,10 @@ METAL_FUNC void store_row(thread ForwardState& state,
   float factor = inverse;
 #endif
 #if SUMS_IN_PARTS
-  kept.factor = factor * weight_of(state.kept_maximum[t] - largest);
+  stored.factor = factor * weight_of(state.stored_maximum[t] - largest);
 #endif
-  Values::store_rows(out, place.base_v, place.at, factor, kept,
-                     state.out + t * (SLICE_V / 8));
+  Values::store_rows(out, place.base_v, place.at, factor, stored,
+                     state.out + t * (SLICE_DIM_V / 8));
   if (place.slice != 0 || place.at.pair != 0) return;
   *lse = is_empty ? as_type<float>(0xff800000u)  // -inf, as bits
                   : fma(largest, SCORE_TO_NATURAL, LN2 * precise::log2(total));
@@ -122,13 +122,13 @@ METAL_FUNC void store_row(thread ForwardState& state,
     begin_row(state, t, row_of(q, p.q.row, row, d.len_q), place);
   }
 
-  Kept kept = kept_nothing();
+  Stored stored = nothing_stored();
 #if SUMS_IN_PARTS
   int blocks = 0;
 #endif
   // With barriers inside, all tiles of a threadgroup walk the same blocks.
-  int first = SPLIT > 1 ? group_row0 : row0;
-  int last = min(first + (SPLIT > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
+  int first = SLICES > 1 ? group_row0 : row0;
+  int last = min(first + (SLICES > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;
   Range seen = visible_columns(p, d, first, last);
   for (int block = seen.begin / COLS; block * COLS < seen.end; ++block) {
     int column0 = block * COLS;
@@ -136,7 +136,7 @@ METAL_FUNC void store_row(thread ForwardState& state,
     if (in_view.is_empty) continue;
 #if SUMS_IN_PARTS
     if (is_part_over(blocks, COLS, PART_COLUMNS)) {
-      keep_part(state, out, p, place, d.len_q, row0, kept);
+      store_part(state, out, p, place, d.len_q, row0, stored);
     }
 #endif
     attend(state, k, v, p, d, place, in_view, row0, column0, exchange);
@@ -147,8 +147,8 @@ METAL_FUNC void store_row(thread ForwardState& state,
     int row = row0 + 8 * t + place.at.row;
 #if SUMS_IN_PARTS
     state.row_total[t] =
-        fma(state.kept_total[t],
-            weight_of(state.kept_maximum[t] - state.row_maximum[t]),
+        fma(state.stored_total[t],
+            weight_of(state.stored_maximum[t] - state.row_maximum[t]),
             state.row_total[t]);
 #endif
     state.row_total[t] = row_sum(state.row_total[t]);
@@ -157,7 +157,7 @@ METAL_FUNC void store_row(thread ForwardState& state,
 #endif
     if (row < d.len_q) {
       long index = row_of_all(p, batch, head, d.first_q + row);
-      store_row(state, kept, p, place, t, out + row * p.out.row, lse + index,
+      store_row(state, stored, p, place, t, out + row * p.out.row, lse + index,
                 stats + index);
     }
   }

@@ -31,14 +31,14 @@ typedef uint32_t orchard_u32;
 #define SLOT_SINKS 14     // float [heads_q]
 #define SLOT_STARTS_Q 15  // int [sequences + 1]: first row of each sequence
 #define SLOT_STARTS_KV 16
-#define SLOT_GRAD_MASK 17  // MASK_ELEM, contiguous
+#define SLOT_DBIAS 17  // MASK_ELEM, contiguous
 // Of the cache of a decoding step, int32:
 #define SLOT_LENGTHS 18     // [batch]: keys in the cache
 #define SLOT_TABLE 19       // [batch, pages]: which page holds them
 #define SLOT_LEFT_PADS 20   // [batch]: keys before the first that counts
 #define SLOT_CACHE_ROWS 21  // [batch]: which batch entry of the cache
-#define SLOT_PARTS 22       // float [batch, heads_kv, splits, rows, head_dim_v]
-#define SLOT_PART_STATS 23  // float2 [batch, heads_kv, splits, rows]
+#define SLOT_SPLIT_OUT 22   // float [batch, heads_kv, splits, rows, head_dim_v]
+#define SLOT_SPLIT_STATS 23  // float2 [batch, heads_kv, splits, rows]
 // Of a backward that keeps the gradients of the scores (tile/spill.h):
 #define SLOT_SPILL 24     // ELEM, fragments of SpillChunk
 #define SLOT_CHUNK 25     // SpillChunk

@@ -66,12 +66,12 @@ class Tile:
     rows: int
     cols: int
     simdgroups: int
-    split: int
+    slices: int
 
 
 def slice_of(head_dim: int, tile: Tile) -> int:
     """Return how much of head_dim a simdgroup works on: a multiple of 8."""
-    return -(-head_dim // (8 * tile.split)) * 8
+    return -(-head_dim // (8 * tile.slices)) * 8
 
 
 def registers(kernel: str, tile: Tile, head_dim: int, element_bytes: int) -> int:
@@ -100,7 +100,7 @@ def exchanged_fragments(kernel: str, tile: Tile) -> int:
     if kernel == "backward_dq_spilled":
         return 0
     both = 1 if kernel == "forward" else 2
-    return both * tile.rows * tile.cols if tile.split > 1 else 0
+    return both * tile.rows * tile.cols if tile.slices > 1 else 0
 
 
 def shuffles(kernel: str, tile: Tile, element_bytes: int) -> float:
@@ -140,25 +140,25 @@ def tile_work(
     loads += 2 * tile.rows if is_dkdv else visited if is_spilled else 0
     exchanged = exchanged_fragments(kernel, tile)
     walked = (tile.cols if is_dkdv else tile.rows) * 8
-    across = walked * tile.simdgroups // tile.split
+    across = walked * tile.simdgroups // tile.slices
     tiles = count_of_tiles(tile, length)
     moved = pieces(kernel, tile) * element_bytes * 8 * part
     # Of the gradients of the scores, which slices share the writing of.
     ds_bytes = element_bytes * 64 * visited
-    stores = visited / tile.split if spills else 0
+    stores = visited / tile.slices if spills else 0
     ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
     work: Work = _model.Work(
         multiplies=KERNELS[kernel].products * visited * fragments,
         alu=_model.alu(kernel, 2 * visited, reads, part),
         shuffles=shuffles(kernel, tile, element_bytes),
-        loads=loads + stores + exchanged * (1 + tile.split),
+        loads=loads + stores + exchanged * (1 + tile.slices),
         exponentials=0 if is_spilled else 2 * visited,
         barriers=barriers(kernel, tile),
         device_bytes=moved + ds_moved,
         # Two simdgroups that walk the same blocks are taken to share each line.
-        l2_bytes=(moved / 2 if tile.split == 1 else moved) + ds_moved,
-        threadgroup_bytes=256 * exchanged * (1 + tile.split),
-        dram_bytes=ds_bytes / tile.split if spills or is_spilled else 0,
+        l2_bytes=(moved / 2 if tile.slices == 1 else moved) + ds_moved,
+        threadgroup_bytes=256 * exchanged * (1 + tile.slices),
+        dram_bytes=ds_bytes / tile.slices if spills or is_spilled else 0,
         threadgroups=-(-length // across) / tiles,
         threads=32 * tile.simdgroups,
     )
@@ -167,7 +167,7 @@ def tile_work(
 
 def count_of_tiles(tile: Tile, length: int) -> float:
     """Return the tiles of a dense head, each counted for every slice of head_dim."""
-    return (length / 8) ** 2 / (tile.rows * tile.cols) * tile.split
+    return (length / 8) ** 2 / (tile.rows * tile.cols) * tile.slices
 
 
 def pieces(kernel: str, tile: Tile) -> int:
@@ -191,14 +191,14 @@ def legal_tiles(
 ) -> list[Tile]:
     """Return every tile within the class's budgets."""
     found = []
-    for rows, cols, split in itertools.product((1, 2, 4), (1, 2, 4, 8), (1, 2, 3, 4)):
-        tile = Tile(rows, cols, SIMDGROUPS[split], split)
+    for rows, cols, slices in itertools.product((1, 2, 4), (1, 2, 4, 8), (1, 2, 3, 4)):
+        tile = Tile(rows, cols, SIMDGROUPS[slices], slices)
         held = registers(kernel, tile, head_dim, element_bytes)
         memory = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
         if (
             rows * cols <= MOST_FRAGMENTS
             and divides(kernel, family, tile, head_dim, element_bytes)
-            and head_dim % (8 * split) == 0
+            and head_dim % (8 * slices) == 0
             and held <= REGISTERS[family]
             and memory <= THREADGROUP_BYTES
         ):
@@ -257,7 +257,7 @@ def table(kernel: str, family: str, element_bytes: int) -> list[str]:
         if after is not None and after[1] == tile:
             continue
         held = registers(kernel, tile, dim, element_bytes)
-        fields = f"{dim:3}, {tile.rows}, {tile.cols}, {tile.simdgroups}, {tile.split}"
+        fields = f"{dim:3}, {tile.rows}, {tile.cols}, {tile.simdgroups}, {tile.slices}"
         lines.append(f"    {{{fields}}},  // {value:6.1f} ps, {held} registers")
     return [*lines, "};"]
 
@@ -311,7 +311,7 @@ def generated() -> str:
         "// nox -s tune.  Scores, predicted, not measured: picoseconds for each entry",
         f"// of the scores on {SCORED_ON['A']} (class A) and {SCORED_ON['B']} (B).",
         "// clang-format off",
-        "// max_head_dim rows cols simdgroups split",
+        "// max_head_dim rows cols simdgroups slices",
     ]
     for kernel, family, size in itertools.product(KERNELS, "AB", (2, 4)):
         lines += table(kernel, family, size)

@@ -25,13 +25,13 @@ constexpr int64_t kThreadsPerCore = 384;
 // tests/perf/test_launches.py compares both with the model, tile by tile.
 constexpr double kMultiply2 = 20.0, kMultiply4 = 34.0;
 constexpr double kRest = 1.3;
-// Kept gradients come from memory, at 54 GB a second.
-constexpr double kKeptByte = 0.7;
+// Spilled gradients come from memory, at 54 GB a second.
+constexpr double kSpilledByte = 0.7;
 // The model knows none of what follows.  By the instructions in the text, for
 // each of mask, slopes, softcap and dropout, of which the last is the dearest.
 constexpr double kFeature = 2.5;
-// A fragment of kept gradients that is added to a mask's: 500 cycles from load
-// to load, while each scheduler has two simdgroups to wait for.
+// A fragment of spilled gradients that is added to a mask's: 500 cycles from
+// load to load, while each scheduler has two simdgroups to wait for.
 constexpr double kAddedScore = 4.0;
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
@@ -57,9 +57,9 @@ Products products_of(Kernel kernel) {
 // Cycles of one scheduler for a score of a tile, in all its slices.
 double score_cycles(const Specialisation& s) {
   if (s.kernel == Kernel::backward_dbias_spilled) return kAddedScore;
-  const int split = s.tile.split;
-  const auto fragments = [split](int64_t dim) {
-    return split * divide_up(dim, int64_t{8} * split);
+  const int slices = s.tile.slices;
+  const auto fragments = [slices](int64_t dim) {
+    return slices * divide_up(dim, int64_t{8} * slices);
   };
   const Products products = products_of(s.kernel);
   const int64_t multiplies = products.keys * fragments(s.head_dim) +
@@ -72,10 +72,10 @@ double score_cycles(const Specialisation& s) {
   const double multiply =
       element_bytes(s.operand) == 2 ? kMultiply2 : kMultiply4;
   const double cycles = multiply * static_cast<double>(multiplies) / 64.0 +
-                        split * (kRest + kFeature * features);
+                        slices * (kRest + kFeature * features);
   if (s.kernel != Kernel::backward_dq_spilled) return cycles;
   return std::max(cycles,
-                  kKeptByte * static_cast<double>(element_bytes(s.dtype)));
+                  kSpilledByte * static_cast<double>(element_bytes(s.dtype)));
 }
 
 // Of `length`, what a tile of `tile` sees through the window, which it visits
@@ -106,7 +106,7 @@ Walk walk_of_mask(const Specialisation& s,
                   const Problem& problem,
                   double score_seconds) {
   const auto& [batches, heads, rows, columns] = problem.mask_sizes;
-  const int64_t tiles = s.tile.simdgroups / s.tile.split;
+  const int64_t tiles = s.tile.simdgroups / s.tile.slices;
   Walk walk;
   walk.heads =
       (batches == 1 ? problem.batch : 1) * (heads == 1 ? problem.heads_q : 1);
@@ -244,7 +244,7 @@ Walk walk_of(const Specialisation& s, const Problem& problem, int64_t columns) {
     case Kernel::backward_dbias_spilled:
       return walk_of_mask(s, problem, score_seconds);
     case Kernel::decode: {
-      const int64_t tiles = tile.simdgroups / tile.split;
+      const int64_t tiles = tile.simdgroups / tile.slices;
       const int64_t share = divide_up(problem.len_kv, problem.cache.splits);
       return whole(score_seconds * static_cast<double>(share + 8 * tile.cols),
                    tiles * 8 * tile.rows);
@@ -283,7 +283,7 @@ Pieces cut(const Size3& grid, uint32_t threads, const Walk& walk) {
 int64_t walk_sums_bytes(const Specialisation& s, const Pieces& pieces) {
   const Tile& tile = s.tile;
   const auto fragments = [&](int64_t dim) {
-    return tile.cols * divide_up(dim, int64_t{8} * tile.split);
+    return tile.cols * divide_up(dim, int64_t{8} * tile.slices);
   };
   const int64_t held =
       s.kernel == Kernel::backward_dkdv

@@ -88,7 +88,7 @@ Size3 over_mask(const Tile& tile, const Problem& p) {
 
 Size3 over_splits(const Tile& tile, const Problem& p) {
   Size3 grid =
-      per_key_head(tiles_of(p.cache.splits, tile.simdgroups / tile.split), p);
+      per_key_head(tiles_of(p.cache.splits, tile.simdgroups / tile.slices), p);
   grid[1] *= tiles_of(p.rows_of_group(), 8 * tile.rows);
   return grid;
 }
@@ -124,19 +124,19 @@ constexpr KernelRow kKernels[] = {
     {Kernel::backward_dbias, "backward_dbias",  // operands and scores of dq
      {window, mask, slopes, softcap, dropout, carried, wide},
      {{SLOT_Q, SLOT_K, SLOT_V, SLOT_GRAD_OUT, SLOT_STATS, SLOT_DELTA},
-      {SLOT_GRAD_MASK}},
+      {SLOT_DBIAS}},
      TileTable::backward_dq, true, true, over_mask},
     {Kernel::backward_dbias_spilled, "backward_dbias_spilled",
      {window, mask, wide},
-     {{SLOT_SPILL, SLOT_UNITS}, {SLOT_GRAD_MASK}},
+     {{SLOT_SPILL, SLOT_UNITS}, {SLOT_DBIAS}},
      TileTable::row_each, false, false, over_mask},
     {Kernel::decode, "decode",
      {window, slopes, softcap, decode, paged, left_pads, cache_rows, wide},
-     {{SLOT_Q, SLOT_K, SLOT_V}, {SLOT_PARTS, SLOT_PART_STATS}},
+     {{SLOT_Q, SLOT_K, SLOT_V}, {SLOT_SPLIT_OUT, SLOT_SPLIT_STATS}},
      TileTable::forward, true, true, over_splits},
     {Kernel::combine, "combine",
      {sinks},
-     {{SLOT_PARTS, SLOT_PART_STATS}, {SLOT_OUT, SLOT_LSE}},
+     {{SLOT_SPLIT_OUT, SLOT_SPLIT_STATS}, {SLOT_OUT, SLOT_LSE}},
      TileTable::row_each, false, true, one_row_of_group_each},
 };
 // clang-format on
@@ -161,13 +161,13 @@ constexpr SlotRow kSlots[] = {
     {SLOT_SINKS, "sinks", Type::float32, &Tensors::sinks},
     {SLOT_STARTS_Q, "starts_q", Type::int32, &Tensors::starts_q},
     {SLOT_STARTS_KV, "starts_kv", Type::int32, &Tensors::starts_kv},
-    {SLOT_GRAD_MASK, "grad_mask", Type::mask, &Tensors::grad_mask},
+    {SLOT_DBIAS, "dbias", Type::mask, &Tensors::dbias},
     {SLOT_LENGTHS, "lengths", Type::int32, &Tensors::lengths},
     {SLOT_TABLE, "table", Type::int32, &Tensors::table},
     {SLOT_LEFT_PADS, "left_pads", Type::int32, &Tensors::left_pads},
     {SLOT_CACHE_ROWS, "cache_rows", Type::int32, &Tensors::cache_rows},
-    {SLOT_PARTS, "parts", Type::float32, &Tensors::parts},
-    {SLOT_PART_STATS, "part_stats", Type::float32, &Tensors::part_stats},
+    {SLOT_SPLIT_OUT, "split_out", Type::float32, &Tensors::split_out},
+    {SLOT_SPLIT_STATS, "split_stats", Type::float32, &Tensors::split_stats},
     {SLOT_SPILL, "spill", Type::element, &Tensors::spill},
     {SLOT_CHUNK, "chunk"},
     {SLOT_DQ_SUMS, "dq_sums", Type::float32, &Tensors::dq_sums},

@@ -187,17 +187,17 @@ void add_launch(const Compiled& compiled,
 }
 
 // The text that a launch needs: another where its walk must be cut.
-// `kept`: elements of ds that a spilling backward keeps of a head.
+// `spilled`: elements of ds that a spilling backward keeps of a head.
 void add_launch(Device& device,
                 const Problem& problem,
                 const Tensors& tensors,
                 Kernel kernel,
                 Plan& plan,
-                int64_t kept = 0,
+                int64_t spilled = 0,
                 const Chunk* chunk = nullptr) {
   const auto with = [&](Set<Feature> planned) -> const Compiled& {
     return compiled(device, specialise(device.limits().family, problem, tensors,
-                                       kernel, kept, planned));
+                                       kernel, spilled, planned));
   };
   const Compiled& whole = with({});
   const bool is_cut = is_walk_cut(whole.specialisation, problem);
@@ -216,10 +216,10 @@ void add_spilled(Device& device,
     add_launch(*spill.dkdv, problem, tensors, plan, &chunk);
     add_launch(*spill.dq, problem, tensors, plan, &chunk);
     if (spill.serves_dbias) {
-      const int64_t kept = int64_t{64} * chunk.params.row_fragments *
-                           chunk.params.column_fragments;
+      const int64_t spilled = int64_t{64} * chunk.params.row_fragments *
+                              chunk.params.column_fragments;
       add_launch(device, problem, tensors, Kernel::backward_dbias_spilled, plan,
-                 kept, &chunk);
+                 spilled, &chunk);
     }
   }
 }
@@ -258,7 +258,7 @@ void plan_backward(Device& device,
     if (tensors.dk.view.handle != nullptr) add(Kernel::backward_dkdv);
     if (tensors.dq.view.handle != nullptr) add(Kernel::backward_dq);
   }
-  if (tensors.grad_mask.handle != nullptr && !spill.serves_dbias) {
+  if (tensors.dbias.handle != nullptr && !spill.serves_dbias) {
     add(Kernel::backward_dbias);
   }
 }

@@ -41,7 +41,7 @@ void plan_forward(device::Device& device,
                   const Tensors& tensors,
                   Plan& plan);
 
-// dq unless its view is empty; dk and dv, and grad_mask, unless theirs are.
+// dq unless its view is empty; dk and dv, and dbias, unless theirs are.
 // With a spill that is used, tensors.spill and dq_sums have its sizes.
 void plan_backward(device::Device& device,
                    const Problem& problem,
@@ -54,7 +54,8 @@ void plan_backward(device::Device& device,
 // float32 none of more than 1,024.
 int64_t decode_splits(const Problem& problem);
 
-// out and lse of q and a cache of k and v; parts and part_stats are scratch.
+// out and lse of q and a cache of k and v; split_out and split_stats are
+// scratch.
 void plan_decode(device::Device& device,
                  const Problem& problem,
                  const Tensors& tensors,

@@ -46,7 +46,7 @@ struct Layout {
 struct Tensors {
   Layout q, k, v, out, grad_out, dq, dk, dv, mask;
   device::BufferView lse, stats, delta, slopes, sinks, starts_q, starts_kv,
-      grad_mask, lengths, table, left_pads, cache_rows, parts, part_stats,
+      dbias, lengths, table, left_pads, cache_rows, split_out, split_stats,
       spill, dq_sums, units, grad_lse, walk_sums;
   int64_t table_row = 0;  // stride of the table's batch
 };

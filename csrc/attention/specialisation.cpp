@@ -37,8 +37,10 @@ int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
 // Whether an element of a head, counted from where the head begins, has a
 // number that needs more than 31 bits, as an Index of the kernels (without
 // WIDE_INDEX) has them.
-bool needs_wide(const Problem& problem, const Tensors& tensors, int64_t kept) {
-  int64_t farthest = kept;
+bool needs_wide(const Problem& problem,
+                const Tensors& tensors,
+                int64_t spilled) {
+  int64_t farthest = spilled;
   const auto reach = [&](int64_t count, int64_t stride) {
     return std::max<int64_t>(count - 1, 0) * stride;
   };
@@ -99,10 +101,10 @@ Specialisation specialise(device::Family family,
                           const Problem& problem,
                           const Tensors& tensors,
                           Kernel kernel,
-                          int64_t kept,
+                          int64_t spilled,
                           Set<Feature> planned) {
-  if (kept != 0) planned.add({Feature::spilling});
-  if (needs_wide(problem, tensors, kept)) planned.add({Feature::wide});
+  if (spilled != 0) planned.add({Feature::spilling});
+  if (needs_wide(problem, tensors, spilled)) planned.add({Feature::wide});
   const KernelRow& row = row_of(kernel);
   Specialisation s{kernel,
                    problem.dtype,
@@ -129,7 +131,7 @@ std::string Specialisation::name() const {
          std::to_string(head_dim) + "_dv" + std::to_string(head_dim_v) +
          "_vec" + std::to_string(vec) + "_tile" + std::to_string(t.rows) + "x" +
          std::to_string(t.cols) + "_sg" + std::to_string(t.simdgroups) +
-         "_split" + std::to_string(t.split) + features.name();
+         "_slices" + std::to_string(t.slices) + features.name();
 }
 
 Slots slots_of(const Specialisation& s) {
@@ -165,7 +167,7 @@ device::PipelineRequest request_for(const Specialisation& s,
       {"TILE_ROWS", std::to_string(tile.rows)},
       {"TILE_COLS", std::to_string(tile.cols)},
       {"SIMDGROUPS", std::to_string(tile.simdgroups)},
-      {"SPLIT", std::to_string(tile.split)}};
+      {"SLICES", std::to_string(tile.slices)}};
   for (const FeatureRow& row : feature_rows()) {
     if (row.feature == Feature::mask) {
       request.defines.emplace_back(row.define,

@@ -36,14 +36,14 @@ struct Specialisation {
   std::string name() const;
 };
 
-// The text of one launch, with the tile of the table.  `kept` bounds the
+// The text of one launch, with the tile of the table.  `spilled` bounds the
 // elements of ds that a spilling backward keeps of a head; 0: it keeps none.
 // `planned`: features that no problem has by itself, besides.
 Specialisation specialise(device::Family family,
                           const Problem& problem,
                           const Tensors& tensors,
                           Kernel kernel,
-                          int64_t kept,
+                          int64_t spilled,
                           Set<Feature> planned = {});
 
 // The tensors that a launch of it binds.

@@ -54,7 +54,7 @@ int64_t pair_bytes(const Problem& problem, const Tile& tile, int64_t columns) {
 // Accumulators of backward_dq_spilled for the query heads of one key head.
 int64_t sums_bytes_of_pair(const Problem& problem, const Tile& tile) {
   const int64_t group = problem.heads_q / problem.heads_kv;
-  const int64_t slice = round_up(problem.head_dim, 8 * tile.split);
+  const int64_t slice = round_up(problem.head_dim, 8 * tile.slices);
   return group * round_up(problem.len_q, tile.rows_per_threadgroup()) * slice *
          static_cast<int64_t>(sizeof(float));
 }
@@ -78,7 +78,7 @@ int64_t columns_of_chunk(const Problem& problem,
 }
 
 // No more elements of one head are kept, whatever the tile.
-int64_t most_kept(const Problem& problem, int64_t max_bytes) {
+int64_t most_spilled(const Problem& problem, int64_t max_bytes) {
   constexpr int64_t kAboveAnyTile = 1024;
   const int64_t group = problem.heads_q / problem.heads_kv;
   return std::min(max_bytes / element_bytes(problem.dtype) / group,
@@ -92,11 +92,11 @@ const Compiled& reader_of(device::Device& device,
                           const Problem& problem,
                           const Tensors& tensors,
                           const Compiled& dkdv,
-                          int64_t kept,
+                          int64_t spilled,
                           bool is_summed) {
   Specialisation s = specialise(
       device.limits().family, problem, tensors, Kernel::backward_dq_spilled,
-      kept, is_summed ? Set<Feature>{Feature::summed} : Set<Feature>{});
+      spilled, is_summed ? Set<Feature>{Feature::summed} : Set<Feature>{});
   const Tile& written = dkdv.specialisation.tile;  // powers of two, all
   s.tile.rows = std::min(s.tile.rows, written.rows);
   s.tile.cols = std::min(s.tile.cols, written.cols);
@@ -140,9 +140,9 @@ Spill choose_spill(device::Device& device,
     if (!spill_is_faster(limits.family, problem.dtype, largest)) return spill;
     max_bytes = default_scratch(limits);
   }
-  const int64_t kept = most_kept(problem, max_bytes);
-  const Specialisation writer =
-      specialise(limits.family, problem, tensors, Kernel::backward_dkdv, kept);
+  const int64_t spilled = most_spilled(problem, max_bytes);
+  const Specialisation writer = specialise(limits.family, problem, tensors,
+                                           Kernel::backward_dkdv, spilled);
   // Not compiled where it will not be used.
   if (columns_of_chunk(problem, writer.tile, max_bytes) == 0) return spill;
   spill.dkdv = &compiled(device, writer);
@@ -163,7 +163,8 @@ Spill choose_spill(device::Device& device,
   // float32 sums have their place in dq itself.
   const bool is_summed =
       columns < problem.len_kv && problem.dtype != DType::float32;
-  spill.dq = &reader_of(device, problem, tensors, *spill.dkdv, kept, is_summed);
+  spill.dq =
+      &reader_of(device, problem, tensors, *spill.dkdv, spilled, is_summed);
   if (is_summed) {
     spill.sums_bytes =
         pairs_each * sums_bytes_of_pair(problem, spill.dq->specialisation.tile);
@@ -172,8 +173,9 @@ Spill choose_spill(device::Device& device,
   spill.serves_dbias = needed.dbias && spill.chunks.size() == 1 &&
                        problem.settings.softcap == 0.0;
   if (spill.serves_dbias) {
-    const Specialisation reader = specialise(
-        limits.family, problem, tensors, Kernel::backward_dbias_spilled, kept);
+    const Specialisation reader =
+        specialise(limits.family, problem, tensors,
+                   Kernel::backward_dbias_spilled, spilled);
     spill.serves_dbias = !is_walk_cut(reader, problem);
   }
   return spill;

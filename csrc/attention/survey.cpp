@@ -15,7 +15,7 @@ Problem problem_for(const KernelRow& kernel, int64_t head_dim) {
   problem.len_q = problem.len_kv = problem.rows_per_head = 64;
   problem.head_dim = problem.head_dim_v = head_dim;
   problem.cache.is_used = kernel.features.has(Feature::decode);
-  if (kernel.slots.written.has(SLOT_GRAD_MASK)) {
+  if (kernel.slots.written.has(SLOT_DBIAS)) {
     problem.mask = MaskKind::bias;
     problem.mask_dtype = problem.dtype;
   }
@@ -50,11 +50,11 @@ std::vector<ThreadLimit> thread_limits(Device& device) {
     const bool is_tiled = row.tiles != TileTable::row_each;
     for (const int64_t dim : {64, 128}) {
       if (dim > 64 && !is_tiled) continue;
-      for (const int64_t kept : {0, 1}) {
-        if (kept > 0 && !row.features.has(Feature::spilling)) continue;
+      for (const int64_t spilled : {0, 1}) {
+        if (spilled > 0 && !row.features.has(Feature::spilling)) continue;
         limits.push_back(limit_of(
             device, specialise(device.limits().family, problem_for(row, dim),
-                               {}, row.kernel, kept)));
+                               {}, row.kernel, spilled)));
       }
     }
   }

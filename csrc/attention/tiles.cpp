@@ -14,7 +14,7 @@ using device::Family;
 // nox -s tune.  Scores, predicted, not measured: picoseconds for each entry
 // of the scores on M1 Max (class A) and M4 (B).
 // clang-format off
-// max_head_dim rows cols simdgroups split
+// max_head_dim rows cols simdgroups slices
 constexpr Tile kForwardA2[] = {
     { 64, 2, 4, 4, 1},  //   29.7 ps, 64 registers
     {128, 1, 8, 4, 1},  //   61.6 ps, 64 registers
@@ -183,7 +183,7 @@ Tile decode_tile(Family family,
   Tile tile = choose_tile(family, Kernel::decode, dtype, largest_head_dim);
   if (rows <= 8) tile.rows = 1;
   while (page_size > 0 && page_size % (8 * tile.cols) != 0) tile.cols /= 2;
-  if (tile.split > 1) tile.simdgroups = tile.split;
+  if (tile.slices > 1) tile.simdgroups = tile.slices;
   return tile;
 }
 
@@ -196,15 +196,15 @@ std::optional<Tile> smaller_tile(Kernel kernel,
     smaller.rows = smaller.cols = 1;
     return smaller;
   }
-  const auto fragments = [&](int split) {
-    return (largest_head_dim + 8 * split - 1) / (8 * split);
+  const auto fragments = [&](int slices) {
+    return (largest_head_dim + 8 * slices - 1) / (8 * slices);
   };
-  smaller.split = std::min(2 * tile.split, kMostSlices);
+  smaller.slices = std::min(2 * tile.slices, kMostSlices);
   const bool has_slices = row_of(kernel).tiles != TileTable::row_each;
-  if (!has_slices || fragments(smaller.split) >= fragments(tile.split)) {
+  if (!has_slices || fragments(smaller.slices) >= fragments(tile.slices)) {
     return std::nullopt;
   }
-  smaller.simdgroups = kernel == Kernel::decode ? smaller.split : kMostSlices;
+  smaller.simdgroups = kernel == Kernel::decode ? smaller.slices : kMostSlices;
   return smaller;
 }
 

@@ -14,10 +14,10 @@ struct Tile {
   int rows;          // 8x8 fragments of scores per simdgroup, along rows
   int cols;          // ... and along columns
   int simdgroups;    // per threadgroup
-  int split;         // simdgroups that share a tile, each a slice of head_dim
+  int slices;        // simdgroups that share a tile, each a slice of head_dim
 
-  int rows_per_threadgroup() const { return 8 * rows * simdgroups / split; }
-  int cols_per_threadgroup() const { return 8 * cols * simdgroups / split; }
+  int rows_per_threadgroup() const { return 8 * rows * simdgroups / slices; }
+  int cols_per_threadgroup() const { return 8 * cols * simdgroups / slices; }
   bool operator==(const Tile&) const = default;
   uint32_t threads() const { return static_cast<uint32_t>(32 * simdgroups); }
 };

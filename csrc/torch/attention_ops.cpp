@@ -115,7 +115,7 @@ BackwardCall take_backward(Stack& stack) {
   given.call = Call::read(kBackward, arguments, kCallOfBackward);
   const auto wanted = arguments[kOutputMask].toBoolList();
   for (size_t i = 0; i < kGradients; ++i) given.is_wanted[i] = wanted[i];
-  given.is_wanted[kMask] = given.is_wanted[kMask] && given.call.has_bias();
+  given.is_wanted[kBias] = given.is_wanted[kBias] && given.call.has_bias();
   given.is_wanted[kSinks] =
       given.is_wanted[kSinks] && given.call.sinks.defined();
   torch::jit::drop(stack, kArguments);
@@ -203,8 +203,8 @@ Gradients empty_gradients(const BackwardCall& given) {
     gradients[kK] = make(call.k);
     gradients[kV] = make(call.v);
   }
-  if (given.is_wanted[kMask]) {
-    gradients[kMask] =
+  if (given.is_wanted[kBias]) {
+    gradients[kBias] =
         at::empty_symint(call.mask.sym_sizes(), call.mask.options());
   }
   if (given.is_wanted[kSinks]) {
@@ -286,14 +286,14 @@ Gradients run_backward(const BackwardCall& given) {
     views.dk = layout_of(kBackward, gradients[kK]);
     views.dv = layout_of(kBackward, gradients[kV]);
   }
-  if (gradients[kMask].defined()) {
-    views.grad_mask = buffer_view(kBackward, gradients[kMask]);
+  if (gradients[kBias].defined()) {
+    views.dbias = buffer_view(kBackward, gradients[kBias]);
   }
   device::Device& device = device_of(kBackward, call.q);
   const attention::Spill spill =
       attention::choose_spill(device, problem, views,
                               {gradients[kQ].defined(), gradients[kK].defined(),
-                               gradients[kMask].defined()},
+                               gradients[kBias].defined()},
                               scratch_bytes);
   const Tensor spilled = scratch(call.q, spill.spill_bytes);
   const Tensor units = scratch(call.q, spill.units_bytes);

@@ -19,7 +19,7 @@ inline constexpr size_t kOutputMask = kBackwardTensors;
 inline constexpr size_t kCallOfBackward = kOutputMask + 1;
 
 // What backward returns, in this order, and what output_mask asks for.
-enum Gradient : uint8_t { kQ, kK, kV, kMask, kSinks, kGradients };
+enum Gradient : uint8_t { kQ, kK, kV, kBias, kSinks, kGradients };
 
 inline constexpr const char* kDecode = "flash_attention_with_kvcache";
 

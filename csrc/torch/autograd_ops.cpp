@@ -140,7 +140,7 @@ struct ForwardFunction : Function<ForwardFunction> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     // Which of the five gradients belongs to each input.
     const std::array<size_t, kGradients> which{
-        kQ, kK, kV, call.has_bias() ? kMask : kSinks, kSinks};
+        kQ, kK, kV, call.has_bias() ? kBias : kSinks, kSinks};
     OutputMask is_wanted{};
     for (size_t i = 0; i < inputs; ++i) {
       is_wanted[which[i]] = context->needs_input_grad(i);
@@ -223,7 +223,7 @@ void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {
   auto next = outputs.begin();
   const bool has_dkv = is_wanted[kK] || is_wanted[kV];
   const OutputMask is_given{is_wanted[kQ], has_dkv, has_dkv,
-                            is_wanted[kMask] && call.has_bias(),
+                            is_wanted[kBias] && call.has_bias(),
                             is_wanted[kSinks] && call.sinks.defined()};
   for (const bool is_set : is_given) {
     torch::jit::push(*stack, is_set ? *next++ : Tensor());

@@ -136,11 +136,11 @@ Outputs run(const Step& step) {
   problem.cache.splits = splits_of(step, problem);
   const Tensor& q = step.q;
   const auto numbers = lse.options();
-  // One row of parts for each row of out.
+  // One row of each split for each row of out.
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
-  const int64_t parts = rows * problem.cache.splits;
-  const Tensor sums = at::empty({parts, problem.head_dim_v}, numbers);
-  const Tensor stats = at::empty({parts, 2}, numbers);
+  const int64_t split_rows = rows * problem.cache.splits;
+  const Tensor split_out = at::empty({split_rows, problem.head_dim_v}, numbers);
+  const Tensor split_stats = at::empty({split_rows, 2}, numbers);
   attention::Tensors views;
   Inputs inputs(kDecode);
   views.q = inputs.layout(q);
@@ -153,8 +153,8 @@ Outputs run(const Step& step) {
   views.table_row = step.table.defined() ? step.table.size(1) : 0;
   views.cache_rows = inputs.numbers(step.cache_rows);
   views.left_pads = inputs.numbers(step.left_pads);
-  views.parts = buffer_view(kDecode, sums);
-  views.part_stats = buffer_view(kDecode, stats);
+  views.split_out = buffer_view(kDecode, split_out);
+  views.split_stats = buffer_view(kDecode, split_stats);
   views.out = layout_of(kDecode, out);
   views.lse = buffer_view(kDecode, lse);
   device::Device& device = device_of(kDecode, q);

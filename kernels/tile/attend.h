@@ -2,18 +2,18 @@
 // tile of rows (FlashAttention-2, algorithm 1).
 #pragma once
 
-typedef Contract<HEAD_DIM, SLICE, 0> Keys;
-typedef Spread<HEAD_DIM_V, SLICE_V, 0> Values;
+typedef Contract<HEAD_DIM, SLICE_DIM, 0> Keys;
+typedef Spread<HEAD_DIM_V, SLICE_DIM_V, 0> Values;
 
 struct ForwardState {
-  Operand q[TILE_ROWS * (SLICE / 8)];
-  Accumulator out[TILE_ROWS * (SLICE_V / 8)];
+  Operand q[TILE_ROWS * (SLICE_DIM / 8)];
+  Accumulator out[TILE_ROWS * (SLICE_DIM_V / 8)];
   float row_maximum[TILE_ROWS];  // over the row's four lanes
   float row_total[TILE_ROWS];    // this lane's share of the row's sum
 #if SUMS_IN_PARTS
   // Of the parts that are in memory: the maximum that they are measured by.
-  float kept_maximum[TILE_ROWS];
-  float kept_total[TILE_ROWS];
+  float stored_maximum[TILE_ROWS];
+  float stored_total[TILE_ROWS];
 #endif
 };
 
@@ -22,16 +22,16 @@ METAL_FUNC void begin_row(thread ForwardState& state,
                           int t,
                           device const ELEM* q_row,
                           thread const Place& place) {
-  Keys::load_rows(q_row, place.base, place.at, state.q + t * (SLICE / 8));
+  Keys::load_rows(q_row, place.base, place.at, state.q + t * (SLICE_DIM / 8));
 #pragma clang loop unroll(full)
-  for (int f = 0; f < SLICE_V / 8; ++f) {
-    state.out[t * (SLICE_V / 8) + f] = zero_accumulator();
+  for (int f = 0; f < SLICE_DIM_V / 8; ++f) {
+    state.out[t * (SLICE_DIM_V / 8) + f] = zero_accumulator();
   }
   state.row_maximum[t] = LOWEST;
   state.row_total[t] = 0.0f;
 #if SUMS_IN_PARTS
-  state.kept_maximum[t] = LOWEST;
-  state.kept_total[t] = 0.0f;
+  state.stored_maximum[t] = LOWEST;
+  state.stored_total[t] = 0.0f;
 #endif
 }
 
@@ -46,7 +46,7 @@ METAL_FUNC void multiply_keys(thread ForwardState& state,
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * place.at.pair;
-    Operand keys[SLICE / 8];
+    Operand keys[SLICE_DIM / 8];
     Keys::load_columns(row_of(k, p.k.row, column, d.len_kv),
                        row_of(k, p.k.row, column + 1, d.len_kv), place.base,
                        place.at, keys);
@@ -54,10 +54,10 @@ METAL_FUNC void multiply_keys(thread ForwardState& state,
     for (int t = 0; t < TILE_ROWS; ++t)
       s[t * TILE_COLS + c] = zero_accumulator();
 #pragma clang loop unroll(full)
-    for (int f = 0; f < SLICE / 8; ++f) {
+    for (int f = 0; f < SLICE_DIM / 8; ++f) {
 #pragma clang loop unroll(full)
       for (int t = 0; t < TILE_ROWS; ++t) {
-        multiply_add(s[t * TILE_COLS + c], state.q[t * (SLICE / 8) + f],
+        multiply_add(s[t * TILE_COLS + c], state.q[t * (SLICE_DIM / 8) + f],
                      keys[f]);
       }
     }
@@ -94,7 +94,7 @@ METAL_FUNC void update_softmax(thread ForwardState& state,
     if (simd_any(largest != state.row_maximum[t])) {
       float correction = weight_of(state.row_maximum[t] - largest);
       state.row_total[t] *= correction;
-      Values::scale(state.out + t * (SLICE_V / 8), correction);
+      Values::scale(state.out + t * (SLICE_DIM_V / 8), correction);
       state.row_maximum[t] = largest;
     }
 #if HAS_DROPOUT

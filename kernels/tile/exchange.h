@@ -1,9 +1,9 @@
-// kernels/tile/exchange.h: sums partial scores over the SPLIT simdgroups that
+// kernels/tile/exchange.h: sums partial scores over the SLICES simdgroups that
 // share a tile, each of which contracted its own slice of head_dim.
 #pragma once
 
-// Simdgroup s works on tile s / SPLIT and slice s % SPLIT.
-#if SPLIT > 1
+// Simdgroup s works on tile s / SLICES and slice s % SLICES.
+#if SLICES > 1
 // A lane's two elements of a fragment travel as one: 32 lanes then touch 256
 // bytes in a row, where single floats would meet in every second bank only.
 #define EXCHANGE_PAIRS (SIMDGROUPS * SCORE_FRAGMENTS * 32)
@@ -42,13 +42,13 @@ METAL_FUNC void sum_slices(thread Accumulator* fragments,
   // Every slice's partial sums must be there before any is read.
   threadgroup_barrier(mem_flags::mem_threadgroup);
   threadgroup const float2* tile =
-      pairs + (place.simdgroup / SPLIT) * SPLIT * SCORE_FRAGMENTS * 32;
+      pairs + (place.simdgroup / SLICES) * SLICES * SCORE_FRAGMENTS * 32;
 #pragma clang loop unroll(full)
   for (int f = 0; f < SCORE_FRAGMENTS; ++f) {
     float first = 0.0f;
     float second = 0.0f;
 #pragma clang loop unroll(full)
-    for (int s = 0; s < SPLIT; ++s) {
+    for (int s = 0; s < SLICES; ++s) {
       const float2 pair = tile[(s * SCORE_FRAGMENTS + f) * 32];
       first += pair.x;
       second += pair.y;

@@ -58,7 +58,7 @@ METAL_FUNC void multiply_add(thread Accumulator& acc,
 // DIM, from D0 on.  LENGTH is a multiple of 8; fragments are numbered d / 8.
 template <int DIM, int LENGTH, int D0>
 struct Contract {
-  enum { w = chunk_w(LENGTH - D0, 8), ragged = SPLIT * LENGTH != DIM };
+  enum { w = chunk_w(LENGTH - D0, 8), ragged = SLICES * LENGTH != DIM };
   typedef Contract<DIM, LENGTH, D0 + 8 * w> Next;
 
   // Left operand: rows of x along the fragment's rows, contracted over d.
@@ -97,7 +97,7 @@ struct Contract {
                                        int base,
                                        Lane at,
                                        float factor,
-                                       Kept kept,
+                                       Stored stored,
                                        thread Accumulator* from) {
     OPERAND x[2 * w];
 #pragma clang loop unroll(full)
@@ -107,14 +107,14 @@ struct Contract {
     }
     int d = base + D0 + w * at.row;
     if (rows_left > 0) {
-      add_kept<w, DIM, ragged>(row, d, kept, x);
+      add_stored<w, DIM, ragged>(row, d, stored, x);
       store_row<w, DIM, ragged>(row, d, x);
     }
     if (rows_left > 1) {
-      add_kept<w, DIM, ragged>(row + row_stride, d, kept, x + w);
+      add_stored<w, DIM, ragged>(row + row_stride, d, stored, x + w);
       store_row<w, DIM, ragged>(row + row_stride, d, x + w);
     }
-    Next::store_columns(row, row_stride, rows_left, base, at, factor, kept,
+    Next::store_columns(row, row_stride, rows_left, base, at, factor, stored,
                         from);
   }
 };
@@ -128,7 +128,7 @@ struct Contract<DIM, LENGTH, LENGTH> {
   static METAL_FUNC void load_columns(
       device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
   static METAL_FUNC void store_columns(
-      device ELEM*, long, int, int, Lane, float, Kept, thread Accumulator*) {}
+      device ELEM*, long, int, int, Lane, float, Stored, thread Accumulator*) {}
 };
 
 // The same walk where d runs along the output's columns, or where a lane's two
@@ -138,7 +138,7 @@ struct Spread {
   enum {
     w = 2 * chunk_w(LENGTH - D0, 8) > MAX_W ? MAX_W
                                             : 2 * chunk_w(LENGTH - D0, 8),
-    ragged = SPLIT * LENGTH != DIM
+    ragged = SLICES * LENGTH != DIM
   };
   typedef Spread<DIM, LENGTH, D0 + 4 * w> Next;
 
@@ -204,7 +204,7 @@ struct Spread {
                                     int base,
                                     Lane at,
                                     float factor,
-                                    Kept kept,
+                                    Stored stored,
                                     thread Accumulator* from) {
     OPERAND x[w];
 #pragma clang loop unroll(full)
@@ -212,9 +212,9 @@ struct Spread {
       x[2 * j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
       x[2 * j + 1] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
-    add_kept<w, DIM, ragged>(row, base + D0 + w * at.pair, kept, x);
+    add_stored<w, DIM, ragged>(row, base + D0 + w * at.pair, stored, x);
     store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
-    Next::store_rows(row, base, at, factor, kept, from);
+    Next::store_rows(row, base, at, factor, stored, from);
   }
 
   // Unrounded, for a sum that another kernel finishes.
@@ -255,7 +255,7 @@ struct Spread<DIM, LENGTH, LENGTH> {
                                        thread const Operand*,
                                        thread Accumulator*) {}
   static METAL_FUNC void store_rows(
-      device ELEM*, int, Lane, float, Kept, thread Accumulator*) {}
+      device ELEM*, int, Lane, float, Stored, thread Accumulator*) {}
   static METAL_FUNC void store_floats(device float*,
                                       int,
                                       Lane,

@@ -12,31 +12,31 @@
 #define PART_COLUMNS 512
 
 // What memory holds of a sum whose rest is in accumulators.
-struct Kept {
+struct Stored {
   bool is_there;
   float factor;  // that brings it to the accumulators' measure
 };
 
-METAL_FUNC Kept kept_nothing() {
-  Kept kept;
-  kept.is_there = false;
-  kept.factor = 1.0f;
-  return kept;
+METAL_FUNC Stored nothing_stored() {
+  Stored stored;
+  stored.is_there = false;
+  stored.factor = 1.0f;
+  return stored;
 }
 
 // x, elements d .. d + W - 1 of a row, becomes what memory holds and x.
 template <int W, int DIM, int IS_RAGGED>
-METAL_FUNC void add_kept(device const ELEM* row,
-                         int d,
-                         Kept kept,
-                         thread OPERAND* x) {
+METAL_FUNC void add_stored(device const ELEM* row,
+                           int d,
+                           Stored stored,
+                           thread OPERAND* x) {
 #if SUMS_IN_PARTS
-  if (!kept.is_there) return;
+  if (!stored.is_there) return;
   OPERAND before[W];
   load_row<W, DIM, IS_RAGGED>(row, d, before);
 #pragma clang loop unroll(full)
   for (int i = 0; i < W; ++i)
-    x[i] = fma(float(before[i]), kept.factor, float(x[i]));
+    x[i] = fma(float(before[i]), stored.factor, float(x[i]));
 #endif
 }
 

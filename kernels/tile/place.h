@@ -23,10 +23,10 @@ METAL_FUNC Place place_of(constant AttentionParams& p,
   place.grid_x = p.origin_x + int(group.x);
   place.grid_y = p.origin_y + int(group.y);
   place.grid_z = p.origin_z + int(group.z);
-  place.tile = int(simdgroup / SPLIT);
-  place.slice = int(simdgroup % SPLIT);
-  place.base = place.slice * SLICE;
-  place.base_v = place.slice * SLICE_V;
+  place.tile = int(simdgroup / SLICES);
+  place.slice = int(simdgroup % SLICES);
+  place.base = place.slice * SLICE_DIM;
+  place.base_v = place.slice * SLICE_DIM_V;
   place.at = lane_position(lane);
   place.simdgroup = simdgroup;
   place.lane = lane;

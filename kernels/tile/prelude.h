@@ -6,7 +6,7 @@
 //   HEAD_DIM, HEAD_DIM_V  of q and k; of v
 //   VEC                   elements per load or store
 //   TILE_ROWS, TILE_COLS  8x8 fragments of scores per simdgroup
-//   SIMDGROUPS, SPLIT     per threadgroup; of those, slices of head_dim
+//   SIMDGROUPS, SLICES     per threadgroup; of those, slices of head_dim
 //   WIDE_INDEX            whether a head of a tensor reaches beyond 31 bits
 //   HAS_WINDOW            whether rows see a part of the columns only
 //   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS
@@ -35,11 +35,11 @@ using namespace metal;
 #define IS_HALF_EXPANDED(elem) IS_HALF_OF(elem)
 #define IS_HALF IS_HALF_EXPANDED(ELEM)
 
-#define SLICE_OF(dim) (((dim) + 8 * SPLIT - 1) / (8 * SPLIT) * 8)
-#define SLICE SLICE_OF(HEAD_DIM)
-#define SLICE_V SLICE_OF(HEAD_DIM_V)
+#define SLICE_DIM_OF(dim) (((dim) + 8 * SLICES - 1) / (8 * SLICES) * 8)
+#define SLICE_DIM SLICE_DIM_OF(HEAD_DIM)
+#define SLICE_DIM_V SLICE_DIM_OF(HEAD_DIM_V)
 
-#define TILES (SIMDGROUPS / SPLIT)
+#define TILES (SIMDGROUPS / SLICES)
 #define ROWS (8 * TILE_ROWS)  // of a simdgroup's tile of scores
 #define COLS (8 * TILE_COLS)
 

@@ -2,12 +2,12 @@
 // and v: scores and output gradients, for the kernels whose tiles are rows.
 #pragma once
 
-typedef Contract<HEAD_DIM, SLICE, 0> Keys;
-typedef Contract<HEAD_DIM_V, SLICE_V, 0> Values;
+typedef Contract<HEAD_DIM, SLICE_DIM, 0> Keys;
+typedef Contract<HEAD_DIM_V, SLICE_DIM_V, 0> Values;
 
 struct Rows {
-  Operand q[TILE_ROWS * (SLICE / 8)];
-  Operand grad_out[TILE_ROWS * (SLICE_V / 8)];
+  Operand q[TILE_ROWS * (SLICE_DIM / 8)];
+  Operand grad_out[TILE_ROWS * (SLICE_DIM_V / 8)];
   RowStat stats[TILE_ROWS];
 };
 
@@ -24,10 +24,10 @@ METAL_FUNC void load_tile(thread Rows& rows,
   for (int t = 0; t < TILE_ROWS; ++t) {
     int row = row0 + 8 * t + place.at.row;
     Keys::load_rows(row_of(q, p.q.row, row, len_q), place.base, place.at,
-                    rows.q + t * (SLICE / 8));
+                    rows.q + t * (SLICE_DIM / 8));
     Values::load_rows(row_of(grad_out, p.grad_out.row, row, len_q),
                       place.base_v, place.at,
-                      rows.grad_out + t * (SLICE_V / 8));
+                      rows.grad_out + t * (SLICE_DIM_V / 8));
     rows.stats[t] = row_stat_of(stats, delta, row, len_q);
   }
 }
@@ -62,15 +62,15 @@ METAL_FUNC void multiply_columns(thread const Rows& rows,
 #pragma clang loop unroll(full)
   for (int c = 0; c < TILE_COLS; ++c) {
     int column = column0 + 8 * c + 2 * place.at.pair;
-    Operand keys[SLICE / 8];
+    Operand keys[SLICE_DIM / 8];
     Keys::load_columns(row_of(k, p.k.row, column, len_kv),
                        row_of(k, p.k.row, column + 1, len_kv), place.base,
                        place.at, keys);
-    contract<SLICE / 8>(rows.q, keys, c, s);
-    Operand values[SLICE_V / 8];
+    contract<SLICE_DIM / 8>(rows.q, keys, c, s);
+    Operand values[SLICE_DIM_V / 8];
     Values::load_columns(row_of(v, p.v.row, column, len_kv),
                          row_of(v, p.v.row, column + 1, len_kv), place.base_v,
                          place.at, values);
-    contract<SLICE_V / 8>(rows.grad_out, values, c, dp);
+    contract<SLICE_DIM_V / 8>(rows.grad_out, values, c, dp);
   }
 }

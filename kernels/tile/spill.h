@@ -129,7 +129,7 @@ METAL_FUNC void spill_tile(thread const Spill& spill,
   for (int t = 0; t < TILE_ROWS; ++t) {
 #pragma clang loop unroll(full)
     for (int c = 0; c < TILE_COLS; ++c) {
-      if ((t * TILE_COLS + c) % SPLIT != place.slice) continue;
+      if ((t * TILE_COLS + c) % SLICES != place.slice) continue;
       Operand rounded;
       round_to_operand(rounded, ds[t * TILE_COLS + c]);
       spill_store(spill.first + t * spill.row_step, c, place.lane, rounded);

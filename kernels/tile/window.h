@@ -143,7 +143,7 @@ METAL_FUNC VisibleScores visible_scores(constant AttentionParams& p,
 #if MASK
   found.kept = visible_bits(p, d, row0, column0, place.at);
   uint any = found.kept;
-#if SPLIT > 1
+#if SLICES > 1
   for (int other = 0; other < TILES; ++other) {
     if (other != place.tile) {
       any |=

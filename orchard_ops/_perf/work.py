@@ -132,11 +132,11 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     """Return the model's view of what the simulator counted for one kernel."""
     lanes = 32
     loads = counters["device_loads"] / lanes
-    split = _split(kernel, counters, shape)
-    part = shape.head_dim // split
+    slices = _slices_of(kernel, counters, shape)
+    slice_dim = shape.head_dim // slices
     reads = 0.0
     if kernel in KERNELS:
-        each = model.loads_of_reads(kernel, part, shape.element_bytes)
+        each = model.loads_of_reads(kernel, slice_dim, shape.element_bytes)
         reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
@@ -148,7 +148,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
     return Work(
         multiplies=counters["matrix_multiplies"],
-        alu=model.alu(kernel, weights, reads, part),
+        alu=model.alu(kernel, weights, reads, slice_dim),
         shuffles=counters["shuffles"] + counters["votes"] + 8 * counters["reductions"],
         loads=loads + exchanged + counters["device_stores"] / lanes,
         exponentials=weights,
@@ -156,8 +156,8 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
         device_bytes=loaded + stored,
         # Two simdgroups that walk the same blocks are taken to share each line.
         l2_bytes=stored
-        + split * kept
-        + (loaded - split * kept) / (1 if split > 1 else 2),
+        + slices * kept
+        + (loaded - slices * kept) / (1 if slices > 1 else 2),
         threadgroup_bytes=counters["threadgroup_load_bytes"]
         + counters["threadgroup_store_bytes"],
         dram_bytes=_tensors_read(kernel) * tensor + kept + stored,
@@ -166,7 +166,7 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     )
 
 
-def _split(kernel: str, counters: dict[str, float], shape: Shape) -> int:
+def _slices_of(kernel: str, counters: dict[str, float], shape: Shape) -> int:
     """Return in how many slices of head_dim a kernel works: each does all scores."""
     done = counters["exponentials"]
     if kernel == "backward_dq_spilled":  # two in each load

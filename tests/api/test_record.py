@@ -90,7 +90,7 @@ def test_a_replay_writes_what_was_recorded(
     assert status == 0
     rows = found["comparisons"]
     assert {row["launch"].partition("-")[2] for row in rows} == set(names)
-    assert {"out", "lse", "dk", "dv", "dq", "grad_mask"} < {r["binding"] for r in rows}
+    assert {"out", "lse", "dk", "dv", "dq", "dbias"} < {r["binding"] for r in rows}
     if device.type == "metalsim":  # The very device that recorded.
         assert {row["different"] for row in rows} == {0}
 

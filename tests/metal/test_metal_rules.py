@@ -158,7 +158,7 @@ def clashes(own: Declared) -> list[str]:
 def test_no_name_is_taken() -> None:
     """No keyword or macro of Metal's anywhere, no name of its library globally."""
     own = declared(kernels())
-    assert {"forward", "lane_position", "SLICE", "Lane", "Operand"} <= own.globals
+    assert {"forward", "lane_position", "SLICE_DIM", "Lane", "Operand"} <= own.globals
     assert {"row0", "simdgroup", "column", "seed_low"} <= own.names
     assert not clashes(own)
 

@@ -200,13 +200,13 @@ def test_tiles_fit_the_budget_of_their_class(family: str) -> None:
     ("line", "registers", "memory"),
     [
         # docs: 32 for out, 16 for scores, 16 for q
-        ("forward HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=2 TILE_COLS=4 SPLIT=1", 64, 0),
+        ("forward HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=2 TILE_COLS=4 SLICES=1", 64, 0),
         # 32 for dk and dv, 8 for scores and gradients, 16 for k and v
-        ("backward_dkdv HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=2 TILE_COLS=1 SPLIT=1",
+        ("backward_dkdv HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=2 TILE_COLS=1 SLICES=1",
          56, 0),
-        ("backward_dq HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=1 TILE_COLS=4 SPLIT=1",
+        ("backward_dq HEAD_DIM=64 HEAD_DIM_V=64 TILE_ROWS=1 TILE_COLS=4 SLICES=1",
          48, 0),
-        ("forward HEAD_DIM=256 HEAD_DIM_V=256 TILE_ROWS=1 TILE_COLS=4 SPLIT=2",
+        ("forward HEAD_DIM=256 HEAD_DIM_V=256 TILE_ROWS=1 TILE_COLS=4 SLICES=2",
          56, 8192),
     ],
 )  # fmt: skip

@@ -162,7 +162,7 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
     for kernel, family, dim, size in kinds:
         tile, _ = tune.best(kernel, family, dim, size)
         walked = tile.cols if kernel == "backward_dkdv" else tile.rows
-        for unit in (8 * walked * tile.simdgroups // tile.split, 8 * tile.rows):
+        for unit in (8 * walked * tile.simdgroups // tile.slices, 8 * tile.rows):
             assert counting.SHORT % unit == 0
             assert counting.LONG % unit == 0
         assert counting.SHORT % (8 * tile.cols) == 0
@@ -202,7 +202,7 @@ def test_tiles_are_what_the_search_finds() -> None:
         dims = s["HEAD_DIM"], s["HEAD_DIM_V"]
         if s.kernel not in tune.KERNELS or dims[0] != dims[1]:
             continue
-        tile = tune.Tile(s["TILE_ROWS"], s["TILE_COLS"], s["SIMDGROUPS"], s["SPLIT"])
+        tile = tune.Tile(s["TILE_ROWS"], s["TILE_COLS"], s["SIMDGROUPS"], s["SLICES"])
         held = tune.registers(s.kernel, tile, dims[0], s["OPERAND_BYTES"])
         assert held >= budget.tile_registers(s), s.line
 

@@ -127,7 +127,7 @@ bool has_registers_for(const Function& function) {
     return define_of(function.source, name);
   };
   return define("TILE_ROWS") * define("TILE_COLS") <= found->second.fragments &&
-         define("SPLIT") >= found->second.slices;
+         define("SLICES") >= found->second.slices;
 }
 
 Pipeline* new_pipeline(Object*, SEL, Function* function, Failure** error) {

@@ -17,7 +17,7 @@ namespace standin {
 
 struct TileLimit {
   int64_t fragments;  // at most, TILE_ROWS * TILE_COLS
-  int64_t slices;     // at least, SPLIT
+  int64_t slices;     // at least, SLICES
 };
 
 struct Faults {

@@ -25,7 +25,7 @@ def operand(s: Specialisation) -> int:
 
 def fragments(s: Specialisation, name: str) -> int:
     """8-wide fragments along one simdgroup's slice of a head size."""
-    return -(-s[name] // (8 * s["SPLIT"]))
+    return -(-s[name] // (8 * s["SLICES"]))
 
 
 def tile_registers(s: Specialisation) -> int:
@@ -57,7 +57,7 @@ def threadgroup_bytes(s: Specialisation) -> int:
 
     Twice what one block needs, where that fits.
     """
-    if s["SPLIT"] == 1 or s.kernel == "backward_dq_spilled":  # slices never meet
+    if s["SLICES"] == 1 or s.kernel == "backward_dq_spilled":  # slices never meet
         return 0
     both = (
         1 if s.kernel in ("forward", "decode") else 2

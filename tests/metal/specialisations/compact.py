@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-TILE = "ELEM/ELEM_BYTES OPERAND/OPERAND_BYTES TILE_ROWS/TILE_COLS SIMDGROUPS/SPLIT"
+TILE = "ELEM/ELEM_BYTES OPERAND/OPERAND_BYTES TILE_ROWS/TILE_COLS SIMDGROUPS/SLICES"
 HEADS = "HEAD_DIM/HEAD_DIM_V/VEC"
 # Every other macro is a feature, left out where it has the usual value, else 0.
 USUAL = {"MASK_ELEM": "uchar"}

@@ -81,7 +81,7 @@ attention::Tensors tensors_of(const attention::Problem& p) {
   };
   t.q = t.out = t.grad_out = t.dq = layout(p.heads_q, p.len_q);
   t.k = t.v = t.dk = t.dv = layout(p.heads_kv, p.len_kv);
-  if (p.mask == MaskKind::bias) t.grad_mask.handle = &place;
+  if (p.mask == MaskKind::bias) t.dbias.handle = &place;
   return t;
 }
 
@@ -124,7 +124,7 @@ void print(const device::Launch& launch, const attention::Specialisation& s) {
   const auto say = [](auto value) { std::cout << ' ' << value; };
   std::cout << entry_of(s);
   for (const int n :
-       {s.tile.rows, s.tile.cols, s.tile.simdgroups, s.tile.split}) {
+       {s.tile.rows, s.tile.cols, s.tile.simdgroups, s.tile.slices}) {
     say(n);
   }
   for (const uint32_t n : launch.threadgroups) say(n);

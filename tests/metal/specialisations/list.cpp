@@ -91,8 +91,8 @@ bool is_smallest(const device::PipelineRequest& request) {
   const int largest = std::max(defines["HEAD_DIM"], defines["HEAD_DIM_V"]);
   const bool has_slices = named(request.entry).tiles != TileTable::row_each;
   return defines["TILE_ROWS"] * defines["TILE_COLS"] == 1 &&
-         (!has_slices || defines["SPLIT"] == 4 ||
-          largest <= 8 * defines["SPLIT"]);
+         (!has_slices || defines["SLICES"] == 4 ||
+          largest <= 8 * defines["SLICES"]);
 }
 
 class Recorder final : public device::Device {
@@ -157,7 +157,7 @@ attention::Tensors tensors_of(const Problem& problem, int64_t row) {
   attention::Tensors t;
   t.q = t.k = t.dq = t.dk = layout(problem.head_dim);
   t.v = t.out = t.grad_out = t.dv = layout(problem.head_dim_v);
-  if (problem.mask == MaskKind::bias) t.grad_mask.handle = &place;
+  if (problem.mask == MaskKind::bias) t.dbias.handle = &place;
   return t;
 }
 

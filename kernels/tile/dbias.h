@@ -1,4 +1,4 @@
-// kernels/tile/mask_gradient.h: which scores an element of a float mask was
+// kernels/tile/dbias.h: which scores an element of a float mask was
 // added to, and the sum of their gradients, stored.
 #pragma once
 
@@ -37,42 +37,42 @@ METAL_FUNC MaskExtent mask_extent(constant AttentionParams& p,
   return all;
 }
 
-#define MASK_FRAGMENTS (TILE_ROWS * TILE_COLS)
+#define DBIAS_FRAGMENTS (TILE_ROWS * TILE_COLS)
 
 // A tile of the mask's gradient; long float32 sums in parts as tile/parts.h
 // says, which registers have room for here.
-struct MaskSums {
-  Accumulator sums[MASK_FRAGMENTS];
+struct DbiasSums {
+  Accumulator sums[DBIAS_FRAGMENTS];
 #if SUMS_IN_PARTS
-  Accumulator parts[MASK_FRAGMENTS];
+  Accumulator parts[DBIAS_FRAGMENTS];
   int blocks;
 #endif
 };
 
 METAL_FUNC void add_all(thread Accumulator* to, thread Accumulator* from) {
 #pragma clang loop unroll(full)
-  for (int f = 0; f < MASK_FRAGMENTS; ++f) {
+  for (int f = 0; f < DBIAS_FRAGMENTS; ++f) {
     to[f].thread_elements()[0] += from[f].thread_elements()[0];
     to[f].thread_elements()[1] += from[f].thread_elements()[1];
   }
 }
 
-METAL_FUNC void begin_sums(thread MaskSums& all) {
-  clear_all<MASK_FRAGMENTS>(all.sums);
+METAL_FUNC void begin_sums(thread DbiasSums& all) {
+  clear_all<DBIAS_FRAGMENTS>(all.sums);
 #if SUMS_IN_PARTS
-  clear_all<MASK_FRAGMENTS>(all.parts);
+  clear_all<DBIAS_FRAGMENTS>(all.parts);
   all.blocks = 0;
 #endif
 }
 
-METAL_FUNC void end_part(thread MaskSums& all) {
+METAL_FUNC void end_part(thread DbiasSums& all) {
 #if SUMS_IN_PARTS
   add_all(all.parts, all.sums);
-  clear_all<MASK_FRAGMENTS>(all.sums);
+  clear_all<DBIAS_FRAGMENTS>(all.sums);
 #endif
 }
 
-METAL_FUNC void add_block(thread MaskSums& all, thread Accumulator* ds) {
+METAL_FUNC void add_block(thread DbiasSums& all, thread Accumulator* ds) {
 #if SUMS_IN_PARTS
   if (is_part_over(all.blocks, ROWS, PART_ROWS)) end_part(all);
 #endif
@@ -82,24 +82,24 @@ METAL_FUNC void add_block(thread MaskSums& all, thread Accumulator* ds) {
 #if IS_CARRIED
 // What a simdgroup leaves to the next launch, and takes up there.
 #if SUMS_IN_PARTS
-#define MASK_SUMS_FRAGMENTS (2 * MASK_FRAGMENTS + 1)
+#define DBIAS_SUMS_FRAGMENTS (2 * DBIAS_FRAGMENTS + 1)
 #else
-#define MASK_SUMS_FRAGMENTS MASK_FRAGMENTS
+#define DBIAS_SUMS_FRAGMENTS DBIAS_FRAGMENTS
 #endif
 
-METAL_FUNC void resume_sums(thread MaskSums& all, device const float* from) {
-  load_sums<MASK_FRAGMENTS>(from, all.sums);
+METAL_FUNC void resume_sums(thread DbiasSums& all, device const float* from) {
+  load_sums<DBIAS_FRAGMENTS>(from, all.sums);
 #if SUMS_IN_PARTS
-  load_sums<MASK_FRAGMENTS>(from + 64 * MASK_FRAGMENTS, all.parts);
-  all.blocks = int(from[64 * 2 * MASK_FRAGMENTS]);
+  load_sums<DBIAS_FRAGMENTS>(from + 64 * DBIAS_FRAGMENTS, all.parts);
+  all.blocks = int(from[64 * 2 * DBIAS_FRAGMENTS]);
 #endif
 }
 
-METAL_FUNC void interrupt_sums(thread MaskSums& all, device float* to) {
-  store_sums<MASK_FRAGMENTS>(to, all.sums);
+METAL_FUNC void interrupt_sums(thread DbiasSums& all, device float* to) {
+  store_sums<DBIAS_FRAGMENTS>(to, all.sums);
 #if SUMS_IN_PARTS
-  store_sums<MASK_FRAGMENTS>(to + 64 * MASK_FRAGMENTS, all.parts);
-  to[64 * 2 * MASK_FRAGMENTS] = float(all.blocks);
+  store_sums<DBIAS_FRAGMENTS>(to + 64 * DBIAS_FRAGMENTS, all.parts);
+  to[64 * 2 * DBIAS_FRAGMENTS] = float(all.blocks);
 #endif
 }
 #endif
@@ -134,12 +134,12 @@ METAL_FUNC void sum_rows(thread Accumulator* sums) {
   }
 }
 
-METAL_FUNC void store_mask(device MASK_ELEM* to,
-                           constant AttentionParams& p,
-                           int row0,
-                           int column0,
-                           Lane at,
-                           thread MaskSums& all) {
+METAL_FUNC void store_dbias(device MASK_ELEM* to,
+                            constant AttentionParams& p,
+                            int row0,
+                            int column0,
+                            Lane at,
+                            thread DbiasSums& all) {
 #if SUMS_IN_PARTS
   end_part(all);
   thread Accumulator* sums = all.parts;
