@@ -40,10 +40,16 @@
 
       formatter = each (built: built.formatter);
 
-      # The names come from versions.toml alone, so that they need no `final`.
+      # Every Python of nixpkgs gets orchard-ops for nixpkgs' own PyTorch.  The other
+      # names come from versions.toml alone, so that they need no `final`.
       overlays.default =
-        final: _:
-        lib.mapAttrs' (name: _: {
+        final: prev:
+        {
+          pythonPackagesExtensions = prev.pythonPackagesExtensions ++ [
+            (import ./nix { pkgs = final; }).extension
+          ];
+        }
+        // lib.mapAttrs' (name: _: {
           name = "orchard-ops-${name}";
           value = (import ./nix { pkgs = final; }).packages."orchard-ops-${name}";
         }) matrix.torch;

@@ -243,7 +243,7 @@ def tune(session: nox.Session) -> None:
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
     session.install(f"ziglang=={VERSIONS['package']['ziglang']}", *CMAKE)
-    session.run("python", "packaging", "macos.wheels", *session.posargs)
+    session.run("python", "packaging", "macos.wheels", "--werror", *session.posargs)
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
@@ -290,6 +290,40 @@ def conda(session: nox.Session) -> None:
     session.run(
         "python", "packaging", "conda.packages", *session.posargs, env=kernel_cache()
     )
+
+
+# The conda packages are built with the one Python that their variants name.
+@nox.session(python=interpreter(DEMO_TORCH, also=()))
+def release(session: nox.Session) -> None:
+    """Build and check all that is published, into dist/ (--check; --sample; --final).
+
+    --check is a dry run, and what happens if nothing is said; --final asks for the
+    version's tag and date; --sample builds the source distribution alone.
+    """
+    is_sample = "--sample" in session.posargs
+    dist = ROOT / ("build/release" if is_sample else "dist")
+    shutil.rmtree(dist, ignore_errors=True)
+    groups = PROJECT["dependency-groups"]
+    session.install(*BUILD_TOOLS, "build", *groups["release"], *groups["conda"])
+    install_torch(session, DEMO_TORCH)
+    numpy = MATRIX[DEMO_TORCH]["numpy"]
+    session.install("pytest>=8", numpy, *EXTRAS["sim"][:1])
+    # As kernels finds them; another folder than the package's own.
+    wheel = built_wheel(session, DEMO_TORCH)
+    session.run("python", "packaging", "hub", str(wheel), "--out", str(dist / "hub"))
+    tests = ("tests/packaging/test_release.py", "tests/packaging/test_hub.py")
+    hub = {"ORCHARD_HUB": str(dist / "hub"), **kernel_cache()}
+    session.run("pytest", "--noconftest", "-q", *tests, env=hub)
+    session.run("zizmor", "--offline", "--no-progress", "-q", ".github/workflows")
+    sdist = ("--sdist", "--no-isolation", "-o", str(dist))
+    session.run("python", "-m", "build", *sdist)
+    if not is_sample:
+        session.run("python", "packaging", "macos.wheels", "--werror")
+        session.run("python", "packaging", "conda.packages", env=kernel_cache())
+        wheels = map(str, (dist / "macos").glob("*.whl"))
+        session.run("python", "packaging", "hub", *wheels)
+    options = [word for word in session.posargs if word != "--check"]
+    session.run(*("python", "packaging", "release.make", "--dist", str(dist), *options))
 
 
 # It builds the package of the oldest PyTorch, for the Python that runs it.

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import sys
 from pathlib import Path
 
 OLDEST = (2, 1)
+OLDEST_MACOS = 13
 HOW_TO_GET = (
     f"install PyTorch {'.'.join(map(str, OLDEST))} or newer into the interpreter that "
     "builds and build with pip's --no-build-isolation, or set the environment "
@@ -23,6 +25,30 @@ HOW_TO_GET = (
 )
 # A constructor that takes a std::string: its name spells the string's ABI.
 NEW_STRING = b"_ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx11"
+
+
+def check_platform() -> None:
+    """Refuse, in one sentence, a machine that nothing can be built for."""
+    if sys.platform not in ("darwin", "linux"):
+        raise SystemExit(
+            "[orchard_ops] expected macOS on Apple silicon or Linux, got "
+            f"{sys.platform}: neither Metal nor its simulator runs here"
+        )
+    if sys.platform != "darwin":
+        return
+    if platform.machine() != "arm64":
+        raise SystemExit(
+            f"[orchard_ops] expected a Mac with Apple silicon and a Python for it, got "
+            f"a Python for {platform.machine()} (an Intel Mac, or Rosetta): install "
+            "an arm64 Python, if the Mac is an M1 or newer"
+        )
+    macos = platform.mac_ver()[0]
+    # Some Pythons see 10.16 on every newer macOS; no arm64 Mac had a real 10.
+    if macos and 10 < int(macos.partition(".")[0]) < OLDEST_MACOS:
+        raise SystemExit(
+            f"[orchard_ops] expected macOS {OLDEST_MACOS} or newer, whose Metal the "
+            f"kernels need, got {macos}: update macOS"
+        )
 
 
 def torch_root(wheel: str = "") -> Path:
@@ -73,6 +99,7 @@ def has_cxx11_abi(root: Path) -> bool:
 
 def main() -> None:
     """Print the answer as one CMake list."""
+    check_platform()
     root = torch_root(sys.argv[1] if len(sys.argv) > 1 else "")
     version = torch_version(root)
     major, minor, _ = version.split(".")

@@ -17,6 +17,8 @@ if(NOT EXISTS ${metal_cpp}/Metal/Metal.hpp)
   message(FATAL_ERROR "[orchard_ops] no Metal/Metal.hpp in ${metal_cpp}")
 endif()
 
+set(ORCHARD_METAL_CPP_LICENCE ${metal_cpp}/LICENSE.txt)
+
 add_library(orchard::metal_cpp INTERFACE IMPORTED)
 # SYSTEM: not our warnings.
 target_include_directories(orchard::metal_cpp SYSTEM INTERFACE ${metal_cpp})

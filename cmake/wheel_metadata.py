@@ -1,14 +1,15 @@
 """Tell scikit-build-core what a wheel requires: the PyTorch that it was built for.
 
-The compiled operators serve one PyTorch minor version, so a wheel must not be
-installed beside another one.  ``pyproject.toml`` names this module as the source
-of ``project.dependencies``; packaging/macos/wheels.py uses ``requirements`` too.
+The compiled operators serve one PyTorch minor version, so what is built from source
+must not be installed beside another one.  ``pyproject.toml`` names this module as the
+source of ``project.dependencies``; packaging/pack.py uses ``requirements`` for wheels
+that hold libraries for many.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ else:  # scikit-build-core brings it where Python lacks it.
 MATRIX = Path(__file__).resolve().parent.parent / "versions.toml"
 
 
-def requirements(version: str) -> list[str]:
-    """Return what a wheel built for a PyTorch version requires."""
-    minor = version.rpartition(".")[0]
+def requirements(minors: Collection[str]) -> list[str]:
+    """Return what a wheel requires that holds libraries for some PyTorch minors."""
+    if len(minors) > 1:
+        # What is newer than all of them gets an error of ours that says what to do.
+        oldest = min(minors, key=lambda minor: tuple(map(int, minor.split("."))))
+        return [f"torch>={oldest}"]
+    (minor,) = minors
     entries = tomllib.loads(MATRIX.read_text(encoding="utf-8"))["torch"].values()
     bounds = {entry["version"].rpartition(".")[0]: entry["numpy"] for entry in entries}
     numpy = bounds.get(minor, "numpy")
@@ -39,4 +44,6 @@ def dynamic_metadata(field: str, _settings: Mapping[str, Any]) -> list[str]:
     an error here and not after it has fetched one that nothing is built for.
     """
     assert field == "dependencies", field
-    return requirements(find_torch.torch_version(find_torch.torch_root()))
+    find_torch.check_platform()
+    version = find_torch.torch_version(find_torch.torch_root())
+    return requirements([version.rpartition(".")[0]])

@@ -1,5 +1,5 @@
-// kernels/combine.metal: the parts that decode.metal made of each row become
-// the row of out and its log-sum-exp, added in their order.
+// kernels/combine.metal: what decode.metal left of each row's splits
+// becomes the row of out and its log-sum-exp, added in their order.
 //
 // Grid: (ceil(group * len_q / SIMDGROUPS), heads_kv, batch); one simdgroup a
 // row.

@@ -1,9 +1,9 @@
 // kernels/decode.metal: a few queries against a long cache of keys, cut into
-// parts that run side by side; combine.metal adds the parts up in their order.
+// splits that run side by side; combine.metal adds them up in their order.
 // The query heads of a key head share a tile, so each key is read once.
 //
 // Grid: (ceil(splits / TILES), heads_kv * row tiles, batch) threadgroups of
-// 32 * SIMDGROUPS threads; each tile of scores makes one part.
+// 32 * SIMDGROUPS threads; each tile of scores makes one split.
 #define SCORE_FRAGMENTS (TILE_ROWS * TILE_COLS)
 #include "tile/prelude.h"
 #include "tile/exchange.h"

@@ -20,38 +20,66 @@ let
   digits = builtins.replaceStrings [ "." ] [ "" ];
   inherit (matrix.package) default;
 
+  # The oldest macOS for a PyTorch: between two of the table, that of the newer one.
+  deploymentTargetOf =
+    version:
+    let
+      known = lib.attrNames matrix.wheels.torch;
+      minor = lib.versions.majorMinor;
+      fitting = lib.filter (each: lib.versionAtLeast (minor each) (minor version)) known;
+      older = a: b: lib.versionOlder a b;
+    in
+    if fitting == [ ] then
+      throw "PyTorch ${version} is newer than all under [wheels.torch] in versions.toml"
+    else
+      matrix.wheels.torch.${lib.head (lib.sort older fitting)};
+
+  # orchard-ops for whatever PyTorch a Python package set has: nixpkgs' own, if nothing
+  # else is said.
+  extension = final: _: {
+    ziglang = final.callPackage ./ziglang.nix {
+      inherit fetchWheel;
+      inherit (pkgs) zig_0_14;
+      version = matrix.package.ziglang;
+    };
+    orchard-ops = final.callPackage ./package.nix {
+      # Not the Python modules of these names.
+      inherit (pkgs) cmake ninja;
+      inherit (sources) source;
+      inherit (sources.project) version;
+      deploymentTarget = deploymentTargetOf final.torch.version;
+      appleSdks = pkgs;
+      inherit metal-cpp;
+    };
+  };
+
+  # A Python with more packages; those that were put into it before stay.
+  extended =
+    base: more:
+    let
+      python = base.override (old: {
+        self = python;
+        packageOverrides = lib.composeExtensions (old.packageOverrides or (_: _: { })) more;
+      });
+    in
+    python;
+
   # A Python whose package set holds one PyTorch and the orchard-ops for it.
   pythonFor =
     entry: version:
-    let
-      python = pkgs."python${digits version}".override {
-        self = python;
-        packageOverrides =
-          final: prev:
-          {
-            torch = final.callPackage ./torch.nix {
-              inherit fetchWheel;
-              inherit (entry) version;
-            };
-            ziglang = final.callPackage ./ziglang.nix {
-              inherit fetchWheel;
-              version = matrix.package.ziglang;
-            };
-            orchard-ops = final.callPackage ./package.nix {
-              # Not the Python modules of these names.
-              inherit (pkgs) cmake ninja;
-              inherit (sources) source;
-              inherit (sources.project) version;
-              deploymentTarget = matrix.macos.torch.${entry.version};
-              appleSdks = pkgs;
-              inherit metal-cpp;
-            };
-          }
-          # A PyTorch built for NumPy 1 breaks with 2.
-          // lib.optionalAttrs (entry.numpy == "numpy<2") { numpy = prev.numpy_1; };
-      };
-    in
-    python;
+    extended pkgs."python${digits version}" (
+      lib.composeExtensions extension (
+        final: prev:
+        {
+          torch = final.callPackage ./torch.nix {
+            inherit fetchWheel;
+            inherit (entry) version;
+          };
+        }
+        # A PyTorch built for NumPy 1 breaks with 2.
+        // lib.optionalAttrs (entry.numpy == "numpy<2") { numpy = prev.numpy_1; }
+      )
+    );
 
   pythonsOf = entry: lib.filter (v: lib.elem v entry.pythons) matrix.nix.pythons;
   favoured = entry: pythonFor entry (lib.head (pythonsOf entry));
@@ -62,7 +90,7 @@ let
     name: entry:
     let
       package = pythons.${name}.pkgs.orchard-ops;
-      lowest = matrix.macos.torch.${entry.version};
+      lowest = matrix.wheels.torch.${entry.version};
       targets = lib.filter (v: lib.versionAtLeast v lowest) matrix.macos.deployment_targets;
       named = suffix: lib.nameValuePair "orchard-ops-${name}${suffix}";
       forPython = v: named "-py${digits v}" (pythonFor entry v).pkgs.orchard-ops;
@@ -88,8 +116,12 @@ let
     '';
 in
 {
+  inherit extension;
+
   packages = packages // {
     default = packages."orchard-ops-${default}";
+    # For nixpkgs' own PyTorch.
+    orchard-ops = (extended pkgs.python3 extension).pkgs.orchard-ops;
   };
 
   shells =

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-
 from . import _native
 from ._errors import translate
 
@@ -31,7 +29,7 @@ def call_counts() -> CallCounts:
         DeviceError: no operators are loaded.
     """
     _native.require_loaded("call_counts")
-    return CallCounts(*torch.ops.orchard_ops.call_counts())
+    return CallCounts(*_native.ops.call_counts())
 
 
 def synchronize() -> None:
@@ -42,6 +40,6 @@ def synchronize() -> None:
     """
     _native.require_loaded("synchronize")
     try:
-        torch.ops.orchard_ops.synchronize()
+        _native.ops.synchronize()
     except RuntimeError as error:
         raise translate(error, "synchronize") from None

@@ -11,7 +11,7 @@ import orchard_ops
 
 from . import _native
 
-__all__ = ["STORAGE_MODES", "call_counts", "choose_device", "storage_mode"]
+__all__ = ["STORAGE_MODES", "choose_device", "storage_mode"]
 
 STORAGE_MODES = ("private", "shared")
 
@@ -38,12 +38,6 @@ def choose_device(wanted: str | None = None) -> torch.device:
         return torch.device("mps")
     orchard_ops.sim.enable()
     return torch.device("metalsim")
-
-
-def call_counts() -> tuple[int, int, int]:
-    """Return forward calls, backward calls and copies made by the bridge so far."""
-    forward, backward, copies, _ = torch.ops.orchard_ops.call_counts()
-    return int(forward), int(backward), int(copies)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
     ├── InvalidProblemError (ValueError)           the arguments contradict each other
     ├── UnsupportedError    (NotImplementedError)  meaningful, but not offered (yet)
     ├── DeviceError         (RuntimeError)         the device, or its library, failed
+    │   └── LibraryError    (ImportError)          no library fits this PyTorch
     └── KernelCompileError  (RuntimeError)         a kernel's text did not compile
 
 Messages read ``[operation] what was expected, what came; what to do``.
@@ -17,6 +18,7 @@ __all__ = [
     "DeviceError",
     "InvalidProblemError",
     "KernelCompileError",
+    "LibraryError",
     "OrchardError",
     "UnsupportedError",
     "renamed",
@@ -38,6 +40,10 @@ class UnsupportedError(OrchardError, NotImplementedError):
 
 class DeviceError(OrchardError, RuntimeError):
     """The device or the compiled library behind it failed or is missing."""
+
+
+class LibraryError(DeviceError, ImportError):
+    """This package holds no compiled library that fits the PyTorch that runs."""
 
 
 class KernelCompileError(OrchardError, RuntimeError):

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import flop_counter
 
+from . import _native
 from ._arguments import Arguments
 
 __all__ = ["register"]
@@ -29,9 +29,9 @@ def register() -> None:
         return
     # Not by register_flop_formula: that of 2.2 to 2.4 keeps formulas of others by a key
     # that its counter never asks for.
-    registry[torch.ops.orchard_ops.forward] = _of_forward
-    registry[torch.ops.orchard_ops.backward] = _of_backward
-    registry[torch.ops.orchard_ops.decode] = _of_decode
+    registry[_native.ops.forward] = _of_forward
+    registry[_native.ops.backward] = _of_backward
+    registry[_native.ops.decode] = _of_decode
 
 
 def _of_forward(*arguments: Any, **options: Any) -> int:

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Union
 
-import torch
-
 from . import _native
 from ._errors import InvalidProblemError, translate
 
@@ -69,6 +67,6 @@ class record:  # noqa: N801  Like torch.no_grad, a function that is entered.
 
 def _record_into(folder: str) -> None:
     try:
-        torch.ops.orchard_ops.record_into(folder)
+        _native.ops.record_into(folder)
     except RuntimeError as error:
         raise translate(error) from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from types import TracebackType
 
-import torch
-
 from . import _native
 from ._arguments.checks import whole_number
 from ._errors import InvalidProblemError
@@ -50,10 +48,8 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
                     f"{advice}"
                 )
         _native.require_loaded("backward_scratch")
-        self._before: int = torch.ops.orchard_ops.backward_scratch()
-        torch.ops.orchard_ops.set_backward_scratch(
-            _DEFAULT if max_bytes is None else max_bytes
-        )
+        self._before: int = _native.ops.backward_scratch()
+        _native.ops.set_backward_scratch(_DEFAULT if max_bytes is None else max_bytes)
 
     def __enter__(self) -> None:
         """Nothing is left to do."""
@@ -65,4 +61,4 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
         trace: TracebackType | None,
     ) -> None:
         """Set what held before."""
-        torch.ops.orchard_ops.set_backward_scratch(self._before)
+        _native.ops.set_backward_scratch(self._before)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from . import _native
-from ._errors import DeviceError, InvalidProblemError, UnsupportedError, translate
+from ._errors import InvalidProblemError, UnsupportedError, translate
 
 __all__ = ["StorageDescription", "describe"]
 
@@ -56,13 +55,9 @@ def describe(tensor: Tensor) -> StorageDescription:
         raise UnsupportedError(
             f"[describe] expected a tensor on mps, metalsim or cpu, got {tensor.device}"
         )
-    if not _native.is_loaded("_C"):
-        raise DeviceError(
-            f"[describe] expected the compiled operators, found no _C.so in "
-            f"{_native.library_dir()}; build the package"
-        )
+    _native.require_loaded("describe")
     try:
-        mode, length, offset, name = torch.ops.orchard_ops.describe_storage(tensor)
+        mode, length, offset, name = _native.ops.describe_storage(tensor)
     except RuntimeError as error:
         raise translate(error) from None
     return StorageDescription(mode, length, offset, is_contiguous, name)

@@ -16,9 +16,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+import wheel_metadata
 from project import ROOT
 
 SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
@@ -30,7 +31,9 @@ GENERATED = re.compile(
     r"^bin/orchard-ops$|__pycache__/.*\.pyc$|^etc/conda/test-files/|^info/"
 )
 CHANNELS = "info/about.json"  # Conda's record of the channels it built from.
-SIMULATOR = "orchard_ops/_sim.cpython-"
+SIMULATOR = "_sim.cpython-"
+OPERATORS = re.compile(r"(orchard_ops/(?:abi[01]/)?)_C\.torch(\d+\.\d+)\.so$")
+README = ROOT / "README.md"
 METADATA = re.compile(r"^orchard_ops-[^/]+\.dist-info/(.+)$")
 
 
@@ -91,21 +94,38 @@ def kernels() -> dict[str, bytes]:
     return {str(path.relative_to(ROOT)): path.read_bytes() for path in paths}
 
 
+def carried(files: Iterable[str]) -> dict[str, str]:
+    """Return PyTorch minor → folder, of the operators that a package holds."""
+    found = filter(None, map(OPERATORS.match, files))
+    return {match[2]: match[1] for match in found}
+
+
+def libraries(files: Collection[str], minors: Iterable[str]) -> set[str]:
+    """Return the libraries that a package for some PyTorch minors must hold."""
+    places, is_macos = carried(files), "orchard_ops/liborchard_device.dylib" in files
+    wanted = set()
+    for minor in minors:
+        place = places.get(minor, "orchard_ops/")
+        wanted |= {f"{place}_C.torch{minor}.so"}
+        wanted |= {f"{place}liborchard_device.{'dylib' if is_macos else 'so'}"}
+        if is_macos:  # It has no simulator.
+            continue
+        wanted |= {f"{place}_metalsim.torch{minor}.so"}
+        simulator = {n for n in files if n.startswith(place + SIMULATOR)}
+        wanted |= simulator or {f"{place}{SIMULATOR}….so"}
+    return wanted
+
+
 def problems(
-    files: dict[str, bytes], torch_minor: str, folders: Iterable[str]
+    files: dict[str, bytes], minors: Collection[str], folders: Iterable[str]
 ) -> list[str]:
     """Return a sentence for each thing that is missing or too much."""
-    is_macos = "orchard_ops/liborchard_device.dylib" in files
-    device = f"orchard_ops/liborchard_device.{'dylib' if is_macos else 'so'}"
-    libraries = {device, "orchard_ops/_C.so"}
-    simulator = {n for n in files if n.startswith(SIMULATOR)}
-    if not is_macos:  # There it has none.
-        libraries |= {"orchard_ops/_metalsim.so"}
-        libraries |= simulator or {f"{SIMULATOR}….so"}
-    wanted = expected_modules() | libraries
+    wanted = expected_modules() | libraries(files, minors)
     found = [f"{name} is missing" for name in sorted(wanted - files.keys())]
     found += [
         f"kernel {name} is not in {device}"
+        for device in sorted(wanted)
+        if "/liborchard_device." in device
         for name, text in kernels().items()
         if text not in files.get(device, b"")
     ]
@@ -121,11 +141,12 @@ def problems(
         for folder in folders
         if folder.encode() in data and name != CHANNELS
     ]
-    return found + metadata_problems(files, torch_minor)
+    return found + metadata_problems(files, minors)
 
 
-def metadata_problems(files: dict[str, bytes], torch_minor: str) -> list[str]:
+def metadata_problems(files: dict[str, bytes], minors: Collection[str]) -> list[str]:
     """Return a sentence for each thing that the metadata lacks."""
+    needed = wheel_metadata.requirements(minors)[0] if minors else "torch"
     info = {m[1]: files[m[0]].decode() for m in map(METADATA.match, files) if m}
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     lines = info.get("METADATA", "").splitlines()
@@ -135,9 +156,16 @@ def metadata_problems(files: dict[str, bytes], torch_minor: str) -> list[str]:
         f"METADATA: no extra {name}": f"Provides-Extra: {name}" in lines
         for name in re.findall(r"^(\w+) = \[", extras[0], re.M)
     } | {
-        "METADATA: no licence MIT": any(re.match("License.*: MIT$", n) for n in lines),
-        f"METADATA: does not require torch=={torch_minor}.*": (
-            f"Requires-Dist: torch=={torch_minor}.*" in lines
+        "METADATA: no licence MIT": any(
+            re.match("License.*: MIT( AND Apache-2.0)?$", n) for n in lines
+        ),
+        f"METADATA: does not require {needed}": f"Requires-Dist: {needed}" in lines,
+        "METADATA: the README is not its description": (
+            README.read_text(encoding="utf-8") in info.get("METADATA", "")
+        ),
+        "licenses/metal-cpp-LICENSE.txt is missing": (
+            "orchard_ops/liborchard_device.dylib" not in files
+            or "Apache License" in info.get("licenses/metal-cpp-LICENSE.txt", "")
         ),
         "licenses/LICENSE is not ours": info.get("licenses/LICENSE") == licence,
         "entry_points.txt: no command orchard-ops": (
@@ -205,9 +233,9 @@ def main() -> None:
         print(f"{path.name}: {len(files)} files, {path.stat().st_size} bytes")
         print(listing(files), end="")
         if is_wheel:
-            built = files.get("orchard_ops/_build_info.py", b"").decode()
-            version = re.search(r'TORCH_VERSION = "(\d+\.\d+)', built)
-            wrong = problems(files, version[1] if version else "?", folders)
+            wrong = problems(files, list(carried(files)), folders)
+            if not carried(files):
+                wrong.append("no _C.torch….so: it holds no operators")
         else:
             wrong = sdist_problems(files, folders)
         found += [f"{path.name}: {sentence}" for sentence in wrong]

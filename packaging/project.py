@@ -8,13 +8,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def table(name: str) -> dict[str, Any]:
-    """Return a TOML file of the project."""
+def table(name: str, root: Path = ROOT) -> dict[str, Any]:
+    """Return a TOML file of a tree, of the project's own by default."""
     try:
         import tomllib
     except ImportError:  # Python 3.10 and older.
         import tomli as tomllib
-    found: dict[str, Any] = tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+    found: dict[str, Any] = tomllib.loads((root / name).read_text(encoding="utf-8"))
     return found
 
 
@@ -36,7 +36,7 @@ def default_python() -> str:
 
 def macos_targets(matrix: dict[str, Any], version: str) -> list[str]:
     """Return the deployment targets that a PyTorch has packages for."""
-    lowest = float(matrix["macos"]["torch"][version])
+    lowest = float(matrix["wheels"]["torch"][version])
     known: list[str] = matrix["macos"]["deployment_targets"]
     return [target for target in known if float(target) >= lowest]
 

@@ -5,16 +5,17 @@ set -euo pipefail
 if [[ $target_platform == osx-arm64 ]]; then
   # No simulator, whose Python extension would tie the package to one Python; every
   # symbol is proved.
-  python=$BUILD_PREFIX/bin/python # It has ziglang, the host's has not.
+  python=$BUILD_PREFIX/bin/python # The host's is a Mac's.
   if [[ $(uname) == Darwin ]]; then
     sdk=macosx$MACOSX_SDK_VERSION
     export SDKROOT="${CONDA_BUILD_SYSROOT:-$(xcrun --sdk "$sdk" --show-sdk-path)}"
   fi # Elsewhere zig compiles.
-  cp "$PREFIX/include/metal-cpp/LICENSE.txt" metal-cpp-LICENSE.txt
-  # The channel tells the PyTorch, so the package's version is ours alone.
-  export ORCHARD_PLAIN_VERSION=1
+  # A package of the channel's, or a second source of the recipe.
+  metal_cpp=$PREFIX/include/metal-cpp
+  [[ -d $metal_cpp ]] || metal_cpp=$SRC_DIR/metal-cpp
+  cp "$metal_cpp/LICENSE.txt" metal-cpp-LICENSE.txt
   "$python" packaging macos.wheels --tree "$SP_DIR" \
-    --metal-cpp "$PREFIX/include/metal-cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
+    --metal-cpp "$metal_cpp" --target "$MACOSX_DEPLOYMENT_TARGET" \
     --out dist
   "$python" -m zipfile -e dist/*.whl "$SP_DIR"
   exit

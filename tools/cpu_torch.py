@@ -38,6 +38,7 @@ CUDA_REQUIREMENT = re.compile(r"Requires-Dist:\s*(nvidia-|cuda-|triton|pytorch-t
 SYSTEM_SONAMES = (
     *("libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0"),
     *("libstdc++.so.6", "libgcc_s.so.1", "libz.so.1"),
+    "libquadmath.so.0",  # From 2.15 on: its own gfortran asks for it.
     *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
 )
 GIL_CHECKER = "_ZN4c10d15get_gil_checkerEv"
@@ -200,6 +201,19 @@ def add_stubs(tree: Path) -> None:
         build_stub(tree / "torch" / "lib" / soname, nodes, loose)
 
 
+def forget_cuda(tree: Path) -> None:
+    """Let PyTorch say that it was built without CUDA.
+
+    From 2.14 on it replaces some CUDA kernels when it is imported, and does not
+    expect to find none.
+    """
+    module = tree / "torch" / "backends" / "cuda" / "__init__.py"
+    text = module.read_text(encoding="utf-8")
+    module.write_text(
+        text.replace("return torch._C._has_cuda", "return False"), encoding="utf-8"
+    )
+
+
 def settle_metadata(tree: Path) -> list[str]:
     """Drop CUDA requirements, list the files; return what is left to require."""
     info = next(tree.glob("torch-*.dist-info"))
@@ -221,6 +235,7 @@ def drop_cuda(tree: Path) -> None:
         if path.is_file() and DROPPED.match(path.relative_to(tree).as_posix()):
             path.unlink()
     add_stubs(tree)
+    forget_cuda(tree)
     settle_metadata(tree)
 
 
@@ -243,6 +258,7 @@ def make_tree(version: str, python: str, work: Path, also: list[str]) -> Path:
     wheel.unlink()
     if has_cuda:
         add_stubs(tree)
+        forget_cuda(tree)
     needs = settle_metadata(tree)
     (tree / "needs.json").write_text(json.dumps(needs))
     pip(python, "install", *needs, *also)

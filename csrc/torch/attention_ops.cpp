@@ -107,11 +107,12 @@ BackwardCall take_backward(Stack& stack) {
   constexpr size_t kArguments = kCallOfBackward + Call::kArguments;
   const auto arguments = torch::jit::last(stack, kArguments);
   BackwardCall given;
-  given.grad_out = arguments[0].toTensor();
-  if (!arguments[1].isNone()) given.grad_lse = arguments[1].toTensor();
-  given.out = arguments[2].toTensor();
-  given.lse = arguments[3].toTensor();
-  given.stats = arguments[4].toTensor();
+  given.grad_out = arguments[kGradOut].toTensor();
+  if (!arguments[kGradLse].isNone())
+    given.grad_lse = arguments[kGradLse].toTensor();
+  given.out = arguments[kForwardOut].toTensor();
+  given.lse = arguments[kForwardLse].toTensor();
+  given.stats = arguments[kForwardStats].toTensor();
   given.call = Call::read(kBackward, arguments, kCallOfBackward);
   const auto wanted = arguments[kOutputMask].toBoolList();
   for (size_t i = 0; i < kGradients; ++i) given.is_wanted[i] = wanted[i];

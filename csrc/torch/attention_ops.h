@@ -12,9 +12,17 @@ namespace orchard::torch_ops {
 inline constexpr const char* kForward = "flash_attention";
 inline constexpr const char* kBackward = "flash_attention_backward";
 
-// backward's arguments before those of Call: grad_out, grad_lse (or none), out,
-// lse, stats; output_mask.
-inline constexpr size_t kBackwardTensors = 5;
+// What forward returns, and backward's arguments before output_mask and those
+// of Call.
+enum Output : uint8_t { kOut, kLse, kStats, kOutputs };
+enum BackwardTensor : uint8_t {
+  kGradOut,
+  kGradLse,  // or none
+  kForwardOut,
+  kForwardLse,
+  kForwardStats,
+  kBackwardTensors
+};
 inline constexpr size_t kOutputMask = kBackwardTensors;
 inline constexpr size_t kCallOfBackward = kOutputMask + 1;
 

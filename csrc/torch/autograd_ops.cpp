@@ -116,9 +116,9 @@ struct ForwardFunction : Function<ForwardFunction> {
     Stack stack;
     call.push(stack);
     const Stack results = run_below(forward_op(), std::move(stack));
-    const Tensor out = results[0].toTensor();
-    const Tensor lse = results[1].toTensor();
-    const Tensor stats = results[2].toTensor();
+    const Tensor out = results[kOut].toTensor();
+    const Tensor lse = results[kLse].toTensor();
+    const Tensor stats = results[kStats].toTensor();
     variable_list saved{out, lse, stats};
     for (const Tensor& tensor : call.tensors()) saved.push_back(tensor);
     context->save_for_backward(std::move(saved));
@@ -133,11 +133,11 @@ struct ForwardFunction : Function<ForwardFunction> {
                                 const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
     const Call call =
-        Call::of(at::TensorList(saved).slice(3),
+        Call::of(at::TensorList(saved).slice(kOutputs),
                  context->saved_data["options"].toTupleRef().elements());
     const size_t inputs = differentiable(call).size();
     variable_list result(inputs + 1);  // one more for the call itself
-    if (!grads[0].defined() && !grads[1].defined()) return result;
+    if (!grads[kOut].defined() && !grads[kLse].defined()) return result;
     // Which of the five gradients belongs to each input.
     const std::array<size_t, kGradients> which{
         kQ, kK, kV, call.has_bias() ? kBias : kSinks, kSinks};
@@ -146,8 +146,9 @@ struct ForwardFunction : Function<ForwardFunction> {
       is_wanted[which[i]] = context->needs_input_grad(i);
     }
     const Tensor grad_out =
-        grads[0].defined() ? grads[0] : at::zeros_like(saved[0]);
-    Stack stack{grad_out, or_none(grads[1]), saved[0], saved[1], saved[2]};
+        grads[kOut].defined() ? grads[kOut] : at::zeros_like(saved[kOut]);
+    Stack stack{grad_out, or_none(grads[kLse]), saved[kOut], saved[kLse],
+                saved[kStats]};
     stack.emplace_back(to_list(is_wanted));
     call.push(stack);
     // Through the Autograd key again, for the clear error of second gradients.
@@ -183,8 +184,8 @@ void forward_autograd(const c10::OperatorHandle& op,
   const Call call = Call::take(kForward, *stack);
   const variable_list outputs =
       ForwardFunction::apply(at::TensorList(differentiable(call)), call);
-  torch::jit::push(*stack, with_dims_of(call, outputs[0]),
-                   with_dims_of(call, outputs[1]), outputs[2]);
+  torch::jit::push(*stack, with_dims_of(call, outputs[kOut]),
+                   with_dims_of(call, outputs[kLse]), outputs[kStats]);
 }
 
 void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {

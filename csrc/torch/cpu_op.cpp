@@ -19,15 +19,11 @@ namespace {
 using at::Tensor;
 using attention::refuse;
 
-struct Outputs {
-  Tensor out, lse;
-};
-
 Tensor no_numbers(const Call& call) {
   return at::empty({0}, call.q.options().dtype(at::kFloat));
 }
 
-Outputs by_definition(const Call& call, int64_t first_batch) {
+CpuOutputs by_definition(const Call& call, int64_t first_batch) {
   auto [weights, lse] = softmax_weights(call);
   const double dropout_p = call.settings.dropout_p;
   if (dropout_p > 0.0) {
@@ -38,16 +34,6 @@ Outputs by_definition(const Call& call, int64_t first_batch) {
   }
   const Tensor v = call.v.to(weights.scalar_type());
   return {at::matmul(weights, v).to(call.q.scalar_type()), lse};
-}
-
-// Of a batch of equal lengths.
-Outputs attend(const Call& given, int64_t first_batch) {
-  const Call call = with_repeated_heads(given);
-  if (!call.needs_lse) {
-    const Tensor out = sdpa_out(call);
-    if (out.defined()) return {out, no_numbers(call)};
-  }
-  return by_definition(call, first_batch);
 }
 
 // Waits for nothing: the tensor is on the CPU.
@@ -91,7 +77,7 @@ void check_starts(const char* operation,
 }
 
 // Within each packed sequence; tokens of none get 0 and -inf.
-Outputs attend_packed(const Call& call) {
+CpuOutputs attend_packed(const Call& call) {
   const std::vector<int64_t> starts_q = numbers_in(call.starts_q);
   const std::vector<int64_t> starts_kv = numbers_in(call.starts_kv);
   std::vector<Tensor> outs, lses;
@@ -105,7 +91,7 @@ Outputs attend_packed(const Call& call) {
     if (call.slopes.defined() && call.slopes.dim() == 2) {
       sequence.slopes = call.slopes.select(0, index);
     }
-    const Outputs outputs = attend(sequence, index);
+    const CpuOutputs outputs = attend_on_cpu(sequence, index);
     outs.push_back(outputs.out);
     lses.push_back(outputs.lse);
   }
@@ -124,6 +110,15 @@ Outputs attend_packed(const Call& call) {
 
 }  // namespace
 
+CpuOutputs attend_on_cpu(const Call& given, int64_t first_batch) {
+  const Call call = with_repeated_heads(given);
+  if (!call.needs_lse) {
+    const Tensor out = sdpa_out(call);
+    if (out.defined()) return {out, no_numbers(call)};
+  }
+  return by_definition(call, first_batch);
+}
+
 void check_packed_numbers(const char* operation, const Call& call) {
   if (!call.is_packed()) return;
   check_starts(operation, "q", numbers_in(call.starts_q), call.q.sym_size(2),
@@ -139,8 +134,8 @@ void forward_cpu(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
   // What was to be cast has been.
   const c10::impl::ExcludeDispatchKeyGuard no_casts(
       c10::DispatchKey::AutocastCPU);
-  const Outputs outputs =
-      call.is_packed() ? attend_packed(call) : attend(call, 0);
+  const CpuOutputs outputs =
+      call.is_packed() ? attend_packed(call) : attend_on_cpu(call, 0);
   const Tensor lse =
       call.needs_lse ? with_dims_of(call, outputs.lse) : no_numbers(call);
   torch::jit::push(*stack, with_dims_of(call, outputs.out), lse,

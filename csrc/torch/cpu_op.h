@@ -1,9 +1,18 @@
-// csrc/torch/cpu_op.h: what can be checked of CPU tensors alone.
+// csrc/torch/cpu_op.h: attention on CPU tensors, and what can be checked of
+// them alone.
 #pragma once
 
 #include "torch/call.h"
 
 namespace orchard::torch_ops {
+
+struct CpuOutputs {
+  at::Tensor out;
+  at::Tensor lse;  // without numbers unless it is asked for
+};
+
+// Of a checked call that is not packed.  `first_batch`: keep_mask's.
+CpuOutputs attend_on_cpu(const Call& call, int64_t first_batch);
 
 // The numbers in cu_seqlens, which a device would have to be waited for.
 void check_packed_numbers(const char* operation, const Call& call);

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <limits>
-#include <tuple>
+#include <string>
 
 #include "attention/plan.h"
 #include "torch/attention_ops.h"
-#include "torch/call.h"
+#include "torch/decode_step.h"
 #include "torch/inputs.h"
 #include "torch/run.h"
 
@@ -19,12 +19,8 @@ namespace {
 using at::Tensor;
 using attention::Problem;
 using attention::refuse;
-
-struct Step {
-  Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes, sinks;
-  attention::Settings settings;
-  int64_t splits = 0;
-};
+using Step = DecodeStep;
+using Outputs = DecodeOutputs;
 
 // An int32 tensor beside q, of `dim` dimensions, one row a batch entry.
 void check_numbers(const char* name,
@@ -43,38 +39,34 @@ void check_numbers(const char* name,
          "; convert it with .to");
 }
 
-Call call_of(const Step& step) {
-  Call call;
-  call.q = step.q;
-  call.k = step.k;
-  call.v = step.v;
-  call.slopes = step.slopes;
-  call.sinks = step.sinks;
-  call.settings = step.settings;
-  call.is_indirect = step.table.defined() || step.cache_rows.defined();
-  return call;
-}
-
 void check_pages(const Step& step) {
   if (step.cache_rows.defined() || step.left_pads.defined()) {
-    refuse(kDecode,
-           "block_table cannot be combined with cache_batch_idx or "
-           "cache_leftpad");
+    throw Error(
+        ErrorKind::unsupported,
+        std::string("[") + kDecode + "] expected " +
+            (step.left_pads.defined() ? "cache_leftpad" : "cache_batch_idx") +
+            " without block_table, got both; the table says where the "
+            "keys lie: leave out padding, and rows of other entries");
   }
   const c10::SymInt page_size = step.k.sym_size(2);
   if (page_size % attention::kPageUnit != 0 || page_size == 0) {
-    refuse(kDecode, "a page must hold a multiple of ", attention::kPageUnit,
-           " keys, got ", page_size);
+    refuse(kDecode, "expected pages of a multiple of ", attention::kPageUnit,
+           " keys, got ", page_size,
+           "; make k_cache and v_cache with other pages");
   }
 }
 
 void check_step(const Step& step) {
-  check_call(kDecode, call_of(step));
+  check_call(kDecode, step.call());
   if (step.k.sym_size(0) != step.v.sym_size(0)) {
-    refuse(kDecode, "k_cache and v_cache must have the same first size, got ",
-           step.k.sym_size(0), " and ", step.v.sym_size(0));
+    refuse(kDecode, "expected k_cache and v_cache of one first size, got ",
+           step.k.sym_size(0), " and ", step.v.sym_size(0),
+           "; slice the larger one");
   }
-  if (!step.lengths.defined()) refuse(kDecode, "cache_seqlens is missing");
+  if (step.splits < 0) {
+    refuse(kDecode, "expected num_splits to be 0 or a number of splits, got ",
+           step.splits, "; 0 lets the shapes decide");
+  }
   check_numbers("cache_seqlens", step.lengths, step.q, 1);
   check_numbers("block_table", step.table, step.q, 2);
   check_numbers("cache_batch_idx", step.cache_rows, step.q, 1);
@@ -83,7 +75,7 @@ void check_step(const Step& step) {
 }
 
 Problem problem_of(const Step& step) {
-  Problem problem = torch_ops::problem_of(kDecode, call_of(step));
+  Problem problem = torch_ops::problem_of(kDecode, step.call());
   problem.cache.is_used = true;
   problem.cache.entries = step.k.size(0);
   problem.cache.has_left_pads = step.left_pads.defined();
@@ -97,15 +89,13 @@ Problem problem_of(const Step& step) {
 }
 
 // Of a problem that is not empty.  No tile has fewer columns than a page's
-// unit, so that parts beyond one for each unit would only be empty.
+// unit, so that splits beyond one for each unit would only be empty.
 int64_t splits_of(const Step& step, const Problem& problem) {
-  if (step.splits <= 0) return attention::decode_splits(problem);
+  if (step.splits == 0) return attention::decode_splits(problem);
   const int64_t units =
       (problem.len_kv + attention::kPageUnit - 1) / attention::kPageUnit;
   return std::clamp<int64_t>(step.splits, 1, std::max<int64_t>(units, 1));
 }
-
-using Outputs = std::tuple<Tensor, Tensor>;
 
 Outputs empty_outputs(const Step& step) {
   const Tensor& q = step.q;
@@ -121,18 +111,31 @@ Outputs shapes_alone(const Step& step) {
   return empty_outputs(step);
 }
 
+// Whether a step of no queries or no keys has been served.
+bool is_served_empty(const Step& step, const Outputs& outputs) {
+  const auto& [out, lse] = outputs;
+  if (out.numel() == 0) return true;
+  if (step.k.numel() != 0) return false;
+  out.zero_();
+  lse.fill_(-std::numeric_limits<float>::infinity());
+  if (step.sinks.defined()) lse.copy_(step.sinks.view({1, -1, 1}));
+  return true;
+}
+
+Outputs run_on_cpu(const Step& step) {
+  check_step(step);
+  const Outputs outputs = empty_outputs(step);
+  if (!is_served_empty(step, outputs)) decode_on_cpu(step, outputs);
+  return outputs;
+}
+
 // A step of no queries is checked as any other and launches nothing.
 Outputs run(const Step& step) {
   check_step(step);
   Problem problem = problem_of(step);
-  const auto [out, lse] = empty_outputs(step);
-  if (out.numel() == 0) return {out, lse};
-  if (step.k.numel() == 0) {
-    out.zero_();
-    lse.fill_(-std::numeric_limits<float>::infinity());
-    if (step.sinks.defined()) lse.copy_(step.sinks.view({1, -1, 1}));
-    return {out, lse};
-  }
+  const Outputs outputs = empty_outputs(step);
+  if (is_served_empty(step, outputs)) return outputs;
+  const auto& [out, lse] = outputs;
   problem.cache.splits = splits_of(step, problem);
   const Tensor& q = step.q;
   const auto numbers = lse.options();
@@ -161,7 +164,7 @@ Outputs run(const Step& step) {
   attention::Plan plan;
   attention::plan_decode(device, problem, views, plan);
   run(device, Direction::decode, q, problem, plan, inputs.copies());
-  return {out, lse};
+  return outputs;
 }
 
 template <Outputs (*serve)(const Step&)>
@@ -219,6 +222,10 @@ TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {
 #ifdef ORCHARD_WITH_METAL
 TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) { m.impl("decode", decode<run>); }
 #endif
+
+TORCH_LIBRARY_IMPL(orchard_ops, CPU, m) {
+  m.impl("decode", decode<run_on_cpu>);
+}
 
 TORCH_LIBRARY_IMPL(orchard_ops, Meta, m) {
   m.impl("decode", decode<shapes_alone>);

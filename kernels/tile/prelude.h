@@ -6,7 +6,7 @@
 //   HEAD_DIM, HEAD_DIM_V  of q and k; of v
 //   VEC                   elements per load or store
 //   TILE_ROWS, TILE_COLS  8x8 fragments of scores per simdgroup
-//   SIMDGROUPS, SLICES     per threadgroup; of those, slices of head_dim
+//   SIMDGROUPS, SLICES    per threadgroup; of those, slices of head_dim
 //   WIDE_INDEX            whether a head of a tensor reaches beyond 31 bits
 //   HAS_WINDOW            whether rows see a part of the columns only
 //   MASK                  MASK_NONE, MASK_BOOL or MASK_BIAS

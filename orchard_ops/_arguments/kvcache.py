@@ -1,4 +1,9 @@
-"""Checks of the arguments of ``flash_attention_with_kvcache``."""
+"""What of ``flash_attention_with_kvcache`` its operator cannot check.
+
+The operator (csrc/torch/decode_op.cpp) checks shapes, dtypes, devices and options.
+Here is what names and layouts need, the new keys and values, which no operator sees,
+and the numbers that the host knows.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +30,13 @@ __all__ = [
     "Cache",
     "Options",
     "cache_of",
+    "check_places",
     "check_step",
     "options_of",
     "rotary_table",
 ]
 
 NAME = "flash_attention_with_kvcache"
-_PAGE_UNIT = 8  # csrc/attention's kPageUnit
 _MOST_SPLITS = 2**29  # as many as a cache may have keys
 
 
@@ -66,14 +71,9 @@ def check_step(
     stores: tuple[Tensor, Tensor],
     sinks: Tensor | None,
 ) -> None:
-    """Check q, the caches, the new keys and values, and that no gradient is wanted."""
+    """Check ranks, the new keys and values, and that no gradient is wanted."""
     layout = "batch, len"
     check_rank(NAME, layout, 4, q=q, k_cache=stores[0], v_cache=stores[1])
-    if stores[0].size(0) != stores[1].size(0):
-        raise InvalidProblemError(
-            f"[{NAME}] expected k_cache and v_cache of one first size, got "
-            f"{stores[0].size(0)} and {stores[1].size(0)}; slice the larger one"
-        )
     if (k is None) != (v is None):
         raise InvalidProblemError(
             f"[{NAME}] expected k and v together, got only one of them; pass both, or "
@@ -115,24 +115,44 @@ def cache_of(
     cache_batch_idx: Tensor | None,
     cache_leftpad: Tensor | None,
 ) -> Cache:
-    """Return the cache once what says where its keys lie has been checked.
+    """Return the cache once the host's numbers of where its keys lie are checked.
 
     Numbers that only a device knows are not read: that would wait for it.
     """
-    table = _numbers_if("block_table", block_table, q, 2)
-    rows = _numbers_if("cache_batch_idx", cache_batch_idx, q, 1)
-    left_pads = _numbers_if("cache_leftpad", cache_leftpad, q, 1)
+    table = _int32_of("block_table", block_table)
+    rows = _int32_of("cache_batch_idx", cache_batch_idx)
+    left_pads = _int32_of("cache_leftpad", cache_leftpad)
     capacity = stores[0].size(1)
     if table is not None:
-        for label, tensor in (("cache_leftpad", left_pads), ("cache_batch_idx", rows)):
-            _check_without_pages(label, tensor)
-        _check_page_size(capacity)
-        capacity *= table.size(1)
+        capacity *= table.size(-1) if table.dim() else 1
     seqlens, counts = _lengths_of(q, cache_seqlens, capacity, len_new)
-    cache = Cache(*stores, seqlens, counts, table, rows, left_pads)
-    if q.device.type == "cpu" and counts is not None:
-        _check_places(cache, [count + len_new for count in counts], capacity)
-    return cache
+    return Cache(*stores, seqlens, counts, table, rows, left_pads)
+
+
+def check_places(cache: Cache, len_new: int) -> None:
+    """Check entries, padding and used pages, which CPU tensors show.
+
+    Args:
+        cache: what the operator has found nothing wrong with.
+        len_new: how many keys will be added.
+    """
+    entries, advice = cache.k.size(0), "name one that is there"
+    if cache.rows is not None:
+        why = f"k_cache having {entries} entries"
+        _check_range("cache_batch_idx", cache.rows.tolist(), entries - 1, why, advice)
+    size = cache.k.size(1)
+    if cache.left_pads is not None:
+        why = f"the cache having room for {size} keys"
+        _check_range("cache_leftpad", cache.left_pads.tolist(), size, why, advice)
+    if cache.table is not None:
+        lengths = [count + len_new for count in cache.counts or []]
+        used = [
+            page
+            for pages, length in zip(cache.table.tolist(), lengths)
+            for page in pages[: -(-length // size)]
+        ]
+        why = f"k_cache having {entries} pages"
+        _check_range("block_table", used, entries - 1, why, advice)
 
 
 def options_of(
@@ -144,14 +164,8 @@ def options_of(
     sinks: Tensor | None,
     num_splits: int,
 ) -> Options:
-    """Return the options, checked but for what depends on shapes."""
-    advice = "0 lets the shapes decide"
-    splits = whole_number(NAME, "num_splits", num_splits, advice)
-    if splits < 0:
-        raise InvalidProblemError(
-            f"[{NAME}] expected num_splits to be 0 or a number of parts, got {splits}; "
-            f"{advice}"
-        )
+    """Return the options as numbers and flags of the operator."""
+    splits = whole_number(NAME, "num_splits", num_splits, "0 lets the shapes decide")
     left, right = window_sides(NAME, window)
     return Options(
         None if scale is None else check_number(NAME, "scale", scale),
@@ -160,7 +174,7 @@ def options_of(
         0 if check_flag(NAME, "is_causal", is_causal) else right,
         slopes_of(NAME, alibi_slopes),
         per_head(NAME, "sinks", sinks),
-        min(splits, _MOST_SPLITS),
+        max(-1, min(splits, _MOST_SPLITS)),
     )
 
 
@@ -211,8 +225,9 @@ def _lengths_of(
     if isinstance(cache_seqlens, Tensor) and cache_seqlens.dim() == 0:
         cache_seqlens = cache_seqlens.expand(q.size(0))
     if isinstance(cache_seqlens, Tensor):
-        lengths = _numbers_of("cache_seqlens", cache_seqlens, q, 1)
-        counts = cache_seqlens.tolist() if is_on_cpu else None
+        if is_on_cpu and cache_seqlens.device == q.device:
+            counts = cache_seqlens.flatten().tolist()
+        lengths = _int32_of("cache_seqlens", cache_seqlens)
     else:
         advice = "several lengths are an int32 tensor of shape [batch] on q's device"
         count = whole_number(NAME, "cache_seqlens", cache_seqlens, advice)
@@ -223,26 +238,6 @@ def _lengths_of(
     if lengths is None:
         lengths = torch.full((q.size(0),), count, dtype=torch.int32).to(q.device)
     return lengths, counts
-
-
-def _check_places(cache: Cache, counts: list[int], capacity: int) -> None:
-    """Check entries, padding and used pages, which CPU tensors show."""
-    entries, advice = cache.k.size(0), "name one that is there"
-    if cache.rows is not None:
-        why = f"k_cache having {entries} entries"
-        _check_range("cache_batch_idx", cache.rows.tolist(), entries - 1, why, advice)
-    if cache.left_pads is not None:
-        why = f"the cache having room for {capacity} keys"
-        _check_range("cache_leftpad", cache.left_pads.tolist(), capacity, why, advice)
-    if cache.table is not None:
-        size = cache.k.size(1)
-        used = [
-            page
-            for pages, count in zip(cache.table.tolist(), counts)
-            for page in pages[: -(-count // size)]
-        ]
-        why = f"k_cache having {entries} pages"
-        _check_range("block_table", used, entries - 1, why, advice)
 
 
 def _check_range(
@@ -259,37 +254,9 @@ def _check_range(
         )
 
 
-def _check_without_pages(label: str, tensor: Tensor | None) -> None:
-    if tensor is not None:
-        raise UnsupportedError(
-            f"[{NAME}] expected {label} without block_table, got both; the table says "
-            "where the keys lie: leave out padding, and rows of other entries"
-        )
-
-
-def _check_page_size(page_size: int) -> None:
-    if page_size % _PAGE_UNIT or page_size == 0:
-        raise InvalidProblemError(
-            f"[{NAME}] expected pages of a multiple of {_PAGE_UNIT} keys, got "
-            f"{page_size}; make k_cache and v_cache with other pages"
-        )
-
-
-def _numbers_if(
-    label: str, tensor: Tensor | None, q: Tensor, dim: int
-) -> Tensor | None:
-    return None if tensor is None else _numbers_of(label, tensor, q, dim)
-
-
-def _numbers_of(label: str, tensor: Tensor, q: Tensor, dim: int) -> Tensor:
-    """Return an integer tensor of one row a batch entry as int32."""
+def _int32_of(label: str, tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor of whole numbers as the operator takes it, others as they are."""
+    if tensor is None:
+        return None
     check_is_tensor(NAME, label, tensor)
-    is_whole = tensor.dtype in (torch.int32, torch.int64)
-    is_sized = tensor.dim() == dim and tensor.size(0) == q.size(0)
-    if tensor.device == q.device and is_whole and is_sized:
-        return tensor.to(torch.int32)
-    raise InvalidProblemError(
-        f"[{NAME}] expected {label} to be int32 with {dim} dimensions, the first "
-        f"{q.size(0)} as q's batch, on {q.device}, got {tensor.dtype} of shape "
-        f"{list(tensor.shape)} on {tensor.device}; convert it with .to"
-    )
+    return tensor.to(torch.int32) if tensor.dtype == torch.int64 else tensor

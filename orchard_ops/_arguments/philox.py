@@ -37,5 +37,5 @@ def keep_mask(
         Bool CPU tensor of that shape, True where the weight is kept.
     """
     _native.require_loaded("dropout")
-    kept: Tensor = torch.ops.orchard_ops.keep_mask(seed, dropout_p, shape, first_batch)
+    kept: Tensor = _native.ops.keep_mask(seed, dropout_p, shape, first_batch)
     return kept

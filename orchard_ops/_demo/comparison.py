@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import orchard_ops
 
-from .._device import STORAGE_MODES, call_counts, storage_mode
+from .._device import STORAGE_MODES, storage_mode
 from .corpus import Batches
 from .gpt import GPT, Attention, Shape
 
@@ -63,7 +63,7 @@ class Comparison:
             torch.optim.AdamW(model.parameters(), LEARNING_RATE, foreach=False)
             for model in (self._ours, self._theirs)
         ]
-        self._first_calls = call_counts()
+        self._first_calls = orchard_ops.call_counts()
         self.result = Result()
 
     def step(self) -> None:
@@ -72,17 +72,15 @@ class Comparison:
         index = len(self.result.losses)
         if index == 0:
             self._measure_gradients(tokens, targets)
-            self._first_calls = call_counts()
+            self._first_calls = orchard_ops.call_counts()
         with storage_mode(self._device, STORAGE_MODES[index % len(STORAGE_MODES)]):
             inputs = tokens.to(self._device), targets.to(self._device)
             self.result.losses.append(self._descend(0, self._ours, *inputs))
         self.result.losses_torch.append(self._descend(1, self._theirs, tokens, targets))
-        calls = (now - then for now, then in zip(call_counts(), self._first_calls))
-        (
-            self.result.calls_forward,
-            self.result.calls_backward,
-            self.result.copies,
-        ) = calls
+        calls, first = orchard_ops.call_counts(), self._first_calls
+        self.result.calls_forward = calls.forward - first.forward
+        self.result.calls_backward = calls.backward - first.backward
+        self.result.copies = calls.copies - first.copies
 
     def _descend(
         self, index: int, model: GPT, tokens: Tensor, targets: Tensor
@@ -97,9 +95,7 @@ class Comparison:
         for tensor in (q, k, v):
             described = orchard_ops.storage.describe(tensor)
             self.result.storage_modes.add(described.storage_mode)
-        out = orchard_ops.flash_attention(q, k, v, is_causal=True)
-        assert isinstance(out, Tensor)
-        return out
+        return orchard_ops.flash_attention(q, k, v, is_causal=True)
 
     def _measure_gradients(self, tokens: Tensor, targets: Tensor) -> None:
         """Compare the attention gradients of all layers with a float64 copy's."""

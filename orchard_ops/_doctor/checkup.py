@@ -206,7 +206,7 @@ def _thread_limits(device: torch.device) -> dict[str, dict[str, int]]:
     without the attribute its own tells of the registers.  0: no pipeline.
     """
     like = torch.empty(1, device=device)
-    rows = zip(*torch.ops.orchard_ops.thread_limits(like))
+    rows = zip(*_native.ops.thread_limits(like))
     return {
         name: {"with_attribute": with_attribute, "without": without}
         for name, with_attribute, without in rows

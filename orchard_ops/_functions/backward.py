@@ -34,7 +34,7 @@ def gradients(
     _native.require_loaded(name)
     wanted = [True, True, True, False, False]
     try:
-        dq, dk, dv, _, _ = torch.ops.orchard_ops.backward(
+        dq, dk, dv, _, _ = _native.ops.backward(
             grad_out, None, out, lse, lse.new_empty(0), wanted, *arguments
         )
     except RuntimeError as error:

@@ -13,12 +13,12 @@ from .._arguments.kvcache import (
     Cache,
     Options,
     cache_of,
+    check_places,
     check_step,
     options_of,
     rotary_table,
 )
 from .._errors import translate
-from .kvcache_cpu import attend_on_cpu, check_on_cpu
 from .rotary import rotate
 
 __all__ = ["flash_attention_with_kvcache"]
@@ -199,26 +199,26 @@ def flash_attention_with_kvcache(
         most = 0 if k is None else max(len_new, steps, 1)
         turn = rotary_table(q, rotary_cos, rotary_sin, cache.counts, most)
     is_on_cpu = q.device.type == "cpu"
+    if is_on_cpu or k is not None:
+        _attend(q[:, :0], cache, options)  # Computes nothing, but checks the rest.
     if is_on_cpu:
-        check_on_cpu(q, cache, options)
+        check_places(cache, len_new)
+    # Nothing has been written so far, and nothing is refused from here on.
     if k is not None and v is not None:
-        if not is_on_cpu:
-            _attend(q[:, :0], cache, options)  # Computes nothing, but checks the rest.
-        # Nothing has been written so far, and nothing is refused from here on.
         if turn is not None:
             places = _positions(cache, steps).expand(-1, q.size(1))
             q = rotate(q, *turn, places, rotary_interleaved)
             k = rotate(k, *turn, _positions(cache, len_new), rotary_interleaved)
         cache = _append(cache, k, v)
-    out, lse = (attend_on_cpu if is_on_cpu else _attend)(q, cache, options)
+    out, lse = _attend(q, cache, options)
     return (out, lse) if return_lse else out
 
 
 def _attend(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:
     _native.require_loaded(NAME)
     try:
-        out, lse = torch.ops.orchard_ops.decode(
-            *(t.transpose(1, 2) for t in (q, cache.k, cache.v)),
+        out, lse = _native.ops.decode(
+            q.transpose(1, 2), cache.k.transpose(1, 2), cache.v.transpose(1, 2),
             cache.seqlens, cache.table, cache.rows, cache.left_pads,
             options.alibi_slopes, options.sinks, options.scale, options.softcap,
             options.window_left, options.window_right, options.num_splits,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-import torch
 from torch import Tensor
 
 from .. import _native
@@ -12,7 +11,7 @@ from .._arguments import Arguments
 from .._errors import translate
 from .._tracing import is_compiling, is_recorded
 
-__all__ = ["attend", "check", "reason_against"]
+__all__ = ["attend", "reason_against"]
 
 
 def attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor]:
@@ -28,13 +27,6 @@ def attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor]:
     except RuntimeError as error:
         raise translate(error, name) from None
     return out, lse
-
-
-def check(name: str, arguments: Arguments) -> None:
-    """Raise what ``attend`` would, and compute nothing."""
-    reason = _tagged_reason(name, arguments)
-    if reason:
-        raise translate(RuntimeError(reason.replace("[supports]", f"[{name}]", 1)))
 
 
 def reason_against(name: str, arguments: Arguments) -> str:
@@ -59,7 +51,7 @@ def _tagged_reason(name: str, arguments: Arguments) -> str:
 def _operator(name: str, operator: str) -> Callable[..., Any]:
     """Return an operator; a compiler must see the whole of it."""
     if is_compiling():
-        overload: Callable[..., Any] = getattr(torch.ops.orchard_ops, operator).default
+        overload: Callable[..., Any] = getattr(_native.ops, operator).default
         return overload
     _native.require_loaded(name)
     return _native.operator(operator)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .. import _native
 from .._arguments import Arguments
 from .._arguments.philox import keep_mask
 
@@ -51,7 +52,7 @@ def signed_probabilities(arguments: Arguments) -> Tensor:
 
 
 def _signed(arguments: Arguments, first_batch: int) -> Tensor:
-    weights = torch.ops.orchard_ops.softmax_weights(*arguments)
+    weights = _native.ops.softmax_weights(*arguments)
     assert arguments.seed is not None
     kept = keep_mask(arguments.seed, arguments.dropout_p, weights.shape, first_batch)
     return torch.where(kept.to(weights.device), weights, -weights).to(arguments.q.dtype)

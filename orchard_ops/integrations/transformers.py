@@ -136,7 +136,6 @@ def attention(
         softcap=softcap or 0.0,
         sinks=s_aux,
     )
-    assert isinstance(out, Tensor)
     return out.transpose(1, 2).contiguous(), None
 
 

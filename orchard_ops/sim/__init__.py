@@ -21,13 +21,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, overload
+from typing import TYPE_CHECKING, Any, Callable, overload
 
 import torch
 
 from .. import _native
 from .._errors import DeviceError, InvalidProblemError, translate
 from . import _device
+
+if TYPE_CHECKING:
+    from .._sim import Kernel
 
 __all__ = [
     "DEVICE",
@@ -54,8 +57,9 @@ __all__ = [
 DEVICE = "metalsim"
 """The device's name: ``torch.device(sim.DEVICE)``."""
 
-Kernel = Any
-"""A compiled kernel, as `compile` returns it (the class lives in ``_sim``)."""
+if not TYPE_CHECKING:
+    Kernel = Any
+    """A compiled kernel, as `compile` returns it (the class lives in ``_sim``)."""
 
 # What PyTorch calls the device type before anybody renames it.
 _UNNAMED = "privateuseone"
@@ -127,7 +131,7 @@ def enable() -> None:
     _native.load_metalsim()
     _device.register(DEVICE)
     with contextlib.suppress(DeviceError):  # needed by kernels only
-        torch.ops.orchard_metalsim.set_compiler(shlex.join(compiler()))
+        _native.metalsim_ops.set_compiler(shlex.join(compiler()))
     # PyTorch's autograd thread of a device lets go of a backward's Python objects a
     # moment after backward has returned; 2.13 aborts a process that ends before that.
     atexit.register(time.sleep, _LAST_MOMENT)
@@ -152,8 +156,8 @@ def default_storage_mode(mode: str | None = None) -> str | Setting:
         InvalidProblemError: no such mode.
     """
     enable()
-    ops = torch.ops.orchard_metalsim
-    previous = str(ops.storage_mode())
+    ops = _native.metalsim_ops
+    previous = ops.storage_mode()
     if mode is None:
         return previous
     if mode not in _MODES:
@@ -167,14 +171,14 @@ def default_storage_mode(mode: str | None = None) -> str | Setting:
 def memory() -> Memory:
     """Return how much simulated memory is held now and was held at most."""
     enable()
-    allocated, peak = torch.ops.orchard_metalsim.memory()
-    return Memory(int(allocated), int(peak))
+    allocated, peak = _native.metalsim_ops.memory()
+    return Memory(allocated, peak)
 
 
 def reset_peak_memory() -> None:
     """Let `memory` report the most that is held from now on."""
     enable()
-    torch.ops.orchard_metalsim.reset_peak_memory()
+    _native.metalsim_ops.reset_peak_memory()
 
 
 def seed(value: int) -> None:
@@ -187,7 +191,7 @@ def seed(value: int) -> None:
         value: 0 for the plain order, any other number for another one.
     """
     enable()
-    torch.ops.orchard_metalsim.set_schedule_seed(_as_signed(value))
+    _native.metalsim_ops.set_schedule_seed(_as_signed(value))
 
 
 def strict(enabled: bool = True) -> Setting:
@@ -197,8 +201,8 @@ def strict(enabled: bool = True) -> Setting:
         A `Setting` that restores the previous state if used in ``with``.
     """
     enable()
-    ops = torch.ops.orchard_metalsim
-    previous = bool(ops.strict())
+    ops = _native.metalsim_ops
+    previous = ops.strict()
     ops.set_strict(enabled)
     return Setting(lambda: ops.set_strict(previous))
 
@@ -210,8 +214,8 @@ def idle(enabled: bool = True) -> Setting:
         A `Setting` that restores the previous state if used in ``with``.
     """
     enable()
-    ops = torch.ops.orchard_metalsim
-    previous = bool(ops.idle())
+    ops = _native.metalsim_ops
+    previous = ops.idle()
     ops.set_idle(enabled)
     return Setting(lambda: ops.set_idle(previous))
 
@@ -219,16 +223,16 @@ def idle(enabled: bool = True) -> Setting:
 def counters() -> dict[str, int]:
     """Return what the kernels did since the last reset, name → count."""
     enable()
-    names, values = torch.ops.orchard_metalsim.counters()
-    return {str(name): int(value) for name, value in zip(names, values)}
+    names, values = _native.metalsim_ops.counters()
+    return dict(zip(names, values))
 
 
 def kernel_counters() -> dict[str, dict[str, int]]:
     """Return the counters of each kernel function since the last reset, by name."""
     enable()
     result: dict[str, dict[str, int]] = {}
-    for kernel, name, value in zip(*torch.ops.orchard_metalsim.kernel_counters()):
-        result.setdefault(str(kernel), {})[str(name)] = int(value)
+    for kernel, name, value in zip(*_native.metalsim_ops.kernel_counters()):
+        result.setdefault(kernel, {})[name] = value
     return result
 
 
@@ -250,8 +254,8 @@ def family(name: str | None = None) -> str | Setting:
         InvalidProblemError: no such class.
     """
     enable()
-    ops = torch.ops.orchard_metalsim
-    previous = str(ops.family())
+    ops = _native.metalsim_ops
+    previous = ops.family()
     if name is None:
         return previous
     if name not in _FAMILIES:
@@ -265,7 +269,7 @@ def family(name: str | None = None) -> str | Setting:
 def reset_counters() -> None:
     """Set every counter to zero."""
     enable()
-    torch.ops.orchard_metalsim.reset_counters()
+    _native.metalsim_ops.reset_counters()
 
 
 def compile(  # noqa: A001 - the design's name, used as sim.compile
@@ -282,10 +286,12 @@ def compile(  # noqa: A001 - the design's name, used as sim.compile
         KernelCompileError: the text was refused; holds the compiler's message.
         DeviceError: no compiler or no simulator was found.
     """
-    module = _native.sim_module()
-    module.set_compiler(shlex.join(compiler()))
+    _native.load_sim()
+    from .. import _sim
+
+    _sim.set_compiler(shlex.join(compiler()))
     try:
-        return module.compile(source, entry, dict(defines or {}))
+        return _sim.compile(source, entry, dict(defines or {}))
     except RuntimeError as error:
         raise translate(error) from None
 
@@ -318,10 +324,12 @@ def check(
         raise InvalidProblemError(
             f"[sim.check] expected a language of {tuple(_LANGUAGES)}, got {language!r}"
         )
-    module = _native.sim_module()
-    module.set_compiler(shlex.join(compiler()))
+    _native.load_sim()
+    from .. import _sim
+
+    _sim.set_compiler(shlex.join(compiler()))
     try:
-        found = module.accept(source, dict(defines or {}), _LANGUAGES[language])
+        found = _sim.accept(source, dict(defines or {}), _LANGUAGES[language])
     except RuntimeError as error:
         raise translate(error) from None
     return Footprint(found[0], tuple(found[1]))

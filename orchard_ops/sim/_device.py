@@ -20,6 +20,7 @@ from torch.utils.backend_registration import (
 )
 from torch.utils.checkpoint import DefaultDeviceType
 
+from .. import _native
 from .._errors import UnsupportedError
 
 __all__ = ["register"]
@@ -126,7 +127,7 @@ def empty_cache() -> None:
 
 def manual_seed(seed: int) -> None:
     """Seed the device's random numbers."""
-    torch.ops.orchard_metalsim.manual_seed(_as_signed(seed))
+    _native.metalsim_ops.manual_seed(_as_signed(seed))
 
 
 def manual_seed_all(seed: int) -> None:
@@ -136,7 +137,7 @@ def manual_seed_all(seed: int) -> None:
 
 def seed() -> int:
     """Seed the random numbers from the machine's entropy; return the seed."""
-    return int(torch.ops.orchard_metalsim.seed())
+    return _native.metalsim_ops.seed()
 
 
 def seed_all() -> None:
@@ -146,20 +147,19 @@ def seed_all() -> None:
 
 def initial_seed() -> int:
     """Return the current seed."""
-    return int(torch.ops.orchard_metalsim.initial_seed())
+    return _native.metalsim_ops.initial_seed()
 
 
 def get_rng_state(device: _Device = None) -> Tensor:
     """Return the random number generator's state, a CPU tensor of bytes."""
     set_device(device)
-    state: Tensor = torch.ops.orchard_metalsim.rng_state()
-    return state
+    return _native.metalsim_ops.rng_state()
 
 
 def set_rng_state(new_state: Tensor, device: _Device = None) -> None:
     """Put the random number generator back into a state."""
     set_device(device)
-    torch.ops.orchard_metalsim.set_rng_state(new_state)
+    _native.metalsim_ops.set_rng_state(new_state)
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
@@ -190,7 +190,7 @@ def is_autocast_enabled() -> bool:
 
 def set_autocast_enabled(enabled: bool) -> None:
     """Switch autocast on or off, for torch.autocast up to PyTorch 2.3."""
-    torch.ops.orchard_metalsim.set_autocast_enabled(enabled)
+    _native.metalsim_ops.set_autocast_enabled(enabled)
     _autocast.is_enabled = enabled
 
 
@@ -201,7 +201,7 @@ def get_autocast_dtype() -> torch.dtype:
 
 def set_autocast_dtype(dtype: torch.dtype) -> None:
     """Set the type of autocast regions, for torch.autocast up to PyTorch 2.3."""
-    torch.ops.orchard_metalsim.set_autocast_dtype(dtype)
+    _native.metalsim_ops.set_autocast_dtype(dtype)
     _autocast.dtype = dtype
 
 

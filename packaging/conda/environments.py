@@ -11,7 +11,7 @@ from pathlib import Path
 
 import rattler
 from macos import macho
-from project import ROOT, minor
+from project import ROOT, default_python, minor
 from rattler.exceptions import SolverError
 
 from conda import standins
@@ -76,12 +76,10 @@ def metadata_channel(folder: Path) -> Channel:
         channel.empty(Package("numpy", "1.26.4", platform))
         for python in MATRIX["package"]["python"]:
             channel.empty(standins.python_package(f"{python}.0", platform))
-        for entry in MATRIX["torch"].values():
-            needs = [entry["numpy"].replace("<", " <")]
-            for python in entry["pythons"]:
-                channel.empty(
-                    standins.torch_package(entry["version"], platform, needs, python)
-                )
+        for version, pythons in MATRIX["conda"]["torch"].items():
+            needs = [standins.numpy_for(version).replace("<", " <")]
+            for python in pythons if platform == LINUX else [default_python()]:
+                channel.empty(standins.torch_package(version, platform, needs, python))
     return channel
 
 
@@ -141,10 +139,8 @@ def run_tests(prefix: Path) -> None:
 def check_macos_files(prefix: Path) -> None:
     """Fail unless an environment holds arm64 Mach-O libraries, PyTorch's too."""
     site = prefix / SITE
-    for path in (
-        site / "orchard_ops" / "_C.so",
-        site / "torch" / "lib" / "libc10.dylib",
-    ):
+    (operators,) = (site / "orchard_ops").glob("_C.torch*.so")
+    for path in (operators, site / "torch" / "lib" / "libc10.dylib"):
         macho.read(path)
 
 
@@ -168,8 +164,7 @@ def below_next(variant: Variant) -> str:
 def check_refusal(variant: Variant, folders: Sequence[Path]) -> str:
     """Ask for a package beside every other PyTorch; return the solver's reason."""
     reason = ""
-    for entry in MATRIX["torch"].values():
-        other = minor(entry["version"])
+    for other in map(minor, MATRIX["conda"]["torch"]):
         if other == variant.torch:
             continue
         specs = [f"orchard-ops * {variant.build}", f"pytorch {other}.*"]

@@ -39,7 +39,7 @@ from conda.channel import (
 )
 from conda.variants import RECIPE, Variant, rendered
 
-ENTRIES = {minor(e["version"]): n for n, e in MATRIX["torch"].items()}
+TORCHES = {minor(version): version for version in MATRIX["conda"]["torch"]}
 SAMPLE_TORCH = minor(MATRIX["torch"][MATRIX["package"]["default"]]["version"])
 BROKEN = "broken/**/*-{build}.conda"
 ROW = "{platform:<10} {torch:<6} {for_:<12} {seconds:>7} {bytes:>9} {files:>5}  {name}"
@@ -113,7 +113,7 @@ def check(variant: Variant, package: Path, folders: list[str]) -> int:
     """Fail if a package holds too much or too little; return its file count."""
     files = contents.read_conda(package)
     package.with_suffix(".txt").write_text(contents.listing(files))
-    found = contents.problems(files, variant.torch, folders)
+    found = contents.problems(files, [variant.torch], folders)
     index = json.loads(files["info/index.json"])
     depends, is_macos = " ".join(index["depends"]), variant.platform == MACOS
     if f",<{environments.below_next(variant)}" not in depends:
@@ -161,7 +161,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     targets, platforms = MATRIX["macos"]["deployment_targets"], [LINUX, MACOS]
-    add("--torch", nargs="+", default=list(ENTRIES), choices=list(ENTRIES))
+    add("--torch", nargs="+", default=list(TORCHES), choices=list(TORCHES))
     add("--platform", nargs="+", default=platforms, choices=platforms)
     add("--target", nargs="+", default=targets, choices=targets, help="of macOS")
     add("--sample", action="store_true", help="one PyTorch on Linux, as CI does")
@@ -187,7 +187,7 @@ def main() -> None:
     if not picked:
         raise SystemExit(f"no variant for Python {PYTHON} is asked for")
     channel = Channel(work / "channel")
-    wanted = {(v.platform, ENTRIES[v.torch]) for v in picked}
+    wanted = {(v.platform, TORCHES[v.torch]) for v in picked}
     standins.add_all(channel, wanted)
     # Before hours of building; a failing build would not tell what is missing.
     environments.solve_all(picked, [channel.folder])

@@ -140,8 +140,6 @@ def add_tools(channel: Channel) -> None:
 
 def add_macos_tools(channel: Channel) -> None:
     """Add what only the macOS packages are built and run with."""
-    for wheel in channel.download(LINUX, [f"ziglang=={ZIG}"]):  # The cross-compiler.
-        channel.add_wheel(wheel, LINUX)
     for wheel in channel.download(MACOS, EXTRAS["cli"]):
         channel.add_wheel(wheel, MACOS)
     headers = downloads.metal_cpp(PYTHON)
@@ -191,10 +189,16 @@ def split(stage: Path) -> None:
         library.symlink_to(os.path.relpath(stage / "lib" / library.name, torch / "lib"))
 
 
-def add_torch(channel: Channel, platform_name: str, name: str) -> None:
-    """Add the PyTorch of a matrix entry for a platform."""
-    entry = MATRIX["torch"][name]
-    version, numpy = entry["version"], entry["numpy"]
+def numpy_for(version: str) -> str:
+    """Return the NumPy that a PyTorch works with."""
+    entries = MATRIX["torch"].values()
+    bounds = {minor(entry["version"]): str(entry["numpy"]) for entry in entries}
+    return bounds.get(minor(version), "numpy")
+
+
+def add_torch(channel: Channel, platform_name: str, version: str) -> None:
+    """Add a PyTorch for a platform."""
+    numpy = numpy_for(version)
     # What a PyTorch needs, its Linux wheel says for both.
     tag = sys.implementation.cache_tag + "-linux-x86_64"
     tree = cpu_torch.cached_tree(version, sys.executable, tag, [numpy])
@@ -214,14 +218,13 @@ def add_torch(channel: Channel, platform_name: str, name: str) -> None:
 
 
 def add_all(channel: Channel, wanted: set[tuple[str, str]]) -> None:
-    """Fill a channel for the PyTorches (platform, entry of the matrix) asked for."""
+    """Fill a channel for the PyTorches (platform, version) asked for."""
     print("filling the local channel", flush=True)
     add_python(channel)
     add_compilers(channel)
     add_tools(channel)
     if MACOS in {platform_name for platform_name, _ in wanted}:
         add_macos_tools(channel)
-    for platform_name, name in sorted(wanted):
-        version = MATRIX["torch"][name]["version"]
+    for platform_name, version in sorted(wanted):
         print(f"packing PyTorch {version} for {platform_name}", flush=True)
-        add_torch(channel, platform_name, name)
+        add_torch(channel, platform_name, version)

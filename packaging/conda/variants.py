@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from project import ROOT, macos_targets, minor, versions
+from project import ROOT, default_python, macos_targets, minor, versions
 
 RECIPE = ROOT / "recipe" / "recipe.yaml"
 HEAD = "# Written by packaging/conda/variants.py from versions.toml.\n"
@@ -70,24 +70,21 @@ def rendered(platform: str, built_on: str = "linux-64") -> list[Variant]:
 def linux(matrix: dict[str, Any]) -> dict[str, list[str]]:
     """Return PyTorch by Python: the simulator is an extension of one Python."""
     rows = [
-        (minor(entry["version"]), python)
-        for entry in matrix["torch"].values()
-        for python in entry["pythons"]
+        (minor(version), python)
+        for version, pythons in matrix["conda"]["torch"].items()
+        for python in pythons
     ]
     return columns(("pytorch", "python"), rows)
 
 
 def macos(matrix: dict[str, Any]) -> dict[str, list[str]]:
     """Return PyTorch by deployment target: one package serves every Python."""
+    # Which Python builds it does not matter.
+    python = default_python()
     rows = [
-        (
-            minor(entry["version"]),
-            entry["python"],
-            target,
-            matrix["macos"]["sdk"][target],
-        )
-        for entry in matrix["torch"].values()
-        for target in macos_targets(matrix, entry["version"])
+        (minor(version), python, target, matrix["macos"]["sdk"][target])
+        for version in matrix["conda"]["torch"]
+        for target in macos_targets(matrix, version)
     ]
     names = ("pytorch", "python", "c_stdlib_version", "MACOSX_SDK_VERSION")
     return columns(names, rows)

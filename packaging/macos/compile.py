@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from project import ROOT, Failure, default_python, versions
+from project import ROOT, Failure, default_python, minor, versions
 
 from macos import downloads
 from macos.build import Build
@@ -30,16 +30,17 @@ def compile_all(version: str, metal_cpp_version: str) -> int:
     """
     build = Build(
         ROOT / "build" / "macos" / f"compile-{version}",
-        downloads.torch_tree(version, PYTHON),
+        {minor(version): downloads.torch_tree(version, PYTHON)},
         downloads.metal_cpp(PYTHON, metal_cpp_version),
-        MATRIX["macos"]["torch"][version],
+        {minor(version): MATRIX["wheels"]["torch"][version]},
+        is_strict=True,
     )
     fast = "-O0 -DNDEBUG"
     parts = {"ORCHARD_SIMULATOR": "ON", "ORCHARD_COMPILE_ONLY": "ON"}
     build.configure(CMAKE_CXX_FLAGS_RELEASE=fast, **parts)
     build.make()
     files = set(ROOT.glob("csrc/**/*.cpp"))
-    if left_out := sorted(files - build.objects().keys()):
+    if left_out := sorted(files - dict(build.objects()).keys()):
         raise Failure(f"CMake compiles no {', '.join(map(str, left_out))}")
     return len(files)
 

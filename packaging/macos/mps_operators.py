@@ -17,7 +17,7 @@ from project import ROOT, Failure, default_python, versions
 from macos import downloads, macho
 
 TABLE = ROOT / "tests" / "metal" / "mps_operators.txt"
-VERSIONS: list[str] = list(versions()["macos"]["torch"])
+VERSIONS: list[str] = list(versions()["wheels"]["torch"])
 PYTHON = default_python()
 OUT = re.compile("_outf?$")
 FUNCTION = re.compile(r"__ZN2at3mps(\d+)(\w+)")

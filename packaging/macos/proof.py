@@ -7,7 +7,7 @@ from pathlib import Path
 from project import Failure
 
 from macos import checks, macho
-from macos.build import zig
+from macos.build import zig_library
 
 
 def libraries(tree: Path) -> list[macho.MachO]:
@@ -18,7 +18,7 @@ def libraries(tree: Path) -> list[macho.MachO]:
 
 def libsystem_stub() -> Path:
     """Return the text stub of libSystem that zig carries."""
-    return zig().parent / "lib" / "libc" / "darwin" / "libSystem.tbd"
+    return zig_library() / "libc" / "darwin" / "libSystem.tbd"
 
 
 def owners_for(target: str, torch: list[macho.MachO]) -> checks.Owners:

@@ -1,18 +1,18 @@
-"""Build macOS arm64 wheels, on a Mac with Apple's clang or elsewhere with zig.
+"""Build the macOS arm64 wheel, on a Mac with Apple's clang or elsewhere with zig.
 
-One wheel for each PyTorch and deployment target of versions.toml.  The wheels
-hold no Python extension, so one serves every Python.  Objects are compiled for
-the oldest target that a PyTorch allows; wheels for newer ones differ in what the
-loader checks.  Each binary is then proved (packaging/macos/proof.py), packed with
-fixed times and order, and listed in dist/macos/wheels.json.
+One wheel carries a library of operators for each PyTorch under [wheels.torch] in
+versions.toml, each for the oldest macOS that its PyTorch runs on, and the one library
+of the device that they share.  It holds no Python extension, so it serves every
+Python.  Each binary is proved (packaging/macos/proof.py) against the wheel of its
+PyTorch; what was built is listed in dist/macos/wheels.json.
 
-Usage: python packaging macos.wheels [--torch 2.4.1 ...] [--target 14.0 ...] [--twice]
+Usage: python packaging macos.wheels [--torch 2.4.1 ...] [--twice]
 
-A PyTorch that cannot be downloaded is named at the end, with the reason and a
-status of 1; the wheels of the others are there.
+--torch leaves the other PyTorches out.  Nothing is built if one cannot be downloaded.
 
 A packager who has PyTorch and metal-cpp unpacked names their folders (--tree,
---metal-cpp); nothing is downloaded then.
+--metal-cpp), and with --target the macOS to build for; nothing is downloaded then,
+and the wheel is for that PyTorch alone.
 """
 
 from __future__ import annotations
@@ -21,116 +21,153 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import contents
 import find_torch
+from pack import check_wheel, pack
 from project import ROOT, Failure, default_python, macos_targets, minor, versions
 
-from macos import downloads
+from macos import downloads, macho
 from macos.build import Build, compiler_name
-from macos.checks import metal_cpp_tables, number
-from macos.pack import check_wheel, pack
+from macos.checks import Owners, metal_cpp_tables, number
 from macos.proof import check, libraries, owners_for, write_stubs
 
-TABLE = "{torch:>7} {python:>7} {target:>6} {bytes:>8} {symbols:>7} {messages:>9}  "
+TABLE = "{library:>26} {macos:>6} {bytes:>8} {symbols:>7}  {sha256}"
 PYTHON = default_python()
 MATRIX = versions()
-HEADINGS = {
-    **{name: name for name in ("torch", "python", "target", "bytes", "symbols")},
-    "messages": "selectors",
-}
 
 
-def build_torch(
-    version: str, targets: list[str], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Build the wheels of one PyTorch; return a row of the table for each."""
-    folder, into = options.work.resolve(), options.out.resolve()
-    tree = (options.tree or downloads.torch_tree(version, PYTHON)).resolve()
+def planned(chosen: dict[str, str], options: argparse.Namespace) -> Build:
+    """Return the build for PyTorch version → oldest macOS."""
+    trees = {
+        minor(version): (
+            options.tree or downloads.torch_tree(version, PYTHON)
+        ).resolve()
+        for version in chosen
+    }
     metal_cpp = (options.metal_cpp or downloads.metal_cpp(PYTHON)).resolve()
-    torch, tables = libraries(tree), metal_cpp_tables(metal_cpp)
-    lowest = MATRIX["macos"]["torch"][version]
-    build = Build(folder / f"torch-{version}", tree, metal_cpp, lowest)
-    folders = [*map(str, (tree, metal_cpp, folder, ROOT)), str(Path.home())]
+    targets = {minor(version): target for version, target in chosen.items()}
+    name = f"torch-{'-'.join(chosen)}" if len(chosen) == 1 else "torch-many"
+    folder = options.work.resolve() / name
+    return Build(folder, trees, metal_cpp, targets, options.werror)
+
+
+def prove(build: Build) -> list[dict[str, Any]]:
+    """Prove every library of a build; return a row of the table for each.
+
+    Raises:
+        Failure: a symbol or a message has no owner on the macOS that it is for.
+    """
+    owners = owners_of(build)
+    folders = [*map(str, (*build.trees.values(), build.metal_cpp, build.folder, ROOT))]
+    folders.append(str(Path.home()))
+    # The one file that spells out all of metal-cpp's tables sends nothing.
+    sending = [o for s, o in build.objects() if s.stem != "implementation"]
+    tables = metal_cpp_tables(build.metal_cpp)
+    oldest = min(build.targets, key=lambda name: number(build.targets[name]))
+    jobs = [(oldest, build.device, sending)]
+    jobs += [(name, library, []) for name, library in build.libraries.items()]
     rows = []
-    for target in targets:
-        owners = owners_for(target, torch)
-        write_stubs(owners, build.stubs)
-        binaries = build.link(target)
-        # The one file that spells out all of metal-cpp's tables sends nothing.
-        objects = [o for s, o in build.objects().items() if s.stem != "implementation"]
-        count, sent = check(tables, folders, target, owners, binaries, objects)
-        wheel = pack(version, target, [*binaries, build.stamp], into)
-        check_wheel(wheel, version, target)
-        held = contents.read_wheel(wheel)
-        if found := contents.problems(held, minor(version), folders):
-            raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
+    for name, library, objects in jobs:
+        target = build.targets[name]
+        owners[name].add_library(macho.read(build.device))
+        count, sent = check(tables, folders, target, owners[name], [library], objects)
         rows.append(
             {
-                "wheel": wheel.name,
-                "torch": version,
-                "python": "any 3",
-                "target": target,
+                "library": library.name,
+                "macos": target,
                 "built_with": compiler_name(),
-                "bytes": wheel.stat().st_size,
+                "bytes": library.stat().st_size,
                 "symbols": count,
-                "messages": len(sent),
                 "sent": sent,
-                "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+                "sha256": hashlib.sha256(library.read_bytes()).hexdigest(),
             }
         )
-        print(f"{wheel.name}: {count} symbols, {len(sent)} messages", flush=True)
     return rows
 
 
-def build_all(
-    chosen: dict[str, list[str]], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Build every wheel; return the rows of the table."""
-    options.work.mkdir(parents=True, exist_ok=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    return [row for name in chosen for row in build_torch(name, chosen[name], options)]
+def owners_of(build: Build) -> dict[str, Owners]:
+    """Return PyTorch minor → who exports what there, on its oldest macOS."""
+    return {
+        name: owners_for(build.targets[name], libraries(tree))
+        for name, tree in build.trees.items()
+    }
 
 
-def differences(
-    rows: list[dict[str, Any]], again: list[dict[str, Any]]
-) -> Iterator[str]:
-    """Return a sentence for each wheel that two builds gave other bytes."""
-    for first, second in zip(rows, again):
-        if first["sha256"] != second["sha256"]:
-            yield (
-                f"{first['wheel']}: built again, it has other bytes "
-                f"({first['sha256']}, then {second['sha256']})"
-            )
+def built(chosen: dict[str, str], options: argparse.Namespace) -> Build:
+    """Build the libraries of some PyTorches: its `libraries` are minor → file."""
+    build = planned(chosen, options)
+    stubs = Owners()
+    for owners in owners_of(build).values():
+        for name, symbols in owners.exports.items():
+            stubs.exports.setdefault(name, set()).update(symbols)
+    write_stubs(stubs, build.stubs)
+    build.link()
+    return build
+
+
+def packed(build: Build, into: Path) -> Path:
+    """Write the wheel, and read it back."""
+    into.mkdir(parents=True, exist_ok=True)
+    files = [build.device, *build.libraries.values(), build.stamp]
+    licence = build.metal_cpp / "LICENSE.txt"
+    wheel = pack(
+        f"py3-none-macosx_{build.oldest.replace('.', '_')}_arm64",
+        list(build.libraries),
+        {path.name: path for path in files},
+        into,
+        # Inline functions of metal-cpp are compiled into the library of the device.
+        {"metal-cpp-LICENSE.txt": licence.read_bytes()},
+    )
+    check_wheel(wheel, list(build.libraries))
+    held = contents.read_wheel(wheel)
+    if found := contents.problems(held, list(build.libraries), [str(ROOT)]):
+        raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
+    return wheel
+
+
+def build_all(chosen: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """Build, prove and pack; return what wheels.json says."""
+    build = built(chosen, options)
+    rows = prove(build)
+    wheel = packed(build, options.out.resolve())
+    return {
+        "wheel": wheel.name,
+        "bytes": wheel.stat().st_size,
+        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "libraries": rows,
+    }
+
+
+def differences(first: dict[str, Any], again: dict[str, Any]) -> list[str]:
+    """Return a sentence for each file that two builds gave other bytes."""
+    pairs = zip([first, *first["libraries"]], [again, *again["libraries"]])
+    return [
+        f"{one.get('wheel', one.get('library'))}: built again, it has other bytes "
+        f"({one['sha256']}, then {two['sha256']})"
+        for one, two in pairs
+        if one["sha256"] != two["sha256"]
+    ]
 
 
 def check_reproducible(
-    chosen: dict[str, list[str]],
-    options: argparse.Namespace,
-    rows: list[dict[str, Any]],
+    chosen: dict[str, str], options: argparse.Namespace, first: dict[str, Any]
 ) -> None:
-    """Build every wheel again, from nothing and elsewhere: the bytes must agree.
+    """Build the wheel again, from nothing and elsewhere: the bytes must agree.
 
     Raises:
-        Failure: they do not; names the wheels.
+        Failure: they do not; names the files.
     """
     with tempfile.TemporaryDirectory(prefix="orchard-twice-") as place:
         places = {"work": Path(place, "work"), "out": Path(place, "dist")}
         options = argparse.Namespace(**{**vars(options), **places})
         again = build_all(chosen, options)
-    if found := list(differences(rows, again)):
+    if found := differences(first, again):
         raise Failure("\n".join(found))
-    print(f"\n{len(rows)} wheels, built again from nothing elsewhere: the same bytes")
-
-
-def unknown(options: argparse.Namespace) -> list[str]:
-    """Return what the command line names that the matrix does not have."""
-    known = {*MATRIX["macos"]["torch"], *MATRIX["macos"]["deployment_targets"]}
-    named = [*(options.torch or ()), *(options.target or ())]
-    return [name for name in named if name not in known]
+    print("\nbuilt again from nothing elsewhere: the same bytes")
 
 
 def admit(version: str) -> None:
@@ -142,84 +179,84 @@ def admit(version: str) -> None:
     Raises:
         Failure: it is newer than all of them.
     """
-    known = MATRIX["macos"]["torch"]
+    known = MATRIX["wheels"]["torch"]
     newer = [name for name in known if number(name)[:2] >= number(version)[:2]]
     if not newer:
         raise Failure(
-            f"PyTorch {version} is newer than all under [macos.torch] in "
+            f"PyTorch {version} is newer than all under [wheels.torch] in "
             "versions.toml: add the oldest macOS that it runs on"
         )
     known.setdefault(version, known[min(newer, key=number)])
 
 
-def wanted(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the deployment targets to build for each PyTorch."""
-    chosen: dict[str, list[str]] = {}
+def wanted(options: argparse.Namespace) -> dict[str, str]:
+    """Return PyTorch version → oldest macOS of what is to be built.
+
+    Raises:
+        Failure: the command line names what versions.toml does not have.
+    """
+    known = MATRIX["wheels"]["torch"]
     if options.tree:
-        options.torch = [find_torch.torch_version(options.tree / "torch")]
-        admit(options.torch[0])
-    for version in MATRIX["macos"]["torch"]:
-        known = macos_targets(MATRIX, version)
-        targets = [t for t in known if t in (options.target or known)]
-        if targets and version in (options.torch or [version]):
-            chosen[version] = targets
-    return chosen
+        version = find_torch.torch_version(options.tree / "torch")
+        admit(version)
+        targets = macos_targets(MATRIX, version)
+        target = options.target or targets[0]
+        if target not in targets:
+            raise Failure(f"PyTorch {version} has no package for macOS {target}")
+        return {version: target}
+    if options.target:
+        raise Failure("--target goes with --tree: a wheel of ours is for every macOS")
+    if names := [name for name in options.torch or () if name not in known]:
+        raise Failure(f"versions.toml lists no {', '.join(names)} under [wheels.torch]")
+    return {name: known[name] for name in known if name in (options.torch or known)}
 
 
-def fetch(versions: Iterable[str]) -> dict[str, str]:
-    """Fetch what comes from the network first; return what cannot be had, and why."""
+def fetch(versions: Iterable[str]) -> None:
+    """Fetch what comes from the network first.
+
+    Raises:
+        Failure: a PyTorch cannot be had; names each, with the reason.
+    """
     missing = {}
-    for version in sorted(versions, key=number):
+    for version in versions:
         try:
             downloads.torch_tree(version, PYTHON)
         except downloads.NotFetchedError as error:
             missing[version] = str(error)
-    return missing
-
-
-def report(missing: dict[str, str]) -> None:
-    """Say which PyTorch has no wheels, after those of the others were made.
-
-    Raises:
-        Failure: there is one; names it, with the reason.
-    """
     if missing:
         reasons = "\n\n".join(f"{name}: {why}" for name, why in missing.items())
-        raise Failure(
-            f"no wheels were made for PyTorch {', '.join(missing)}\n{reasons}"
-        )
+        raise Failure(f"no wheel was made without {', '.join(missing)}\n{reasons}")
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--torch", nargs="*", help="PyTorch versions (default: all)")
+    add("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
+    add("--target", help="the macOS to build for, with --tree")
+    add("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")
+    add("--werror", action="store_true", help="warnings are errors")
+    add("--work", type=Path, default=ROOT / "build" / "macos")
+    add("--out", type=Path, default=ROOT / "dist" / "macos")
+    add("--twice", action="store_true", help="build all again and compare the bytes")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Build what the command line asks for, prove it and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--torch", nargs="*", help="PyTorch versions (default: all)")
-    parser.add_argument("--target", nargs="*", help="deployment targets (default: all)")
-    parser.add_argument("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
-    parser.add_argument("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "macos")
-    parser.add_argument("--out", type=Path, default=ROOT / "dist" / "macos")
-    parser.add_argument(
-        "--twice", action="store_true", help="build all again and compare the bytes"
-    )
-    options = parser.parse_args()
-    if names := unknown(options):
-        raise Failure(f"versions.toml lists no {', '.join(names)} under [macos]")
+    options = parsed()
     chosen = wanted(options)
-    if not chosen:
-        raise Failure(f"nothing to build: {options.torch} for macOS {options.target}")
-    missing = {} if options.tree else fetch(chosen)
-    chosen = {name: chosen[name] for name in chosen if name not in missing}
-    if not chosen:
-        report(missing)
-    rows = build_all(chosen, options)
-    (options.out / "wheels.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print("\n" + TABLE.format(**HEADINGS) + "sha256")
-    for row in rows:
-        print(TABLE.format(**row) + row["sha256"])
+    if not options.tree:
+        fetch(chosen)
+    made = build_all(chosen, options)
+    (options.out / "wheels.json").write_text(json.dumps(made, indent=1) + "\n")
+    print(TABLE.format(**{key: key for key in made["libraries"][0]}))
+    for row in made["libraries"]:
+        print(TABLE.format(**row))
+    print(f"\n{made['wheel']}: {made['bytes']} bytes, sha256 {made['sha256']}")
     if options.twice:
-        check_reproducible(chosen, options, rows)
-    report(missing)
+        check_reproducible(chosen, options, made)
 
 
 if __name__ == "__main__":

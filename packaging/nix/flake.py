@@ -12,6 +12,7 @@ Usage: python packaging nix.flake [--build]
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import contents
+from macos import build
 from project import ROOT, macos_targets, minor, versions
 
 from nix import wheels
@@ -58,14 +60,30 @@ let
   };
   flake = (import ./flake.nix).outputs { inherit nixpkgs; self = { }; };
   systems = builtins.attrNames nixpkgs.legacyPackages;
+  matrix = builtins.fromTOML (builtins.readFile ./versions.toml);
   overlaid = system:
     let
       # As docs/nix.md tells who uses the overlay.
       config.allowUnfreePredicate = package: nixpkgs.lib.getName package == "torch";
-      prev = import nixpkgs { inherit config system; };
-      final = prev // more;
-      more = flake.overlays.default final prev;
-    in more;
+      # Somebody else's, which must stay.
+      theirs = _: prev: {
+        pythonPackagesExtensions = prev.pythonPackagesExtensions ++ [
+          (final: _: { theirs = final.filelock; })
+        ];
+        python311 = prev.python311.override (old: {
+          self = prev.python311;
+          packageOverrides = final: _: { ours-too = final.theirs; };
+        });
+      };
+      overlays = [ theirs flake.overlays.default ];
+      pkgs = import nixpkgs { inherit config overlays system; };
+      named = name: nixpkgs.lib.nameValuePair name pkgs.${name};
+      names = map (name: "orchard-ops-${name}") (builtins.attrNames matrix.torch);
+      kept = pkgs.orchard-ops-torch21.pythonModule.pkgs;
+    in builtins.listToAttrs (map named names) // {
+      "python3.pkgs.orchard-ops" = pkgs.python3.pkgs.orchard-ops;
+      "python311 of another overlay" = kept.ours-too;
+    };
   made = value: value.drvPath or
     (builtins.head (builtins.attrNames (builtins.getContext value.program)));
   each = builtins.mapAttrs (_: builtins.mapAttrs (_: made));
@@ -199,7 +217,7 @@ def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
     for name, entry in matrix["torch"].items():
         base, version = f"orchard-ops-{name}", entry["version"]
         pythons = [p for p in matrix["nix"]["pythons"] if p in entry["pythons"]]
-        lowest = matrix["macos"]["torch"][version]
+        lowest = matrix["wheels"]["torch"][version]
         plain = (version, pythons[0], lowest)
         found[base] = str(plain)
         for python in pythons:
@@ -210,6 +228,7 @@ def expected_packages(matrix: dict[str, Any], system: str) -> dict[str, str]:
             key = f"{base}-macos{target.partition('.')[0]}"
             found[key] = str((version, pythons[0], target))
     found["default"] = found[f"orchard-ops-{matrix['package']['default']}"]
+    found["orchard-ops"] = "nixpkgs' own PyTorch"
     return found
 
 
@@ -266,6 +285,8 @@ def add_wheels(nix: Nix, drv: str) -> None:
 def with_host(tree: Path) -> str:
     """Let a copy build with this machine's tools; return its system."""
     host = {"shell": "/bin/bash", "path": os.environ["PATH"], "python": sys.executable}
+    host["scikit-build-core"] = importlib.metadata.version("scikit-build-core")
+    host["zig"] = str(build.zig())
     (tree / STAND_IN / "host.json").write_text(json.dumps(host))
     machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(
         platform.machine(), platform.machine()

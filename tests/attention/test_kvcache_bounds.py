@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def inside_poison(tensor: Tensor, device: torch.device) -> tuple[Tensor, Tensor]
     return around[view], around
 
 
-def whole(numbers: list[int], device: torch.device) -> Tensor:
+def whole(numbers: list[Any], device: torch.device) -> Tensor:
     """Return an int32 tensor."""
     return torch.tensor(numbers, dtype=torch.int32).to(device)
 
@@ -51,7 +52,7 @@ def test_lengths_are_cut(
 ) -> None:
     """A length beyond the capacity is the capacity; a negative one is none."""
     q = draw(2, 2, 4, 16)
-    given: dict[str, list[int]] = {}
+    given: dict[str, list[Any]] = {}
     k, v = draw(2, CAPACITY, 2, 16), draw(2, CAPACITY, 2, 8)
     if layout == "paged":
         k, v = draw(7, PAGE, 2, 16), draw(7, PAGE, 2, 8)
@@ -62,7 +63,7 @@ def test_lengths_are_cut(
         given["cache_leftpad"] = [2, INT_MAX]
     results = []
     for place, counts in ((device, lengths), (torch.device("cpu"), taken)):
-        numbers = {
+        numbers: dict[str, Any] = {
             name: whole(
                 [min(n, CAPACITY) for n in value]
                 if place.type == "cpu" and layout == "left-pads"
@@ -71,7 +72,7 @@ def test_lengths_are_cut(
             )
             for name, value in given.items()
         }
-        caches = [inside_poison(t, place)[0] for t in (k, v)]
+        caches: Any = [inside_poison(t, place)[0] for t in (k, v)]
         results.append(
             flash_attention_with_kvcache(
                 q.to(place), *caches, cache_seqlens=whole(counts, place),
@@ -94,12 +95,14 @@ def test_entries_and_pages_are_the_nearest(
     for number in (wrong, max(0, min(wrong, 4))):
         numbers = [3, number]
         if layout == "paged":
-            given = {"block_table": whole([[0, number], [2, 1]], device)}
+            given: dict[str, Any] = {
+                "block_table": whole([[0, number], [2, 1]], device)
+            }
             lengths = [13, 9]
         else:
             given = {"cache_batch_idx": whole(numbers, device)}
             lengths = [7, 8]
-        caches = [inside_poison(t, device)[0] for t in (k, v)]
+        caches: Any = [inside_poison(t, device)[0] for t in (k, v)]
         results.append(
             flash_attention_with_kvcache(
                 q.to(device), *caches, cache_seqlens=whole(lengths, device), **given
@@ -107,6 +110,34 @@ def test_entries_and_pages_are_the_nearest(
         )
     assert torch.isfinite(results[0]).all()
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("layout", ["dense", "paged", "rows", "left-pads"])
+def test_the_operator_alone_on_the_cpu(layout: str, device: torch.device) -> None:
+    """What Python refuses there, its operator takes as on a device."""
+    q = draw(2, 4, 2, 16)
+    k, v = draw(3, 2, CAPACITY, 16), draw(3, 2, CAPACITY, 8)
+    wrongs: dict[str, dict[str, Any]] = {
+        "paged": {"block_table": [[2, -4, 9], [INT_MAX, 1, 0]]},
+        "rows": {"cache_batch_idx": [-1, 3]},
+        "left-pads": {"cache_leftpad": [-5, INT_MAX]},
+    }
+    wrong = wrongs.get(layout, {})
+    if layout not in ("paged", "rows"):
+        k, v = k[:2], v[:2]
+    results = []
+    for place in (device, torch.device("cpu")):
+        given = {name: whole(value, place) for name, value in wrong.items()}
+        names = ("block_table", "cache_batch_idx", "cache_leftpad")
+        stores = [t.to(place) for t in (q, k, v)]
+        results.append(
+            torch.ops.orchard_ops.decode(
+                *stores, whole([INT_MAX, 9], place), *map(given.get, names), None,
+                None, 0.0, -1, -1, 0,
+            )
+        )  # fmt: skip
+    for got, want in zip(*results):
+        torch.testing.assert_close(got.cpu(), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +152,7 @@ def test_appending_writes_nothing_outside(
     """New keys go where there is room; the others are not written at all."""
     len_new = 3
     q, new = draw(2, 1, 4, 16), draw(2, len_new, 2, 16)
-    given: dict[str, list[object]] = {}
+    given: dict[str, list[Any]] = {}
     rows = [0, 1]
     store = draw(2, CAPACITY, 2, 16)
     table = [[6, 1, 3], [0, 5, 2]]

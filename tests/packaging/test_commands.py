@@ -98,6 +98,7 @@ RUN_BY = {
     ),
     "python packaging conda.variants": ("tools/check_versions.py", "variant_files"),
     "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
+    "python tools/stubs.py": ("tests/api/test_stubs.py", "stubs.stub(library)"),
 }
 PROGRAMS = r"(?:nox|orchard-ops|nix|conda|pip|pytest|cmake|pre-commit|python) "
 COMMAND = re.compile(rf"nox$|\.ci/run|\.nox/\S+/bin/|{PROGRAMS}")

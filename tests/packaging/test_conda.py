@@ -59,9 +59,9 @@ def test_linux_has_a_variant_for_each_torch_and_python() -> None:
     variants = rendered(LINUX)
     pairs = {(v.torch, v.keys["python"]) for v in variants}
     assert pairs == {
-        (entry["version"].rpartition(".")[0], python)
-        for entry in MATRIX["torch"].values()
-        for python in entry["pythons"]
+        (version.rpartition(".")[0], python)
+        for version, pythons in MATRIX["conda"]["torch"].items()
+        for python in pythons
     }
     assert len({v.build for v in variants}) == len(variants) == len(pairs)
 
@@ -71,11 +71,13 @@ def test_macos_has_a_variant_for_each_torch_and_target() -> None:
     variants = rendered(MACOS)
     pairs = {(v.torch, v.keys["c_stdlib_version"]) for v in variants}
     assert pairs == {
-        (entry["version"].rpartition(".")[0], target)
-        for entry in MATRIX["torch"].values()
+        (version.rpartition(".")[0], target)
+        for version in MATRIX["conda"]["torch"]
         for target in MATRIX["macos"]["deployment_targets"]
-        if float(target) >= float(MATRIX["macos"]["torch"][entry["version"]])
+        if float(target) >= float(MATRIX["wheels"]["torch"][version])
     }
+    minors = {torch for torch, _ in pairs}
+    assert minors == {f"2.{number}" for number in range(1, 14)}
     assert len({v.build for v in variants}) == len(variants) == len(pairs)
 
 
@@ -94,13 +96,18 @@ STDLIB = {
 
 
 def by_conda_forge(
-    platform: str, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    platform: str,
+    recipe: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    torch: tuple[str, ...] = ("2.12",),
 ) -> list[dict[str, Any]]:
     """Return the recipe's packages as rattler-build would build them there."""
     from conda.channel import build_recipe
 
     pinning = tmp_path / "pinning.yaml"
-    pinning.write_text(json.dumps({**PINNING, **STDLIB[platform]}))
+    pins = {**PINNING, **STDLIB[platform], "pytorch": list(torch)}
+    pinning.write_text(json.dumps(pins))
     capfd.readouterr()
     build_recipe(
         *(recipe, tmp_path / "out"),
@@ -123,15 +130,42 @@ def test_conda_forge_builds_each_package_once(
     assert len(found) == count
 
 
+# A migrator adds the next PyTorch to the pinning's, and the feedstock pins none.
+@pytest.mark.parametrize("torch", [("2.12",), ("2.12", "2.13")])
+@pytest.mark.parametrize(("platform", "count"), [(LINUX, 4), (MACOS, 1)])
+def test_what_is_submitted_follows_conda_forges_pinning(
+    platform: str,
+    count: int,
+    torch: tuple[str, ...],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """rattler-build reads the submitted recipe; each PyTorch asked for has its own."""
+    from release import submission
+
+    sdist = tmp_path / "orchard_ops-0.1.0.tar.gz"
+    sdist.write_bytes(b"an archive")
+    submission.write(ROOT, sdist, tmp_path / "submission", ["somebody"])
+    folder = tmp_path / "submission" / submission.FORGE
+    recipe = folder / "recipe.yaml"
+    found = by_conda_forge(platform, recipe, tmp_path, capfd, torch)
+    assert len(found) == count * len(torch)
+    assert len({package["build"]["string"] for package in found}) == len(found)
+    (source, *headers) = found[0]["source"]
+    assert source["url"].endswith("/orchard_ops-0.1.0.tar.gz")
+    assert len(headers) == (platform == MACOS)
+    assert "pytorch:" not in (folder / "conda_build_config.yaml").read_text()
+
+
 def test_the_macos_package_says_what_it_needs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Pythons, zig's module, an SDK and the licence of what is compiled in."""
+    """Pythons, the program zig, an SDK and the licence of what is compiled in."""
     (found,) = by_conda_forge(MACOS, RECIPE, tmp_path, capfd)
     needs = found["requirements"]
     assert f"python {PROJECT['project']['requires-python']}" in needs["run"]
     zig = MATRIX["package"]["ziglang"]
-    assert any(n in (f"ziglang =={zig}", f"ziglang {zig}") for n in needs["build"])
+    assert any(n in (f"zig =={zig}", f"zig {zig}") for n in needs["build"])
     assert found["build"]["script"]["env"] == {"MACOSX_SDK_VERSION": "13.0"}
     assert found["about"]["license"] == "MIT AND Apache-2.0"
     assert "metal-cpp-LICENSE.txt" in found["about"]["license_file"]

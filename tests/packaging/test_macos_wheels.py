@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import project
 import pytest
@@ -168,6 +169,70 @@ def test_says_why_pip_refused(said: str, names_the_cause: bool) -> None:
     assert said in text
     assert "torch==2.15.0" in text
     assert ("Lift it" in text) == names_the_cause
+
+
+@pytest.fixture
+def no_ziglang(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the module that finds zig, where no Python module has it."""
+    from macos import build
+
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    build.zig.cache_clear()
+    yield build
+    build.zig.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("version", "came"), [("0.14.1", ""), ("0.17.0", "0.17.0"), ("", "none")]
+)
+def test_takes_the_program_zig_of_the_right_version(
+    version: str,
+    came: str,
+    tmp_path: Path,
+    no_ziglang: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """conda-forge and nixpkgs have zig as a program, with its library elsewhere."""
+    program = tmp_path / "zig"
+    if version:
+        answers = f'version) echo {version};; env) echo \'{{"lib_dir": "/lib/zig"}}\''
+        program.write_text(f'#!/bin/sh\ncase "$1" in {answers};; esac\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    if came:
+        wanted = rf"expected zig 0\.14\.1, came {came}.* on the path"
+        with pytest.raises(project.Failure, match=wanted):
+            no_ziglang.zig()
+        return
+    assert no_ziglang.zig() == program
+    assert no_ziglang.zig_library() == Path("/lib/zig")
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_packagers_compiler_compiles_on_a_mac(
+    is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There CXX is the recipe's; its flags, and elsewhere CXX, are not for us."""
+    from macos import build
+
+    monkeypatch.setattr(build, "IS_NATIVE", is_native)
+    given = {"CXX": "arm64-clang++", "LDFLAGS": "-L/prefix/lib", "PATH": "/bin"}
+    kept = build.environment(given)
+    assert kept == {**({"CXX": "arm64-clang++"} if is_native else {}), "PATH": "/bin"}
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_warnings_stop_our_own_builds_alone(
+    is_strict: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's or a packager's compiler may warn about more than ours does."""
+    from macos import build
+
+    ran: list[str] = []
+    monkeypatch.setattr(build, "run", lambda *command: ran.extend(map(str, command)))
+    made = build.Build(tmp_path, {}, tmp_path, {"2.4": TARGET}, is_strict)
+    made.configure()
+    assert f"-DORCHARD_WERROR={'ON' if is_strict else 'OFF'}" in ran
 
 
 def packed(folder: Path, version: str) -> Path:

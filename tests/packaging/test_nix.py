@@ -139,7 +139,6 @@ def test_notices_a_package_that_the_matrix_lacks(nix: Any, tree: Path) -> None:
 def test_a_new_pytorch_is_one_entry_and_its_hashes(nix: Any, tree: Path) -> None:
     """An entry of the matrix makes packages once its wheels are pinned."""
     matrix, table = tree / "versions.toml", tree / "nix" / "wheels.json"
-    replace(matrix, "[macos.torch]", '[macos.torch]\n"2.5.1" = "13.0"')
     text = matrix.read_text()
     text += '[torch.torch25]\nversion = "2.5.1"\npythons = ["3.12"]\nnumpy = "numpy"\n'
     matrix.write_text(text)
@@ -285,6 +284,75 @@ def test_the_command_comes_with_what_it_imports(nix: Any, tree: Path) -> None:
         ]:
             name = need.partition(">")[0]
             assert re.search(rf"-{name}\b", built["propagated"]), (system, name)
+
+
+def requisites(nix: Any, derivation: str) -> str:
+    """Return all that a derivation is built of, one a line."""
+    found: str = nix.run("nix-store", "--query", "--requisites", derivation)
+    return found
+
+
+@needs_nix
+def test_nixpkgs_zig_is_taken_where_it_is_the_version(nix: Any, tree: Path) -> None:
+    """No wheel of zig is fetched then; another version of nixpkgs' is not used."""
+    stand_in = tree / nix_flake.STAND_IN / "default.nix"
+    for version, has_wheel in (("0.14.1", False), ("0.14.0", True)):
+        outputs = nix_flake.evaluate(nix, tree)
+        needs = requisites(nix, outputs["packages"][SYSTEM]["default"])
+        assert ("-ziglang-0.14.1-py3" in needs) == has_wheel, version
+        if not has_wheel:
+            replace(stand_in, '"0.14.1"', '"0.14.0"')
+
+
+@needs_nix
+def test_nixpkgs_own_pytorch_is_taken(nix: Any, tree: Path) -> None:
+    """`packages.orchard-ops`, and any Python's with the overlay, fetch no PyTorch."""
+    outputs = nix_flake.evaluate(nix, tree)
+    for output, name in (
+        ("packages", "orchard-ops"),
+        ("overlay", "python3.pkgs.orchard-ops"),
+    ):
+        needs = requisites(nix, outputs[output][SYSTEM][name])
+        assert re.search(r"-torch\.drv$", needs, re.M)
+        assert not re.search(r"-torch-.*\.whl\.drv$", needs, re.M)
+
+
+@needs_nix
+def test_other_peoples_python_packages_stay(nix: Any, tree: Path) -> None:
+    """What was put into a Python before is not thrown out with our own."""
+    assert nix_flake.evaluate(nix, tree)["overlay"][SYSTEM]
+    replace(
+        tree / "nix" / "default.nix",
+        "lib.composeExtensions (old.packageOverrides or (_: _: { })) more",
+        "more",
+    )
+    with pytest.raises(nix_flake.FlakeError, match="ours-too"):
+        nix_flake.evaluate(nix, tree)
+
+
+@needs_nix
+def test_an_older_scikit_build_core_reads_the_project(nix: Any, tree: Path) -> None:
+    """Nixpkgs of 25.05's time had 0.10.7, which knows the older form of a licence."""
+    outputs = nix_flake.evaluate(nix, tree)
+    built = environment_of(nix, outputs["packages"]["x86_64-linux"]["default"])
+    builder = ROOT / nix_flake.STAND_IN / "builder.sh"
+    head = builder.read_text().partition("if [ -n")[0]
+    done = subprocess.run(
+        ["bash", "-c", f"TMPDIR=/tmp\n{head}\n{built['postPatch']}"],
+        cwd=tree,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    table = project.table("pyproject.toml", tree)
+    assert table["project"]["license"] == {"text": "MIT"}
+    assert "license-files" not in table["project"]
+    assert table["tool"]["scikit-build"]["minimum-version"] == "0.10"
+    stand_in = tree / nix_flake.STAND_IN / "python.nix"
+    replace(stand_in, '"0.10.7"', '"0.11.5"')
+    outputs = nix_flake.evaluate(nix, tree)
+    built = environment_of(nix, outputs["packages"]["x86_64-linux"]["default"])
+    assert built["postPatch"] == ""
 
 
 @needs_nix

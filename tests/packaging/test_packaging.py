@@ -152,7 +152,11 @@ def good_package() -> dict[str, bytes]:
 def on_a_mac(files: dict[str, bytes]) -> dict[str, bytes]:
     """Return what is built for a Mac: another device library, and no simulator."""
     kept = [n for n in files if "_sim." not in n and "_metalsim." not in n]
-    return {name.replace("device.so", "device.dylib"): files[name] for name in kept}
+    licence = "orchard_ops-0.1.0.dist-info/licenses/metal-cpp-LICENSE.txt"
+    return {
+        **{n.replace("device.so", "device.dylib"): files[n] for n in kept},
+        licence: b"Apache License",
+    }
 
 
 def test_a_good_package_passes() -> None:
@@ -174,6 +178,17 @@ def test_the_simulator_comes_whole() -> None:
     mac = on_a_mac(good_package()) | {"orchard_ops/_metalsim.so": b""}
     found = " ".join(contents.problems(mac, "2.4", []))
     assert "_metalsim.so does not belong" in found
+
+
+def test_apples_licence_goes_with_apples_code() -> None:
+    """metal-cpp's inline functions are in every binary for macOS, so its text is."""
+    import contents
+
+    mac = on_a_mac(good_package())
+    del mac["orchard_ops-0.1.0.dist-info/licenses/metal-cpp-LICENSE.txt"]
+    assert contents.problems(mac, "2.4", []) == [
+        "licenses/metal-cpp-LICENSE.txt is missing"
+    ]
 
 
 @pytest.mark.parametrize(

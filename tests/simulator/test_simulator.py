@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import stat
@@ -15,7 +16,8 @@ from orchard_ops import _native, sim
 
 skip_without_metalsim("simulator")
 KERNELS = Path(__file__).parent / "kernels"
-OPTIONS = _native.sim_module().options()
+_native.load_sim()
+OPTIONS = importlib.import_module("orchard_ops._sim").options()
 """The one set of options of this process."""
 
 

@@ -7,13 +7,14 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from cases import Case
 from needs import skip_without
 from reference import Inputs, Results
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import orchard_ops
 
@@ -30,15 +31,31 @@ class Calls:
     bytes_copied: int = 0
 
 
+class Operators(TorchDispatchMode):
+    """Collects the names of PyTorch's operators that are called, below autograd."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Note the name and go on."""
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def count_calls() -> Iterator[Calls]:
     """Yield an object that holds, after the block, what happened inside it."""
     calls = Calls()
-    before = torch.ops.orchard_ops.call_counts()
+    before = orchard_ops.call_counts()
     yield calls
-    after = torch.ops.orchard_ops.call_counts()
+    after = orchard_ops.call_counts()
     calls.fwd, calls.bwd, calls.copies, calls.bytes_copied = (
-        int(new) - int(old) for new, old in zip(after, before)
+        new - old for new, old in zip(after, before)
     )
 
 
@@ -78,7 +95,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().view(integer)
 
 
-def options(case: Case) -> dict[str, object]:
+def options(case: Case) -> dict[str, Any]:
     """Return a case's keyword arguments, but for tensors and scale."""
     return {
         "is_causal": case.causal != "none",

@@ -130,7 +130,8 @@ def build(folder: Path) -> Path:
     libraries = ["-lstdc++"]
     libraries += [f"-L{path}" for path in extension().library_paths()]
     libraries += ["-ltorch", "-ltorch_cpu", "-lc10", *driver()]
-    target = folder / "_C.so"
+    minor = ".".join(torch.__version__.split(".")[:2])
+    target = folder / f"_C.torch{minor}.so"
     run(["c++", "-shared", *objects, *libraries, "-o", str(target)])
     return folder
 

@@ -187,7 +187,6 @@ def torch_flags(root: Path) -> tuple[str, list[str]]:
         *("-isystem", str(include)),
         *("-isystem", str(include / "torch" / "csrc" / "api" / "include")),
         *(f"-DORCHARD_TORCH_MAJOR={major}", f"-DORCHARD_TORCH_MINOR={minor}"),
-        f'-DORCHARD_TORCH_VERSION="{version}"',
     ]
 
 
@@ -259,5 +258,6 @@ def build_for_torch(path: Path = FOLDER) -> Path:
         # -Bsymbolic: libtorch has a torch::mps of its own, which finds no MPS.
         command.append("-Wl,-Bsymbolic,-rpath,$ORIGIN")
         also = [str(library), *map(str, needed)]
-        link(libraries / "_C.so", command, [*operators, *also])
+        minor = find_torch.torch_version(root).rpartition(".")[0]
+        link(libraries / f"_C.torch{minor}.so", command, [*operators, *also])
     return libraries

@@ -5,9 +5,23 @@
 set -euo pipefail
 export HOME=$TMPDIR
 runHook() { :; }
+substituteInPlace() { # FILE, then --replace-fail OLD NEW again and again.
+  python -c '
+import sys
+path, *words = sys.argv[1:]
+text = open(path).read()
+for option, old, new in zip(*[iter(words)] * 3):
+    assert option == "--replace-fail" and old in text, (option, old)
+    text = text.replace(old, new)
+open(path, "w").write(text)' "$@"
+}
 
 if [ -n "${buildCommand-}" ]; then
   eval "$buildCommand"
+  exit 0
+fi
+if [ -n "${installPhase-}" ]; then
+  eval "$installPhase"
   exit 0
 fi
 if [ -z "${src-}" ]; then # A tool: the host's path has the real one.
@@ -27,6 +41,7 @@ if [ -n "$pyproject" ]; then
   cp -r "$src" source
   chmod -R u+w source
   cd source
+  eval "${postPatch-}"
   python -m build --wheel --no-isolation --outdir dist $pypaBuildFlags
 else
   mkdir dist

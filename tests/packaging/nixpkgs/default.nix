@@ -10,6 +10,7 @@
 {
   system,
   config ? { },
+  overlays ? [ ],
 }:
 let
   lib = import ./lib.nix;
@@ -37,6 +38,13 @@ let
     );
   # Something that only has to exist.
   tool = name: derive { inherit name; };
+  # A tool that the host has.
+  program =
+    name: path:
+    if path == null then
+      tool name
+    else
+      runCommand name { } "mkdir -p $out/bin; ln -s ${path} $out/bin/${name}; exit 0";
   only = condition: name: value: if condition then value else throw "${name} is not for ${system}";
 
   isDerivation = value: builtins.isAttrs value && value.type or "" == "derivation";
@@ -160,7 +168,9 @@ let
       ;
   };
 
-  pkgs =
+  # As nixpkgs composes them: each overlay sees what was before it, and the end.
+  pkgs = builtins.foldl' (prev: overlay: prev // overlay pkgs prev) own overlays;
+  own =
     sdks
     // pythons
     // {
@@ -188,6 +198,10 @@ let
       autoPatchelfHook = only (!isDarwin) "autoPatchelfHook" (tool "auto-patchelf-hook");
       nox = throw "nox is nix-nox, no tool of Python's: take python3Packages.nox";
       python3Packages.nox = tool "nox";
+      pythonPackagesExtensions = [ ];
+      zig_0_14 = program "zig" (host.zig or null) // {
+        version = "0.14.1";
+      };
       darwinMinVersionHook =
         version: only isDarwin "darwinMinVersionHook" (tool "darwin-min-version-${version}");
       runCommandCC = runCommand;

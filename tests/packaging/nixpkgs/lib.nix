@@ -4,6 +4,7 @@ let
     attrNames
     attrValues
     compareVersions
+    concatStringsSep
     foldl'
     head
     listToAttrs
@@ -13,13 +14,21 @@ let
 in
 rec {
   inherit (builtins)
+    attrNames
     concatStringsSep
     elem
     filter
     head
     listToAttrs
     mapAttrs
+    sort
     ;
+  composeExtensions =
+    first: second: final: prev:
+    let
+      more = first final prev;
+    in
+    more // second final (prev // more);
   concatMapAttrs =
     make: set:
     foldl' (all: more: all // more) { } (attrValues (mapAttrs make set));
@@ -38,7 +47,19 @@ rec {
   optionalString = condition: text: if condition then text else "";
   optionals = condition: list: if condition then list else [ ];
   versionAtLeast = have: want: compareVersions have want >= 0;
-  versions.major = version: head (splitVersion version);
+  versionOlder = have: want: compareVersions have want < 0;
+  versions = {
+    major = version: head (splitVersion version);
+    majorMinor =
+      version:
+      let
+        parts = splitVersion version;
+      in
+      concatStringsSep "." [
+        (head parts)
+        (builtins.elemAt parts 1)
+      ];
+  };
 
   free = shortName: {
     inherit shortName;

@@ -29,7 +29,13 @@ let
     setuptools = [ ];
     sympy = [ ];
     typer = [ ];
+    torch = [ "numpy" ];
     typing-extensions = [ ];
+  };
+  # As far as the project looks at them: those of nixpkgs 25.05's time.
+  versions = {
+    scikit-build-core = host.scikit-build-core or "0.10.7";
+    torch = "2.7.0";
   };
 
   make =
@@ -66,6 +72,7 @@ let
             // attributes
             // {
               pythonVersion = version;
+              pythonModule = python;
               closure = [ self ] ++ closure attributes.pname attributes.dependencies;
             };
         in
@@ -73,13 +80,16 @@ let
 
       standIn =
         pname: dependencies:
-        module { inherit pname dependencies; } { name = "python${version}-${pname}"; };
+        module (
+          { inherit pname dependencies; }
+          // lib.optionalAttrs (versions ? ${pname}) { version = versions.${pname}; }
+        ) { name = "python${version}-${pname}"; };
 
       buildPythonPackage =
         {
           pname,
           version,
-          src,
+          src ? null,
           pyproject ? false,
           format ? null,
           build-system ? [ ],
@@ -94,17 +104,23 @@ let
           dontUseNinjaCheck ? false,
           dontUseNinjaInstall ? false,
           dontStrip ? false,
+          dontUnpack ? false,
+          dontBuild ? false,
           env ? { },
+          postPatch ? "",
+          installPhase ? "",
           postInstall ? "",
           pythonImportsCheck ? [ ],
           checkPhase ? "",
           passthru ? { },
           meta,
         }:
-        if pyproject == (format != null) || !builtins.elem format [ null "wheel" ] then
+        if pyproject == (format != null) || !builtins.elem format [ null "other" "wheel" ] then
           throw "${pname}: exactly one of pyproject = true and format = \"wheel\""
+        else if (src == null) != dontUnpack || (format == "other") != (installPhase != "") then
+          throw "${pname}: no src means dontUnpack, format = \"other\" an installPhase"
         else
-          module ({ inherit pname dependencies optional-dependencies; } // passthru) (
+          module ({ inherit pname version dependencies optional-dependencies; } // passthru) (
             env
             // {
               inherit
@@ -117,6 +133,10 @@ let
                 dontUseNinjaCheck
                 dontUseNinjaInstall
                 dontStrip
+                dontUnpack
+                dontBuild
+                postPatch
+                installPhase
                 postInstall
                 pythonImportsCheck
                 checkPhase
@@ -147,13 +167,23 @@ let
           numpy_1 = standIn "numpy" [ ];
           callPackage = callPackageWith (pkgs // final);
         };
-      final = base // packageOverrides final base;
+      extensions = pkgs.pythonPackagesExtensions ++ [ packageOverrides ];
+      final = builtins.foldl' (prev: extension: prev // extension final prev) base extensions;
 
       python = {
         pythonVersion = version;
         sitePackages = "lib/python${version}/site-packages";
         pkgs = final;
-        override = { self, packageOverrides }: make version packageOverrides;
+        override =
+          change:
+          let
+            old = {
+              inherit packageOverrides;
+            };
+            arguments = if builtins.isFunction change then change old else change;
+            known = { self, packageOverrides }: make version packageOverrides;
+          in
+          known arguments;
         withPackages =
           choose:
           derive {
@@ -171,18 +201,16 @@ let
     in
     python;
 in
-lib.listToAttrs (
-  map
-    (
-      version:
-      lib.nameValuePair "python${builtins.replaceStrings [ "." ] [ "" ] version}" (
-        make version (_: _: { })
-      )
-    )
-    [
+let
+  digits = builtins.replaceStrings [ "." ] [ "" ];
+  one = version: lib.nameValuePair "python${digits version}" (make version (_: _: { }));
+  pythons = lib.listToAttrs (
+    map one [
       "3.10"
       "3.11"
       "3.12"
       "3.13"
     ]
-)
+  );
+in
+pythons // { python3 = pythons.python312; }

@@ -8,7 +8,6 @@
 namespace orchard::sim {
 
 // Signaling NaN as float and bfloat, NaN as half, far out of range as index.
-inline constexpr uint16_t kPoison16 = 0x7fa5;
 inline constexpr uint64_t kPoison = 0x7fa57fa57fa57fa5u;
 
 inline void poison(void* at, uint64_t bytes) {

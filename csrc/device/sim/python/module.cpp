@@ -180,22 +180,6 @@ py::dict info(const Kernel& kernel) {
   return out;
 }
 
-std::string mode_name() {
-  return sim::options().default_storage_mode == device::StorageMode::private_
-             ? "private"
-             : "shared";
-}
-
-void set_mode(const std::string& name) {
-  if (name != "private" && name != "shared") {
-    throw py::value_error("storage mode must be 'private' or 'shared', not '" +
-                          name + "'");
-  }
-  sim::options().default_storage_mode = name == "private"
-                                            ? device::StorageMode::private_
-                                            : device::StorageMode::shared;
-}
-
 // Errors cross as RuntimeError; their text names the kind.
 void translate(std::exception_ptr pointer) {
   try {
@@ -206,13 +190,10 @@ void translate(std::exception_ptr pointer) {
 }
 
 void define_options(py::module_& m) {
-  py::class_<sim::Options>(m, "Options", "Settings of the simulator.")
-      .def_readwrite("seed", &sim::Options::seed)
-      .def_readwrite("strict", &sim::Options::strict)
-      .def_readwrite("worker_threads", &sim::Options::worker_threads)
+  py::class_<sim::Options>(m, "Options",
+                           "What tests change of the simulator.")
       .def_readwrite("is_eager", &sim::Options::is_eager)
       .def_readwrite("has_foreign_layout", &sim::Options::has_foreign_layout)
-      .def_readwrite("compiler", &sim::Options::compiler)
       .def_property(
           "matrix_order",
           [](const sim::Options& o) {
@@ -221,11 +202,10 @@ void define_options(py::module_& m) {
           [](sim::Options& o, uint32_t order) {
             if (order > 2) throw py::value_error("matrix_order is 0, 1 or 2");
             o.matrix_order = static_cast<sim::MatrixOrder>(order);
-          })
-      .def_property(
-          "default_storage_mode",
-          [](const sim::Options&) { return mode_name(); },
-          [](sim::Options&, const std::string& name) { set_mode(name); });
+          });
+  m.def(
+      "options", []() -> sim::Options& { return sim::options(); },
+      py::return_value_policy::reference);
 }
 
 }  // namespace
@@ -248,21 +228,7 @@ PYBIND11_MODULE(_sim, m) {
         "Type-checks a text by Metal's rules; returns threadgroup bytes and "
         "the types of arrays that are no registers.");
   m.def(
-      "options", []() -> sim::Options& { return sim::options(); },
-      py::return_value_policy::reference);
-  m.def("set_compiler",
-        [](const std::string& command) { sim::options().compiler = command; });
-  m.def("counters", [] { return as_dict(sim::counters()); });
-  m.def("reset_counters", &sim::reset_counters);
-  m.def("seed", [](uint64_t value) { sim::options().seed = value; });
-  m.def(
-      "default_storage_mode",
-      [](const std::optional<std::string>& name) {
-        if (name) set_mode(*name);
-        return mode_name();
-      },
-      py::arg("name") = py::none());
-  m.def("allocated_bytes", &sim::allocated_bytes);
-  m.def("peak_bytes", &sim::peak_bytes);
-  m.def("reset_peak_bytes", &sim::reset_peak_bytes);
+      "set_compiler",
+      [](const std::string& command) { sim::options().compiler = command; },
+      py::arg("command"));
 }

@@ -9,6 +9,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -37,8 +38,9 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def execute_and_load(module: ModuleType) -> None:
             execute(module)
-            library = f"{os.environ['ORCHARD_LIBRARY_DIR']}/_C.so"
-            module.ops.load_library(library)
+            folder = pathlib.Path(os.environ["ORCHARD_LIBRARY_DIR"])
+            (library,) = folder.glob("_C.torch*.so")
+            module.ops.load_library(str(library))
 
         spec.loader.exec_module = execute_and_load  # type: ignore[method-assign]
         return spec

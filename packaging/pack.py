@@ -1,0 +1,153 @@
+"""Pack a wheel whose bytes depend on its files alone, and read it back."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import wheel_metadata
+from project import ROOT, Failure, table
+
+PROJECT = table("pyproject.toml")["project"]
+VERSION: str = PROJECT["version"]
+INFO = f"orchard_ops-{VERSION}.dist-info"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
+
+
+def sources(*patterns: str) -> list[Path]:
+    """Return the source files that match, in a fixed order."""
+    return sorted(path for p in patterns for path in ROOT.glob(p))
+
+
+def metadata(minors: Collection[str], licences: Mapping[str, bytes]) -> str:
+    """Return the METADATA of a wheel for some PyTorch minors."""
+    licence = "MIT AND Apache-2.0" if len(licences) > 1 else "MIT"
+    lines = [
+        "Metadata-Version: 2.4",
+        f"Name: {PROJECT['name']}",
+        f"Version: {VERSION}",
+        f"Summary: {PROJECT['description']}",
+        *(f"Author: {author['name']}" for author in PROJECT["authors"]),
+        f"Keywords: {','.join(PROJECT['keywords'])}",
+        f"License-Expression: {licence}",
+        *(f"License-File: {name}" for name in licences),
+        *(f"Project-URL: {n}, {at}" for n, at in PROJECT.get("urls", {}).items()),
+        f"Requires-Python: {PROJECT['requires-python']}",
+        *(f"Requires-Dist: {need}" for need in wheel_metadata.requirements(minors)),
+    ]
+    for extra, needs in PROJECT["optional-dependencies"].items():
+        lines.append(f"Provides-Extra: {extra}")
+        lines += [f'Requires-Dist: {need}; extra == "{extra}"' for need in needs]
+    lines += [f"Classifier: {name}" for name in PROJECT["classifiers"]]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    head = "\n".join(lines)
+    return f"{head}\nDescription-Content-Type: text/markdown\n\n{readme}"
+
+
+def wheel_files(
+    tag: str,
+    minors: Collection[str],
+    built: Mapping[str, Path],
+    also: Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """Return every file of a wheel but its RECORD."""
+    files = {
+        path.relative_to(ROOT).as_posix(): path.read_bytes()
+        for path in sources("orchard_ops/**/*.py", "orchard_ops/**/py.typed")
+    }
+    files |= {f"orchard_ops/{at}": path.read_bytes() for at, path in built.items()}
+    licences = {"LICENSE": (ROOT / "LICENSE").read_bytes(), **also}
+    scripts = "".join(f"{n} = {at}\n" for n, at in PROJECT["scripts"].items())
+    files[f"{INFO}/METADATA"] = metadata(minors, licences).encode()
+    files[f"{INFO}/entry_points.txt"] = f"[console_scripts]\n{scripts}".encode()
+    files |= {f"{INFO}/licenses/{name}": text for name, text in licences.items()}
+    python, abi, platforms = tag.split("-")
+    tags = "".join(f"Tag: {python}-{abi}-{name}\n" for name in platforms.split("."))
+    files[f"{INFO}/WHEEL"] = (
+        "Wheel-Version: 1.0\nGenerator: orchard-ops packaging\n"
+        f"Root-Is-Purelib: false\n{tags}"
+    ).encode()
+    return files
+
+
+def record(name: str, data: bytes) -> str:
+    """Return the line of RECORD for a file."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
+    return f"{name},sha256={digest.decode()},{len(data)}\n"
+
+
+def pack(
+    tag: str,
+    minors: Collection[str],
+    built: Mapping[str, Path],
+    into: Path,
+    licences: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write a wheel whose bytes depend on its files alone.
+
+    Args:
+        tag: for which Python, ABI and platform it is.
+        minors: the PyTorches whose libraries are in it.
+        built: what the build made, by its place in the package.
+        into: the folder to write to.
+        licences: those of others whose code is in the libraries, by file name.
+    """
+    files = wheel_files(tag, minors, built, licences or {})
+    rows = "".join(record(name, data) for name, data in files.items())
+    files[f"{INFO}/RECORD"] = f"{rows}{INFO}/RECORD,,\n".encode()
+    out = into / f"orchard_ops-{VERSION}-{tag}.whl"
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            is_binary = name.endswith((".so", ".dylib"))
+            entry.external_attr = (0o100755 if is_binary else 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    return out
+
+
+def requirements_on_torch(metadata_text: str) -> list[str]:
+    """Return the requirements of a METADATA that name torch."""
+    lines = [x for x in metadata_text.splitlines() if x.startswith("Requires-Dist: ")]
+    needs = [line.partition(": ")[2] for line in lines]
+    return [need for need in needs if need.startswith("torch")]
+
+
+def check_wheel(wheel: Path, minors: Collection[str]) -> None:
+    """Read a finished wheel back: all that it says of itself must agree.
+
+    Raises:
+        Failure: the tag, the version, the requirement on PyTorch or a digest of
+            RECORD is wrong.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    _, version, python, abi, platform = wheel.stem.split("-")
+    texts = {name: files[f"{INFO}/{name}"].decode() for name in ("METADATA", "WHEEL")}
+    needed, came = wheel_metadata.requirements(minors)[:1], texts["METADATA"]
+    claims = {
+        # A public index takes no local version, such as 0.1.0+torch2.4.
+        "the version": (version == VERSION and "+" not in version, version),
+        "the tag": (
+            f"\nTag: {python}-{abi}-{platform.split('.')[0]}\n" in texts["WHEEL"],
+            texts["WHEEL"],
+        ),
+        "the requirement": (
+            requirements_on_torch(came) == needed,
+            str(requirements_on_torch(came)),
+        ),
+        # It would be for one Python alone.
+        "a Python extension": (
+            abi != "none" or not any(".cpython-" in name for name in files),
+            str(list(files)),
+        ),
+    }
+    for line in files[f"{INFO}/RECORD"].decode().splitlines()[:-1]:
+        name, _, size = line.rsplit(",", 2)
+        claims[f"RECORD of {name}"] = (record(name, files[name]) == f"{line}\n", size)
+    wrong = [f"{what}: {came}" for what, (holds, came) in claims.items() if not holds]
+    if wrong:
+        raise Failure(f"{wheel.name}: " + "; ".join(wrong))
