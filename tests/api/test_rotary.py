@@ -86,6 +86,13 @@ def test_in_place(device: torch.device) -> None:
     assert out is x
     assert torch.equal(x.cpu(), want.cpu())
     assert torch.equal(base[:, :, [0, 2]].cpu(), before[:, :, [0, 2]])
+    grads = []
+    for inplace in (False, True):
+        leaf = before[:, :, 1].to(device).requires_grad_()
+        turned_leaf = apply_rotary_emb(leaf * 1, *table(device), inplace=inplace)
+        turned_leaf.square().sum().backward()
+        grads.append(leaf.grad.cpu())
+    assert torch.equal(*grads)
 
 
 BAD = {

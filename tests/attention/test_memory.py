@@ -27,6 +27,10 @@ FEATURES = {
     "dropout": replace(PLAIN, dropout=0.2),
     "key-padding": replace(PLAIN, mask=Mask("bool", "bk", hidden="columns")),
     "bias-of-keys": replace(PLAIN, mask=Mask("float", "hk", hidden="none")),
+    "mask-and-causal": replace(
+        PLAIN, mask=Mask("bool", "bk", hidden="columns"), causal="top-left"
+    ),
+    "bfloat16-bias-of-keys": replace(PLAIN, mask=Mask("bfloat16", "hk", hidden="none")),
     "bool-mask": replace(PLAIN, mask=Mask("bool", "qk")),
     "bias": replace(PLAIN, mask=Mask("float", "qk")),
     "packed": replace(PLAIN, sequences=((100, 100),), causal="bottom-right"),
@@ -130,7 +134,28 @@ def jagged(length: int, device: torch.device) -> None:
     orchard_ops.flash_attention(q, q, q, is_causal=True).values().sum().backward()
 
 
-FUNCTIONS = {"ring-entries": ring_entries, "rotary": rotary}
+def leading(length: int, device: torch.device) -> None:
+    """Train with five dimensions, one batch of keys for all."""
+    q = torch.zeros(2, 1, 2, length, 16).half().to(device).requires_grad_()
+    k = torch.zeros(1, 1, 2, length, 16).half().to(device).requires_grad_()
+    orchard_ops.flash_attention(q, k, k, is_causal=True).sum().backward()
+
+
+def sinks_in_decoding(length: int, device: torch.device) -> None:
+    """Attend to a cache of that length, with sinks."""
+    q, sinks = torch.zeros(1, 1, 2, 16).half().to(device), torch.zeros(2).to(device)
+    cache = torch.zeros(1, length, 1, 16).half().to(device)
+    orchard_ops.flash_attention_with_kvcache(
+        q, cache, cache, cache_seqlens=length, num_splits=4, sinks=sinks
+    )
+
+
+FUNCTIONS = {
+    "ring-entries": ring_entries,
+    "rotary": rotary,
+    "leading": leading,
+    "sinks-in-decoding": sinks_in_decoding,
+}
 if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4):
     FUNCTIONS["jagged"] = jagged
 
