@@ -46,6 +46,7 @@ def decode(
     cache_batch_idx: Tensor | None,
     cache_leftpad: Tensor | None,
     alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
     scale: float | None,
     softcap: float,
     window_left: int,

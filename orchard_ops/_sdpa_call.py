@@ -18,7 +18,7 @@ from torch.overrides import (
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from ._arguments import dense_arguments
+from ._arguments import dense_arguments, is_jagged, nested_like
 from ._arguments.philox import NO_SEED, draw_seed
 from ._errors import InvalidProblemError, OrchardError, UnsupportedError
 from ._functions import run
@@ -33,6 +33,7 @@ __all__ = [
     "call_of",
     "causal_bias_class",
     "is_causal_bias",
+    "note_of",
     "reason_against",
 ]
 
@@ -151,13 +152,28 @@ def attend(call: Call) -> Tensor | str:
         return str(error)
     if reason:
         return reason
-    return run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    out = run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    return nested_like(call.query, out) if is_jagged(call.query) else out
 
 
 def reason_against(call: Call) -> str:
     """Return why PyTorch's own function must serve, or an empty string."""
     reason = _reason_of_state(call)
     return reason or supports(call.query, call.key, call.value, **_options(call))[1]
+
+
+def note_of(call: Call) -> str:
+    """Return what the kernels make of arguments that PyTorch refuses or reads else."""
+    mask = call.attn_mask
+    if not isinstance(mask, Tensor) or is_causal_bias(mask):
+        return ""
+    notes = []
+    if call.is_causal:
+        notes.append("attn_mask and is_causal: a key must pass both")
+    is_read = mask.dtype in (torch.bool, torch.float32, call.query.dtype)
+    if not is_read and mask.is_floating_point():
+        notes.append(f"attn_mask is copied from {mask.dtype} into torch.float32")
+    return "; ".join(notes)
 
 
 def _reason_of_state(call: Call) -> str:
@@ -170,12 +186,13 @@ def _reason_of_state(call: Call) -> str:
             return reason
     if query.device.type not in _DEVICES:
         return f"device {query.device.type}: PyTorch's own function serves it"
-    if query.is_nested or key.is_nested or value.is_nested:
-        return "nested tensors: flash_attention_varlen takes packed ones"
-    if mask is not None:
+    nested = [tensor for tensor in (query, key, value) if tensor.is_nested]
+    if nested and (not is_eager or not all(is_jagged(tensor) for tensor in nested)):
+        return "nested tensors: the kernels take jagged ones, and those uncompiled"
+    if mask is not None and is_causal_bias(mask):
         if call.is_causal:
-            return "attn_mask together with is_causal=True: PyTorch's rules decide"
-        if is_causal_bias(mask) and not _is_bias_of(call):
+            return "a causal bias together with is_causal=True: PyTorch's rules decide"
+        if not _is_bias_of(call):
             return "a causal bias of other lengths than query and key: PyTorch's rules"
     return _eager_reason(query, key, value) if is_eager else ""
 
@@ -218,7 +235,7 @@ def _overriding_reason(call: Call) -> str:
 
 def _overrides(value: object) -> bool:
     function = getattr(type(value), "__torch_function__", None)
-    if function is None or type(value) is Tensor:
+    if function is None or type(value) is Tensor or is_jagged(value):
         return False
     return function is not torch._C._disabled_torch_function_impl
 
@@ -236,7 +253,9 @@ def _eager_reason(*tensors: Tensor) -> str:
         if [mode for mode in modes if type(mode) is ProxyTorchDispatchMode]:
             return "inside torch.fx.experimental.proxy_tensor.make_fx"
     for tensor in tensors:
-        if type(tensor) is not Tensor and _answers_for_operators(type(tensor)):
+        if type(tensor) is Tensor or is_jagged(tensor):
+            continue
+        if _answers_for_operators(type(tensor)):
             return "a subclass of Tensor that answers for PyTorch's operators"
     if not _is_flash_enabled():
         return "flash attention is switched off by torch.nn.attention.sdpa_kernel"

@@ -65,8 +65,8 @@ void check_ranks(const char* operation, const Call& call) {
   const Tensor &q = call.q, &k = call.k, &v = call.v;
   if (q.dim() == 4 && k.dim() == 4 && v.dim() == 4) return;
   refuse(operation,
-         "expected q, k and v to have 3 dimensions [batch, len, head_dim] or 4 "
-         "[batch, heads, len, head_dim], got shapes ",
+         "expected q, k and v to have 4 dimensions [batch, heads, len, "
+         "head_dim], got shapes ",
          q.sym_sizes(), ", ", k.sym_sizes(), ", ", v.sym_sizes(),
          "; add or merge dimensions with unsqueeze or flatten");
 }
@@ -91,7 +91,9 @@ void check_qkv(const char* operation, const Call& call) {
   if (dtype != at::kDouble || !(q.is_cpu() || q.is_meta())) {
     dtype_of(operation, q);
   }
-  if (!call.is_grouping_allowed && q.sym_size(1) != k.sym_size(1)) {
+  // One key head for all is broadcast, as PyTorch does it.
+  if (!call.is_grouping_allowed && k.sym_size(1) != 1 &&
+      q.sym_size(1) != k.sym_size(1)) {
     refuse(operation,
            "expected heads_q == heads_kv with enable_gqa=False, got ",
            q.sym_size(1), " and ", k.sym_size(1),
@@ -118,12 +120,16 @@ void check_mask_tensor(const char* operation, const Call& call) {
   }
   check_beside(operation, "attn_mask", mask, call.q);
   const auto dtype = mask.scalar_type();
-  if (dtype != at::kBool && dtype != at::kFloat &&
-      dtype != call.q.scalar_type()) {
-    refuse(operation, "expected attn_mask to be bool (True = attend), float32 ",
-           "or ", torch_name(call.q.scalar_type()), " like q, got ",
-           torch_name(dtype), "; cast it with .to, or a 0/1 mask with .bool()");
-  }
+  if (dtype == at::kBool) return;
+  // Where there is float64, its sums are too.
+  const bool is_taken = dtype == at::kDouble
+                            ? call.q.is_cpu() || call.q.is_meta()
+                            : at::isFloatingType(dtype);
+  if (is_taken) return;
+  refuse(operation,
+         "expected attn_mask to be bool (True = attend) or a "
+         "floating-point tensor, float64 on the CPU alone, got ",
+         torch_name(dtype), "; cast it with .to, or a 0/1 mask with .bool()");
 }
 
 // A length that only the run will know is checked then: asking for it here
@@ -243,30 +249,16 @@ void check_seed(const char* operation, const Call& call) {
   }
 }
 
-void check_mask_rank(const char* operation, const Call& call) {
-  const int64_t most = call.has_three_dims ? 3 : 4;
-  if (!call.mask.defined() || call.mask.dim() <= most) return;
-  refuse(operation, "expected attn_mask to have at most ", most,
-         " dimensions like q, got shape ", call.mask.sym_sizes(),
-         "; it must broadcast to ",
-         call.has_three_dims ? "[batch, len_q, len_kv]"
-                             : "[batch, heads_q, len_q, len_kv]");
-}
-
-// q, k and v of three dimensions get one head, and a mask the dimensions that
-// it lacks.
-void add_dimensions(const char* operation, Call& call) {
-  call.has_three_dims =
-      call.q.dim() == 3 && call.k.dim() == 3 && call.v.dim() == 3;
-  check_mask_rank(operation, call);
-  Tensor& mask = call.mask;
-  if (call.has_three_dims) {
-    for (Tensor* tensor : {&call.q, &call.k, &call.v}) {
-      *tensor = tensor->unsqueeze(1);
-    }
-    if (mask.defined() && mask.dim() == 3) mask = mask.unsqueeze(1);
+// A float mask of a dtype that kernels do not read beside q's: float32 holds
+// each of its numbers.
+Tensor as_kernels_read(const Tensor& mask, const Tensor& q) {
+  if (!mask.defined()) return mask;
+  const auto dtype = mask.scalar_type();
+  if (!at::isFloatingType(dtype) || dtype == at::kFloat ||
+      dtype == at::kDouble || dtype == q.scalar_type()) {
+    return mask;
   }
-  while (mask.defined() && mask.dim() < 4) mask = mask.unsqueeze(0);
+  return mask.to(at::kFloat);
 }
 
 // `next` returns one IValue after the other, in the order of the schema.
@@ -320,9 +312,8 @@ Call Call::read(const char* operation,
   read_tensor("cu_seqlens_q", call.starts_q);
   read_tensor("cu_seqlens_k", call.starts_kv);
   read_lengths(next, call);
-  if (call.q.dim() != 4 || (call.mask.defined() && call.mask.dim() != 4)) {
-    add_dimensions(operation, call);
-  }
+  if (has_other_dims(call)) fold_leading(operation, call);
+  call.mask = as_kernels_read(call.mask, call.q);
   return call;
 }
 

@@ -6,8 +6,10 @@
 #include <ATen/core/stack.h>
 
 #include <array>
+#include <vector>
 
 #include "attention/problem.h"
+#include "torch/leading.h"
 
 namespace orchard::torch_ops {
 
@@ -42,8 +44,10 @@ struct Call {
   bool is_grouping_allowed = true;
   // lse is asked for.  Only CPU tensors, which may do without, look at it.
   bool needs_lse = false;
-  // q, k and v came as [batch, length, head_dim]; results go back so.
-  bool has_three_dims = false;
+  // q, k and v came with other leading dimensions than [batch, heads], or none:
+  // results go back with these.
+  bool is_folded = false;
+  std::vector<c10::SymInt> leading;
   // Of packed sequences, else 0.  torch.compile may have computed them from
   // cu_seqlens: only the run knows them then.
   c10::SymInt max_len_q = 0, max_len_kv = 0;
@@ -78,9 +82,9 @@ struct Call {
   bool has_bias() const { return mask.defined() && mask.is_floating_point(); }
 };
 
-// A tensor of four dimensions as the caller wants it back.
+// A result as the caller wants it back.
 inline at::Tensor with_dims_of(const Call& call, const at::Tensor& result) {
-  return call.has_three_dims ? result.squeeze(1) : result;
+  return call.is_folded ? unfold_leading(call, result) : result;
 }
 
 const char* torch_name(at::ScalarType dtype);  // as Python writes it

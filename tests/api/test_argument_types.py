@@ -126,7 +126,7 @@ def test_padding_takes_dense_tensors(name: str) -> None:
 
 
 PADS = {"index_first_axis": 0, "index_put_first_axis": 1, "pad_input": 2,
-        "unpad_input": 0}  # fmt: skip
+        "unpad_input": 0, "unpad_input_for_concatenated_sequences": 0}  # fmt: skip
 
 
 def test_integers_of_the_other_functions() -> None:

@@ -146,11 +146,11 @@ class TestMetalsim:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_masks(dtype: torch.dtype) -> None:
-    """A float32 mask is added as it is; one of another half is cast with q."""
+    """A float mask is added as it is, also one of another half than q becomes."""
     mask = torch.randn(12, 12).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = attend(Q, attn_mask=mask)
-    as_it_counts = mask if dtype == torch.float32 else mask.bfloat16()
+    as_it_counts = mask if dtype == torch.bfloat16 else mask.float()
     assert torch.equal(actual, attend(Q.bfloat16(), attn_mask=as_it_counts))
 
 

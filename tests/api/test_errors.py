@@ -53,9 +53,17 @@ HALF = torch.zeros(2, 4, 6, 16, dtype=torch.float16)
 # name: maker, error, texts that the message must contain
 BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str]]] = {
     "not a tensor": (make(k=[1.0]), InvalidProblemError, ["k", "list"]),
-    "rank 2": (make(q=(6, 16)), InvalidProblemError, ["[6, 16]"]),
-    "rank 5": (make(v=(1, 2, 4, 6, 16)), InvalidProblemError, ["[1, 2, 4, 6, 16]"]),
-    "ranks differ": (make(q=(2, 6, 16)), InvalidProblemError, ["[2, 6, 16]"]),
+    "rank 1": (make(q=(16,)), InvalidProblemError, ["[16]", "head_dim"]),
+    "rank 5": (
+        make(v=(3, 2, 4, 6, 16), k=(4, 2, 4, 6, 16)),
+        InvalidProblemError,
+        ["[3, 2, 4, 6, 16]", "broadcast"],
+    ),
+    "other leading dimensions": (
+        make(q=(3, 6, 16)),
+        InvalidProblemError,
+        ["heads", "3", "4"],
+    ),
     "dtypes differ": (make(k=HALF), InvalidProblemError, ["float16", "float32"]),
     "integers": (
         make(**{name: HALF.to(torch.int32) for name in "qkv"}),
@@ -103,12 +111,20 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
     "mask of integers": (
         make(attn_mask=torch.ones(6, 6, dtype=torch.int64)),
         InvalidProblemError,
-        ["attn_mask", "int64", "float32", "bool"],
+        ["attn_mask", "int64", "floating-point", "bool"],
     ),
-    "mask of another half": (
-        make(attn_mask=torch.ones(6, 6, dtype=torch.bfloat16)),
+    "mask of another batch, rank 5": (
+        make(
+            **dict.fromkeys("qkv", (2, 3, 4, 6, 16)),
+            attn_mask=torch.ones(3, 3, 1, 6, 6),
+        ),
         InvalidProblemError,
-        ["attn_mask", "bfloat16", "float32"],
+        ["[3, 3, 1, 6, 6]", "broadcast"],
+    ),
+    "slopes that are learned": (
+        make(alibi_slopes=torch.ones(4, requires_grad=True)),
+        InvalidProblemError,
+        ["alibi_slopes", "attn_mask"],
     ),
     "mask of rank 5": (
         make(attn_mask=torch.ones(1, 2, 4, 6, 6)),
@@ -311,12 +327,30 @@ def test_numbers_of_other_types(where: str, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("where", ["device", "cpu"])
-def test_slopes_have_no_gradient(where: str, device: torch.device) -> None:
-    """Nowhere: not on one device a number, and on the other none."""
+def test_learned_slopes_lose_no_gradient(where: str, device: torch.device) -> None:
+    """They are refused where one would be lost, and taken where none is recorded."""
     place = device if where == "device" else torch.device("cpu")
     q = torch.randn(2, 4, 6, 16).to(place)
     slopes = torch.rand(4).to(place).requires_grad_()
-    assert not orchard_ops.flash_attention(q, q, q, alibi_slopes=slopes).requires_grad
+    ends = torch.tensor([0, 6], dtype=torch.int32).to(place)
+    packed = (q[0].transpose(0, 1),) * 3
+    calls = [
+        lambda: orchard_ops.flash_attention(q, q, q, alibi_slopes=slopes),
+        lambda: orchard_ops.flash_attention_varlen(
+            *packed, ends, ends, 6, 6, alibi_slopes=slopes
+        ),
+        lambda: orchard_ops.flash_attn.flash_attn_func(
+            *[q.transpose(1, 2)] * 3, alibi_slopes=slopes
+        ),
+        lambda: orchard_ops.flash_attention_with_kvcache(
+            *[q.transpose(1, 2)] * 3, cache_seqlens=6, alibi_slopes=slopes
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidProblemError, match="would be lost"):
+            call()
+        with torch.no_grad():
+            assert not call().requires_grad
 
 
 def test_dao_functions_name_what_is_wrong(device: torch.device) -> None:

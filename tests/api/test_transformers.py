@@ -16,11 +16,13 @@ from harness import count_calls
 from torch import Tensor, nn
 
 from orchard_ops import UnsupportedError, sdpa
+from orchard_ops.integrations import _steps
 from orchard_ops.integrations import transformers as integration
 
 transformers = pytest.importorskip("transformers")
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 IS_OLD = VERSION < (5, 0)
+HAS_MASKS = VERSION >= (4, 53)  # functions that make them
 SIZES = {"vocab_size": 61, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
@@ -190,6 +192,57 @@ def test_generating_equals_eager(name: str, padding: str, device: torch.device) 
     # Two layers a token; T5's decoder attends twice in each, its encoder once in all.
     new = got.shape[1] - (1 if name == "t5" else inputs["input_ids"].shape[1])
     assert calls.fwd == (2 + 4 * new if name == "t5" else 2 * new)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("padding", ["none", "left"])
+def test_steps_through_the_cache_entry(
+    padding: str, cache: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of generation reads its cache as such, with the same tokens as eager."""
+    monkeypatch.setattr(_steps, "LEAST_KEYS", 1)
+    served: list[bool] = []
+
+    def watched(*arguments: Any) -> Tensor | None:
+        out = step(*arguments)
+        served.append(out is not None)
+        return out
+
+    step = integration.step
+    monkeypatch.setattr(integration, "step", watched)
+    eager, ours = pair("llama", device)
+    inputs = batch("llama", padding)
+    inputs.pop("labels")
+    options = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+    want = eager.eval().generate(**inputs, **options)
+    if cache == "static":
+        options["cache_implementation"] = "static"
+    got = ours.eval().generate(
+        **{key: value.to(device) for key, value in inputs.items()}, **options
+    )
+    assert torch.equal(got.cpu(), want)
+    new = got.shape[1] - inputs["input_ids"].shape[1]
+    # Not the prompt; before there were mask functions only steps without a mask.
+    is_marked = HAS_MASKS or (padding == "none" and cache == "dynamic")
+    assert len(served) == 2 * new
+    assert sum(served) == (2 * (new - 1) if is_marked else 0)
+
+
+def test_a_mask_with_a_hole_is_no_step(device: torch.device) -> None:
+    """Keys that do not lie side by side are left to the dense entry, gradients too."""
+    mask = torch.ones(2, 1, 1, 200, dtype=torch.bool)
+    mask[0, ..., :7], mask[1, ..., 150:] = False, False
+    with torch.no_grad():
+        whole = _steps.with_span(lambda: mask.to(device))()
+        first, ends = whole.orchard_span
+        assert (first.tolist(), ends.tolist()) == ([7, 0], [200, 150])
+        mask[0, ..., 90] = False
+        holed = _steps.with_span(lambda: mask.to(device))()
+        assert holed.orchard_span is None
+        q, k = torch.randn(2, 4, 1, 8).to(device), torch.randn(2, 2, 200, 8).to(device)
+        assert _steps.step(q, k, k, holed, 1.0, 0.0, None) is None
+        assert _steps.step(q, k, k, whole, 1.0, 0.0, None) is not None
+    assert _steps.step(q.requires_grad_(), k, k, whole, 1.0, 0.0, None) is None
 
 
 @pytest.mark.parametrize("name", MODELS)

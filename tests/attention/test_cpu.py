@@ -225,3 +225,18 @@ def test_a_single_key_has_no_gradient_in_its_score(dtype: torch.dtype) -> None:
     dq, dk = torch.autograd.grad(out, (q, k), torch.randn(2, 2, 9, 64).to(dtype))
     assert dq.abs().max() <= 1e-5
     assert dk.abs().max() <= 1e-5
+
+
+def test_float64_masks_are_exact() -> None:
+    """A bias that float32 has no number for is added, and hides nothing."""
+    q, k, v = (torch.randn(1, 2, 5, 8) for _ in range(3))
+    least = torch.finfo(torch.float64).min
+    mask = torch.full((5, 5), least, dtype=torch.float64).requires_grad_()
+    out, lse = orchard_ops.flash_attention(q, k, v, mask, return_lse=True)
+    assert torch.allclose(out, v.mean(2, keepdim=True).expand_as(out), atol=1e-6)
+    out.sum().backward()
+    assert (mask.grad.dtype, out.dtype, lse.dtype) == (
+        torch.float64,
+        torch.float32,
+        torch.float32,
+    )

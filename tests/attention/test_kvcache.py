@@ -12,10 +12,11 @@ import torch
 from cases import FLOOR, Case
 from needs import TORCH, skip_without
 from reference import Part, attend, largest
+from rotation import turn
 from torch import Tensor
 
 import orchard_ops
-from orchard_ops import InvalidProblemError, OrchardError, UnsupportedError
+from orchard_ops import InvalidProblemError, OrchardError, UnsupportedError, flash_attn
 
 POISON = math.nan  # in every place of a cache that must not be read
 
@@ -39,6 +40,7 @@ class Step:
     left_pads: tuple[int, ...] = ()
     rotary: str = ""  # or "interleaved", "halves"
     slopes: str = ""
+    sinks: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,26 +74,20 @@ STEPS = [
          rotary="interleaved", options={"is_causal": True}),
     Step("rotary-halves-f16", F16, len_new=1, lengths=(1, 77, 130), rotary="halves",
          page_size=16),
+    # A row without keys has its sink all the same: zeros, and the sink as lse.
+    Step("sinks", sinks=True),
+    Step("sinks-one-split", F16, sinks=True, len_q=2,
+         options={"num_splits": 1, "is_causal": True}),
+    Step("sinks-many-splits", F16, sinks=True, options={"num_splits": 7}),
+    Step("sinks-paged-append", page_size=16, sinks=True, len_new=1,
+         lengths=(1, 77, 130), options={"window": (60, 0)}),
+    Step("sinks-d256", head_dim=256, head_dim_v=256, sinks=True, left_pads=(0, 5, 33),
+         lengths=(5, 40, 33), capacity=40),
     Step("everything", F16, heads_q=6, len_q=4, len_new=4, lengths=(4, 77, 130),
-         rotary="halves", rows=(4, 0, 2), slopes="heads",
+         rotary="halves", rows=(4, 0, 2), slopes="heads", sinks=True,
          options={"is_causal": True, "window": (50, -1), "softcap": 5.0,
                   "num_splits": 3}),
 ]  # fmt: skip
-
-
-def turn(x: Tensor, angles: Tensor, style: str) -> Tensor:
-    """Rotate pairs of ``[len, heads, head_dim]`` as complex numbers, in float64."""
-    size = 2 * angles.size(1)
-    part, rest = x[..., :size], x[..., size:]
-    if style == "interleaved":
-        pairs = part.unflatten(-1, (-1, 2))
-    else:
-        pairs = torch.stack(part.chunk(2, -1), -1)
-    factor = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
-    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * factor)
-    if style == "interleaved":
-        return torch.cat([turned.flatten(-2), rest], -1)
-    return torch.cat([turned[..., 0], turned[..., 1], rest], -1)
 
 
 class Problem:
@@ -112,6 +108,8 @@ class Problem:
         if s.slopes:
             shape = [s.heads_q] if s.slopes == "heads" else [self.batch, s.heads_q]
             self.slopes = torch.rand(shape, generator=self.generator) * 0.1
+        # The second is none.
+        self.sinks = torch.tensor([2.0, -torch.inf, 0.5, -3.0, 9.0, 1.0])[: s.heads_q]
         self.old = [length - s.len_new for length in s.lengths]
 
     def draw(self, *shape: int) -> Tensor:
@@ -185,7 +183,8 @@ class Problem:
             parts = (q, self.final_keys(index)[first:length],
                      self.values[index][first:length])  # fmt: skip
             exact = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
-            out, lse = attend(case, Part(*exact, None, slopes, None, None))
+            sinks = self.sinks.double() if s.sinks else None
+            out, lse = attend(case, Part(*exact, None, slopes, sinks, None))
             outs.append(out.transpose(1, 2))
             lses.append(lse)
         return torch.cat(outs), torch.cat(lses)
@@ -203,6 +202,8 @@ class Problem:
             given["block_table"] = self.table().to(device)
         if self.slopes is not None:
             given["alibi_slopes"] = self.slopes.to(device)
+        if s.sinks:
+            given["sinks"] = self.sinks.to(device)
         if s.len_new:
             for name, source in (("k", self.keys), ("v", self.values)):
                 new = [
@@ -275,6 +276,19 @@ def test_an_int_is_the_length_of_all(device: torch.device) -> None:
     call = orchard_ops.flash_attention_with_kvcache
     one = call(q, cache, cache, cache_seqlens=17)
     assert torch.equal(one.cpu(), call(q, cache, cache, cache_seqlens=lengths).cpu())
+
+
+def test_sinks_of_the_drop_in(device: torch.device) -> None:
+    """flash_attn_with_kvcache takes sinks as s_aux; one with a gradient is refused."""
+    problem = Problem(next(step for step in STEPS if step.name == "sinks"))
+    caches = [t.to(device) for t in problem.caches(problem.old, is_final=False)]
+    q, given = problem.q.to(device), problem.arguments(device)
+    want = orchard_ops.flash_attention_with_kvcache(q, *caches, **given)
+    sinks = given.pop("sinks")
+    dao = flash_attn.flash_attn_with_kvcache
+    assert torch.equal(dao(q, *caches, s_aux=sinks, **given).cpu(), want.cpu())
+    with pytest.raises(UnsupportedError, match="gradient"):
+        dao(q, *caches, s_aux=sinks.clone().requires_grad_(), **given)
 
 
 COMPILED = [

@@ -83,6 +83,9 @@ FLOAT_MASKS = [
         "lowest-causal": dict(mask=Mask("float", hidden="lowest"), causal="top-left"),
         "float32-f16": dict(mask=Mask("float32"), dtype=F16),
         "float32-bf16": dict(mask=Mask("float32", "hqk"), dtype=BF16),
+        "bfloat16-f16": dict(mask=Mask("bfloat16"), dtype=F16),
+        "float16-f32": dict(mask=Mask("float16", "hqk"), causal="top-left"),
+        "lowest-bfloat16-f32": dict(mask=Mask("bfloat16", hidden="lowest")),
         "transposed": dict(mask=Mask("float", layout="transposed")),
         "sliced": dict(mask=Mask("float", layout="sliced")),
         "expanded": dict(mask=Mask("float", layout="expanded")),
@@ -226,6 +229,17 @@ LAYOUTS = _named("layout", _BASE, {
     "transposed-mask": dict(layout="transposed", mask=Mask("float", "hqk")),
 })  # fmt: skip
 
+LEADING = _named("leading", _BASE, {
+    "two": dict(ndim=2, batch=1, heads_q=1, heads_kv=1),
+    "two-all": dict(ndim=2, batch=1, heads_q=1, heads_kv=1, causal="bottom-right",
+                    mask=Mask("float", "qk", 2), dropout=0.2, sinks="normal"),
+    "five": dict(ndim=5, batch=4, heads_q=4),
+    "five-mask": dict(ndim=5, batch=4, mask=Mask("float", "bhqk", 5)),
+    "five-shared-mask": dict(ndim=5, batch=4, mask=Mask("float", "hqk", 3), dtype=F16),
+    "five-transposed": dict(ndim=5, batch=4, layout="transposed", alibi="heads",
+                            dropout=0.2, window=(9, 3)),
+})  # fmt: skip
+
 TOGETHER = _named("together", _BASE, {
     "all": dict(mask=Mask("float", "bqk"), window=(30, 11), softcap=3.0,
                 alibi="heads", sinks="normal", dropout=0.2, heads_q=4,
@@ -260,5 +274,6 @@ FEATURE_CASES = with_lse_gradients([
     *DROPOUTS,
     *VARLENS,
     *LAYOUTS,
+    *LEADING,
     *TOGETHER,
 ])  # fmt: skip

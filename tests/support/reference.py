@@ -294,12 +294,20 @@ def _run_parts(
     slopes, keep = inputs.alibi_slopes, inputs.keep or (None,)
     if case.sequences:
         return _run_sequences(case, function, inputs, (q, k, v), sinks)
-    if case.ndim == 3:
-        q, k, v = q[:, None], k[:, None], v[:, None]
-        if mask is not None:
-            mask = mask[:, None] if mask.dim() == 3 else mask
+    leading = q.shape[:-2]
+    q, k, v = (_with_four_dims(tensor, case.ndim) for tensor in (q, k, v))
+    if mask is not None and mask.dim() == case.ndim:
+        mask = _with_four_dims(mask, case.ndim)
     out, lse = function(case, Part(q, k, v, mask, slopes, sinks, keep[0]))
-    return (out, lse) if case.ndim == 4 else (out[:, 0], lse[:, 0])
+    return out.reshape(*leading, *out.shape[2:]), lse.reshape(*leading, lse.size(2))
+
+
+def _with_four_dims(tensor: Tensor, rank: int) -> Tensor:
+    if rank == 5:
+        return tensor.flatten(0, 1)
+    if rank == 4:
+        return tensor
+    return tensor.unsqueeze(-3) if rank == 3 else tensor[None, None]
 
 
 def _run_sequences(

@@ -66,6 +66,7 @@ constexpr Feature kOfCaches[] = {
     [](Problem& p) { p.settings.window_right = 0; },
     [](Problem& p) { p.settings.softcap = 30.0; },
     [](Problem& p) { p.has_slopes = true; },
+    [](Problem& p) { p.has_sinks = true; },
 };
 
 class Recorded final : public device::Pipeline {
