@@ -241,8 +241,8 @@ class Overriding(Tensor):
 FALLBACKS: dict[str, tuple[Callable[[torch.device], tuple[Any, ...]], str]] = {
     "on the CPU": (lambda _: ([torch.ones(1, 2, 3, 8)] * 3, {}), "device cpu"),
     "wide heads": (
-        lambda device: ([torch.ones(1, 1, 3, 300).to(device)] * 3, {}),
-        "expected head_dim from 1 to 256",
+        lambda device: ([torch.ones(1, 1, 3, 600).to(device)] * 3, {}),
+        "expected head_dim from 1 to 576",
     ),
     "other heads": (
         lambda device: (
@@ -280,7 +280,7 @@ def test_fallbacks_are_explained_and_counted(name: str, device: torch.device) ->
 def test_counts_do_not_grow_with_lengths(device: torch.device) -> None:
     """Calls refused by one rule share an entry, whatever their sizes."""
     with sdpa.enabled():
-        for size in (257, 300, 310):
+        for size in (577, 600, 610):
             F.scaled_dot_product_attention(*[torch.ones(1, 1, 3, size).to(device)] * 3)
     assert list(sdpa.fallbacks().values()) == [3]
 

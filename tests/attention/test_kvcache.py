@@ -49,6 +49,12 @@ STEPS = [
     Step("f16-one-split", F16, options={"num_splits": 1}),
     Step("bf16-d128", BF16, head_dim=128, head_dim_v=128),
     Step("f32-d256", head_dim=256, head_dim_v=256, lengths=(5, 40, 33), capacity=40),
+    Step("f32-d512", head_dim=512, head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    # Latent attention: many query heads, one key head.
+    Step("bf16-d576-dv512", BF16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    Step("f16-d576-dv512-paged", F16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40, page_size=16),
     Step("f16-d40-dv72", F16, head_dim=40, head_dim_v=72),
     Step("mqa-causal", F16, heads_q=8, heads_kv=1, len_q=5,
          options={"is_causal": True}),
