@@ -182,7 +182,7 @@ def _latent_work(kernel: str, family: str, length: int) -> model.Work:
     counters = {name: _line(short[name], long[name], length) for name in short}
     if kernel == "combine":
         return counting.work_of_slices(kernel, counters, 1, 8, 2, 0.0)
-    split = max(1, round(counters["exponentials"] / (LATENT_HEADS * length)))
+    split = counting.slices_of(counters)
     part = (LATENT_DIM + LATENT_DIM_V) // 2 // split
     # v is part of k.
     read = float(2 * length * LATENT_DIM)
@@ -214,7 +214,7 @@ def vae_memory(length: int) -> Row:
 def _composite_peak(length: int) -> int:
     """Return PyTorch's: a n^2 + b n, from lengths at which the scores weigh most."""
     theirs = functional.scaled_dot_product_attention
-    n = 2048
+    n = 1024
     once, twice = (peak_bytes(theirs, (1, 1, m, 512)) for m in (n, 2 * n))
     a = (twice - 2 * once) / (2 * n * n)
     return round(length * (a * length + once / n - a * n))

@@ -29,6 +29,7 @@ __all__ = [
     "ideal_multiplies",
     "passes",
     "predict_pass",
+    "slices_of",
     "work_of_slices",
 ]
 
@@ -192,11 +193,18 @@ def work_of_slices(
 
 
 def _slices_of(kernel: str, counters: dict[str, float], shape: Shape) -> int:
-    """Return in how many slices of head_dim a kernel works: each does all scores."""
-    done = counters["exponentials"]
-    if kernel == "backward_dq_spilled":  # two in each load
-        done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
+    """Return in how many slices of head_dim a kernel works."""
+    if kernel != "backward_dq_spilled":
+        return slices_of(counters)
+    # Each loads all gradients of the scores, two at a time.
+    done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
     return max(1, round(done / shape.scores))
+
+
+def slices_of(counters: dict[str, float]) -> int:
+    """Return how many slices add up their scores: each stores its own, loads all."""
+    stores = counters["threadgroup_stores"]
+    return round(counters["threadgroup_loads"] / stores) if stores else 1
 
 
 def _kept_bytes(shape: Shape) -> float:
