@@ -122,7 +122,7 @@ def flash_attention(
             an autocast region q, k and v are cast to its dtype.
         k: ``[batch, heads_kv, len_kv, head_dim]``; dtype and device of q.
         v: ``[batch, heads_kv, len_kv, head_dim_v]``; dtype and device of q.
-            Head sizes from 1 to 256; head_dim_v may differ from head_dim.  Any
+            Head sizes from 1 to 576; head_dim_v may differ from head_dim.  Any
             strides; only a last dimension whose stride is not 1 is copied.
         attn_mask: broadcasts to ``[batch, heads_q, len_q, len_kv]`` (three-dimensional
             q: ``[batch, len_q, len_kv]``); any strides.  bool: True lets a query

@@ -277,6 +277,20 @@ def test_fallbacks_are_explained_and_counted(name: str, device: torch.device) ->
     assert sdpa.fallbacks() == {}
 
 
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [(512, 512), (576, 512)])
+def test_wide_heads_are_served(
+    head_dim: int, head_dim_v: int, device: torch.device
+) -> None:
+    """Those of Stable Diffusion's VAE and of latent attention go to our kernels."""
+    q, k = (torch.randn(1, 1, 9, head_dim).to(device) for _ in range(2))
+    v = torch.randn(1, 1, 9, head_dim_v).to(device)
+    assert sdpa.explain(q, k, v).is_routed
+    with sdpa.enabled(), count_calls() as calls:
+        out = F.scaled_dot_product_attention(q, k, v)
+    assert calls.fwd == 1
+    assert torch.allclose(out.cpu(), PYTORCH(q.cpu(), k.cpu(), v.cpu()), atol=2e-5)
+
+
 def test_counts_do_not_grow_with_lengths(device: torch.device) -> None:
     """Calls refused by one rule share an entry, whatever their sizes."""
     with sdpa.enabled():
