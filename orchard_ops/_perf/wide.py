@@ -34,6 +34,7 @@ VAE_LENGTHS = (4096, 16384)
 LATENT = "latent attention, decoding, 128 heads of 576/512"
 LATENT_HEADS, LATENT_DIM, LATENT_DIM_V = 128, 576, 512
 LATENT_LENGTHS = (8192, 65536)
+LATENT_KERNELS = ("decode", "combine")
 LATENT_SPLITS = 16  # what long caches are cut into by default
 SHORT, LONG = 256, 512  # caches whose counts and bytes tell those of any other
 MANY = 1e6  # threadgroups: no last, partly filled wave
@@ -87,10 +88,7 @@ def latent_times(length: int, chips: list[Chip]) -> Iterator[Row]:
     """Yield a decoding step's time on each chip, in bfloat16."""
     scores = float(LATENT_HEADS * length)
     for chip in chips:
-        works = [
-            _latent_work(kernel, chip.family, length)
-            for kernel in ("decode", "combine")
-        ]
+        works = [_latent_work(name, chip.family, length) for name in LATENT_KERNELS]
         if chip.family == "A":
             works = [model.as_floats(each) for each in works]
         eta = efficiency(chip.family, 2)
@@ -172,7 +170,12 @@ def _latent_counts(family: str) -> tuple[Counts, Counts]:
             sim.reset_counters()
             _latent_step(length)
             counters = sim.kernel_counters()
-        found.append({name: dict(counters[name]) for name in ("decode", "combine")})
+        found.append(
+            {
+                kernel: {name: float(x) for name, x in counters[kernel].items()}
+                for kernel in LATENT_KERNELS
+            }
+        )
     return found[0], found[1]
 
 
@@ -182,11 +185,11 @@ def _latent_work(kernel: str, family: str, length: int) -> model.Work:
     counters = {name: _line(short[name], long[name], length) for name in short}
     if kernel == "combine":
         return counting.work_of_slices(kernel, counters, 1, 8, 2, 0.0)
-    split = counting.slices_of(counters)
-    part = (LATENT_DIM + LATENT_DIM_V) // 2 // split
+    slices = counting.exchanged_slices(counters)
+    part = (LATENT_DIM + LATENT_DIM_V) // 2 // slices
     # v is part of k.
     read = float(2 * length * LATENT_DIM)
-    return counting.work_of_slices("forward", counters, split, part, 2, read)
+    return counting.work_of_slices("forward", counters, slices, part, 2, read)
 
 
 def _line(short: float, long: float, length: int) -> float:

@@ -26,10 +26,10 @@ __all__ = [
     "Counts",
     "Shape",
     "count",
+    "exchanged_slices",
     "ideal_multiplies",
     "passes",
     "predict_pass",
-    "slices_of",
     "work_of_slices",
 ]
 
@@ -195,13 +195,13 @@ def work_of_slices(
 def _slices_of(kernel: str, counters: dict[str, float], shape: Shape) -> int:
     """Return in how many slices of head_dim a kernel works."""
     if kernel != "backward_dq_spilled":
-        return slices_of(counters)
+        return exchanged_slices(counters)
     # Each loads all gradients of the scores, two at a time.
     done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
     return max(1, round(done / shape.scores))
 
 
-def slices_of(counters: dict[str, float]) -> int:
+def exchanged_slices(counters: dict[str, float]) -> int:
     """Return how many slices add up their scores: each stores its own, loads all."""
     stores = counters["threadgroup_stores"]
     return round(counters["threadgroup_loads"] / stores) if stores else 1
