@@ -80,7 +80,7 @@ def vae_times(shape: Shape, chips: list[Chip]) -> Iterator[Row]:
                 **_described(VAE, shape.length, shape.dtype, chip, which),
                 "predicted_ms": 1e3 * found["seconds"],
                 "predicted_utilisation": found["utilisation"],
-                "predicted_composite_ms": 1e3 * theirs,
+                "composite_at_least_ms": 1e3 * theirs,
             }
 
 
@@ -102,7 +102,7 @@ def latent_times(length: int, chips: list[Chip]) -> Iterator[Row]:
             **_described(LATENT, length, torch.bfloat16, chip, "forward"),
             "predicted_ms": 1e3 * seconds,
             "predicted_utilisation": ideal / (4e9 * chip.cores * chip.ghz) / seconds,
-            "predicted_composite_ms": 1e3 * theirs,
+            "composite_at_least_ms": 1e3 * theirs,
         }
 
 
