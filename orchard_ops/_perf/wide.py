@@ -186,10 +186,10 @@ def _latent_work(kernel: str, family: str, length: int) -> model.Work:
     if kernel == "combine":
         return counting.work_of_slices(kernel, counters, 1, 8, 2, 0.0)
     slices = counting.exchanged_slices(counters)
-    part = (LATENT_DIM + LATENT_DIM_V) // 2 // slices
+    slice_dim = (LATENT_DIM + LATENT_DIM_V) // 2 // slices
     # v is part of k.
     read = float(2 * length * LATENT_DIM)
-    return counting.work_of_slices("forward", counters, slices, part, 2, read)
+    return counting.work_of_slices("forward", counters, slices, slice_dim, 2, read)
 
 
 def _line(short: float, long: float, length: int) -> float:

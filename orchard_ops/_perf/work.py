@@ -145,7 +145,7 @@ def work_of_slices(
     kernel: str,
     counters: dict[str, float],
     slices: int,
-    part: int,
+    slice_dim: int,
     element_bytes: int,
     read_bytes: float,
     kept: float = 0.0,
@@ -156,7 +156,7 @@ def work_of_slices(
         kernel: its name, for what its text does besides.
         counters: of the simulator.
         slices: slices of head_dim.
-        part: dimensions of each.
+        slice_dim: dimensions of each.
         element_bytes: of q, k and v.
         read_bytes: what DRAM must give at the least, without kept gradients.
         kept: bytes of gradients of the scores that it reads.
@@ -165,7 +165,7 @@ def work_of_slices(
     loads = counters["device_loads"] / lanes
     reads = 0.0
     if kernel in KERNELS:
-        each = model.loads_of_reads(kernel, part, element_bytes)
+        each = model.loads_of_reads(kernel, slice_dim, element_bytes)
         reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
