@@ -126,7 +126,7 @@ def flash_attention(
             autocast region q, k and v are cast to its dtype.
         k: ``[batch, heads_kv, len_kv, head_dim]``; dtype and device of q.
         v: ``[batch, heads_kv, len_kv, head_dim_v]``; dtype and device of q.
-            Head sizes from 1 to 256; head_dim_v may differ from head_dim.  Any
+            Head sizes from 1 to 576; head_dim_v may differ from head_dim.  Any
             strides; only a last dimension whose stride is not 1 is copied.  Nested
             q, k and v of layout torch.jagged (PyTorch 2.4 and newer), whose lengths
             differ, are packed sequences (``flash_attention_varlen``), and the results

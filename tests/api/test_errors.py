@@ -89,14 +89,14 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
     "head_dim 0": (
         make(q=(2, 4, 6, 0), k=(2, 4, 6, 0)),
         InvalidProblemError,
-        ["head_dim", "0", "256"],
+        ["head_dim", "0", "576"],
     ),
-    "head_dim 257": (
-        make(q=(2, 4, 6, 257), k=(2, 4, 6, 257)),
+    "head_dim 577": (
+        make(q=(2, 4, 6, 577), k=(2, 4, 6, 577)),
         InvalidProblemError,
-        ["head_dim", "257", "256"],
+        ["head_dim", "577", "576"],
     ),
-    "head_dim_v 300": (make(v=(2, 4, 6, 300)), InvalidProblemError, ["300", "256"]),
+    "head_dim_v 600": (make(v=(2, 4, 6, 600)), InvalidProblemError, ["600", "576"]),
     "scale NaN": (make(scale=float("nan")), InvalidProblemError, ["scale", "nan"]),
     "scale infinite": (make(scale=float("inf")), InvalidProblemError, ["scale", "inf"]),
     "dropout 1": (make(dropout_p=1.0), InvalidProblemError, ["dropout_p", "1.0"]),
@@ -267,7 +267,7 @@ def test_gradient_of_the_wrong_shape(
 
 def test_the_device_works_after_an_error(device: torch.device) -> None:
     """A refused problem leaves nothing behind."""
-    bad = torch.zeros(1, 1, 4, 257).to(device)
+    bad = torch.zeros(1, 1, 4, 577).to(device)
     with pytest.raises(InvalidProblemError):
         orchard_ops.flash_attention(bad, bad, bad)
     q = torch.ones(1, 1, 4, 16).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -51,6 +52,12 @@ STEPS = [
     Step("f16-one-split", F16, options={"num_splits": 1}),
     Step("bf16-d128", BF16, head_dim=128, head_dim_v=128),
     Step("f32-d256", head_dim=256, head_dim_v=256, lengths=(5, 40, 33), capacity=40),
+    Step("f32-d512", head_dim=512, head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    # Latent attention: many query heads, one key head.
+    Step("bf16-d576-dv512", BF16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    Step("f16-d576-dv512-paged", F16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40, page_size=16),
     Step("f16-d40-dv72", F16, head_dim=40, head_dim_v=72),
     Step("mqa-causal", F16, heads_q=8, heads_kv=1, len_q=5,
          options={"is_causal": True}),
@@ -251,6 +258,22 @@ def test_matches_float64(step: Step, device: torch.device) -> None:
 def test_matches_float64_on_the_cpu(step: Step) -> None:
     """The same on CPU tensors."""
     check(step, torch.device("cpu"))
+
+
+def test_values_may_be_a_part_of_the_keys(device: torch.device) -> None:
+    """Latent attention keeps one cache, whose first dimensions are the values."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 2, 8, 576, generator=generator).half().to(device)
+    cache = torch.randn(1, 40, 1, 576, generator=generator).half().to(device)
+    values = cache[..., :512]
+    attend_to = partial(
+        orchard_ops.flash_attention_with_kvcache, q, cache, cache_seqlens=33
+    )
+    out = attend_to(v_cache=values).cpu()
+    assert torch.equal(out, attend_to(v_cache=values.clone()).cpu())
+    keys = cache[0, :33, 0].double().cpu()
+    weights = torch.softmax(q.double().cpu() @ keys.T / 576**0.5, -1)
+    assert largest(out.double() - weights @ keys[:, :512]) < 2e-3
 
 
 def test_same_bits_on_every_run(device: torch.device) -> None:

@@ -39,11 +39,13 @@ SPILLING = [
     *("varlen-empty-sequences", "varlen-gqa-f16", "varlen-window", "layout-sliced"),
     *("layout-transposed-f16", "together-all", "together-bias-softcap"),
     *("together-all-varlen", "together-all-bool-f16"),
+    *("wide-d512-f16", "wide-latent-f32", "wide-all-f32"),
 ]
 RECOMPUTING = [
     *("f16-d64", "bf16-d64", "f16-d128", "bf16-d256", "f16-d64-gqa", "float-mask-f16"),
     *("float-mask-lowest-bf16", "dropout-f16", "varlen-gqa-f16", "softcap-d128-f16"),
     *("together-all-bool-f16", "alibi-bf16", "window-f16", "sinks-bf16"),
+    *("wide-d512-f16", "wide-latent-f32", "wide-bias-bf16"),
 ]
 
 

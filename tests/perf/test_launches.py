@@ -153,6 +153,8 @@ PROBLEMS = [
     Problem("backward", scratch=1 << 34),
     Problem("backward", head_dim=128, heads_q=64, scratch=0),
     Problem("backward", "float32", 256, heads_q=71, scratch=0),
+    *(Problem(kind, dtype, dim, 8, 2, scratch=0) for kind in ("forward", "backward")
+      for dtype in ("float16", "float32", "bfloat16") for dim in (512, 576)),
     Problem("backward", heads_q=8, window=4096, batch=4),
     Problem("decode", heads_q=32, heads_kv=8, len_q=512),
     # Masks that were added to everything, to all rows, to all columns, to all heads.
@@ -232,7 +234,7 @@ def test_the_bound_is_near_the_model() -> None:
     problems = [
         Problem(kind, dtype, dim, len_q=4096, len_kv=4096, scratch=scratch)
         for dtype in ("float16", "bfloat16", "float32")
-        for dim in range(8, 257, 8)
+        for dim in (*range(8, 257, 8), *range(272, 577, 16))
         for kind, scratch in (("forward", 0), ("backward", 0), ("backward", 1 << 30))
     ]
     ratios = [

@@ -153,7 +153,7 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
 
 @needs_metalsim("simulator")
 @pytest.mark.parametrize("family", CLASSES)
-@pytest.mark.parametrize("head_dim", [128, 192, 256])
+@pytest.mark.parametrize("head_dim", [128, 192, 256, 576])
 def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
     """Simdgroups that share a tile pass partial sums without an extra pass."""
     with sim.family(family):

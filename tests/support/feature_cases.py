@@ -264,6 +264,31 @@ TOGETHER = _named("together", _BASE, {
     "dv-dropout-bias": dict(head_dim_v=40, dropout=0.2, mask=Mask("float", "bqk")),
 })  # fmt: skip
 
+# Heads above 256: Stable Diffusion's VAE has one of 512, latent attention q and k of
+# 576 whose first 512 are v.  Lengths are short: the products are long.
+_WIDE = Case("", F32, head_dim=512, len_q=19, len_kv=27)
+_LATENT = replace(_WIDE, head_dim=576, head_dim_v=512, heads_q=2)
+WIDE_HEADS = [
+    *_in_each_dtype("wide-d512", _WIDE),
+    *_in_each_dtype("wide-latent", _LATENT, causal="bottom-right"),
+    *_named("wide", _WIDE, {
+        "d320-f32": dict(head_dim=320, causal="top-left"),
+        "d333-dv401-f16": dict(head_dim=333, head_dim_v=401, dtype=F16),
+        "dv576-f32": dict(head_dim=64, head_dim_v=576),
+        "all-f32": dict(mask=Mask("float", "bqk"), window=(15, 11), softcap=3.0,
+                        alibi="heads", sinks="normal", dropout=0.2, heads_q=2,
+                        alignment="bottom-right"),
+        "varlen-bf16": dict(dtype=BF16, sequences=((5, 20), (17, 7), (1, 9)), rest=2,
+                            window=(9, 2), dropout=0.2, heads_q=2),
+    }),
+    *_named("wide", _LATENT, {
+        "all-bool-f16": dict(mask=Mask(), causal="bottom-right", softcap=3.0,
+                             alibi="batch-heads", sinks="normal", dropout=0.2,
+                             dtype=F16),
+        "bias-bf16": dict(mask=Mask("float", "hqk"), dtype=BF16),
+    }),
+]  # fmt: skip
+
 FEATURE_CASES = with_lse_gradients([
     *BOOL_MASKS,
     *FLOAT_MASKS,
@@ -276,4 +301,5 @@ FEATURE_CASES = with_lse_gradients([
     *LAYOUTS,
     *LEADING,
     *TOGETHER,
+    *WIDE_HEADS,
 ])  # fmt: skip

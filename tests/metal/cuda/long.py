@@ -48,6 +48,8 @@ SIZES = [
     *(Size("Llama 3", dtype, (32, 8), 2048, 128, True) for dtype in (F32, F16, BF16)),
     *(Size("Llama 3", dtype, (32, 8), 4096, 128, True) for dtype in (F16, BF16)),
     Size("Gemma", BF16, (8, 4), 4096, 256, True),
+    *(Size("VAE", dtype, (1, 1), 4096, 512) for dtype in (F32, F16, BF16)),
+    Size("latent", BF16, (8, 1), 2048, 576, True),
     Size("Phi", F16, (32, 32), 2048, 80, True),
     Size("Mistral", BF16, (32, 8), 4096, 128, True, "window"),
     Size("padding", F16, (12, 12), 2048, 64, False, "mask"),
