@@ -12,6 +12,7 @@
 
 #include "torch/attention_ops.h"
 #include "torch/call.h"
+#include "torch/cpu_op.h"
 
 namespace orchard::torch_ops {
 namespace {
