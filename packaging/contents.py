@@ -22,6 +22,7 @@ from pathlib import Path
 import archives
 import sbom
 import wheel_metadata
+from pack import MODULES, sources
 from project import ROOT, table
 
 SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
@@ -84,8 +85,7 @@ def in_paths(name: str, holders: dict[str, str]) -> set[str]:
 
 def expected_modules() -> set[str]:
     """Return the package's files that every package must hold."""
-    files = [*ROOT.glob("orchard_ops/**/*.py"), ROOT / "orchard_ops" / "py.typed"]
-    return {str(path.relative_to(ROOT)) for path in files} | {
+    return {str(path.relative_to(ROOT)) for path in sources(*MODULES)} | {
         "orchard_ops/_build_info.py"
     }
 

@@ -15,6 +15,8 @@ from project import ROOT, Failure, table
 PROJECT = table("pyproject.toml")["project"]
 VERSION: str = PROJECT["version"]
 INFO = f"orchard_ops-{VERSION}.dist-info"
+# The package's own files; stubs tell type checkers of the compiled libraries.
+MODULES = ("orchard_ops/**/*.py", "orchard_ops/**/*.pyi", "orchard_ops/py.typed")
 
 
 def sources(*patterns: str) -> list[Path]:
@@ -56,7 +58,7 @@ def wheel_files(
     """Return every file of a wheel but its RECORD."""
     files = {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
-        for path in sources("orchard_ops/**/*.py", "orchard_ops/**/py.typed")
+        for path in sources(*MODULES)
     }
     files |= {f"orchard_ops/{at}": path.read_bytes() for at, path in built.items()}
     licences = {"LICENSE": (ROOT / "LICENSE").read_bytes(), **also}

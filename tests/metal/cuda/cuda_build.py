@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from cmake_sources import listed  # noqa: E402  Found beside it, not installed.
 
-# Besides CMake's lists.
+# CMake's lists, and what else there is.
+LISTS = ("operator_sources", "attention_sources", "device_sources")
 SOURCES = (
     *("csrc/device/sim/compile/translate.cpp", "csrc/device/sim/compile/token*.cpp"),
     "csrc/device/sim/compile/files.cpp",
@@ -38,7 +39,7 @@ def files(*patterns: str) -> list[Path]:
 
 def sources() -> list[Path]:
     """Return what is compiled."""
-    found = {*listed("operator_sources", "device_sources"), *files(*SOURCES)}
+    found = {*listed(*LISTS), *files(*SOURCES)}
     return sorted(found - {ROOT / name for name in LEFT_OUT})
 
 

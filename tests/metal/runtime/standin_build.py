@@ -30,6 +30,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 FOLDER = CACHE / "orchard-ops-dev" / "metal_runtime"
 # CMake's lists (support/cmake_sources.py).
 DEVICE = ("device_sources", "metal_sources", "sim_sources")
+ATTENTION = "attention_sources"
 OPERATORS = "operator_sources"
 TEXTS = ("texts", "sim_texts")
 STAND_IN = ("tests/metal/runtime/*.cpp", "tests/metal/runtime/*.S")
@@ -156,10 +157,8 @@ def build(path: Path, minor: int) -> Path:
     with opened(path) as (folder, embedded):
         plain = clang()
         streams = [*plain, "-DORCHARD_TORCH_MAJOR=2", f"-DORCHARD_TORCH_MINOR={minor}"]
-        own = files(
-            *(*STAND_IN, "csrc/attention/*.cpp", "tests/metal/runtime/program/*.cpp")
-        )
-        own += listed(*DEVICE)
+        own = files(*STAND_IN, "tests/metal/runtime/program/*.cpp")
+        own += listed(*DEVICE, ATTENTION)
         jobs = [(plain, source) for source in [*own, embedded]]
         jobs += [(streams, source) for source in files(*STREAMS)]
         objects = folder.compile_all(jobs)
@@ -205,7 +204,7 @@ def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
     """Compile _C with the MPS key, PyTorch's streams and its mps device."""
     plain = ["g++", "-c", "-std=c++20", "-O1", "-g0", "-fPIC", *own_includes(), *flags]
     plain += ["-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"]
-    sources = [*listed(OPERATORS), *files(STREAMS[1], *PYTORCH)]
+    sources = [*listed(ATTENTION, OPERATORS), *files(STREAMS[1], *PYTORCH)]
     return folder.compile_all([(plain, source) for source in sources])
 
 
