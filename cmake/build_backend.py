@@ -6,8 +6,8 @@ It tells the build when the source is from (source_date.py), writes each archive
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,13 @@ WHEN = source_date.epoch()
 os.environ["SOURCE_DATE_EPOCH"] = str(WHEN)
 
 
-def version_of(project: str) -> str | None:
-    """Return the version of an installed project; None if it is not known."""
-    try:
-        return importlib.metadata.version(project)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def components(names: list[str]) -> list[sbom.Component]:
-    """Return what is compiled into a wheel of these files."""
-    found = [sbom.pytorch(find_torch.torch_version(find_torch.torch_root()))]
-    if any("/_sim." in name for name in names):
-        found.append(sbom.pybind11(version_of("pybind11")))
-    if any(name.endswith(".dylib") for name in names):
-        is_named = "ORCHARD_METAL_CPP_DIR" in os.environ.get("SKBUILD_CMAKE_DEFINE", "")
-        found.append(sbom.metal_cpp(None if is_named else version_of("mlx-metal")))
-    return found
+def compiled_in(names: Iterable[str]) -> list[sbom.Component]:
+    """Return what of others is compiled into a wheel of these files."""
+    # A packager's own headers are of no version that we know.
+    is_named = "ORCHARD_METAL_CPP_DIR" in os.environ.get("SKBUILD_CMAKE_DEFINE", "")
+    headers = None if is_named else sbom.version_of("mlx-metal")
+    torch = find_torch.torch_version(find_torch.torch_root())
+    return sbom.compiled_in(names, [torch], headers)
 
 
 def settle_wheel(path: Path) -> None:
@@ -47,8 +37,8 @@ def settle_wheel(path: Path) -> None:
     files = archives.read_wheel(path)
     info = next(n for n in files if n.endswith(".dist-info/WHEEL")).partition("/")[0]
     project, version = info.removesuffix(".dist-info").split("-")
-    tool = ("scikit-build-core", version_of("scikit-build-core") or "?")
-    parts = components(list(files))
+    tool = ("scikit-build-core", sbom.version_of("scikit-build-core") or "?")
+    parts = compiled_in(files)
     text = sbom.document(project.replace("_", "-"), version, WHEN, parts, [tool])
     files[f"{info}/{sbom.NAME}"] = text, False
     archives.write_wheel(path, files, WHEN)

@@ -6,6 +6,7 @@ packages, which hold the same folder.  Packages of the same source have the same
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import uuid
 from collections.abc import Iterable
@@ -62,6 +63,32 @@ def metal_cpp(version: str | None) -> Component:
     if version is None:
         why = "Apple's headers compiled in, from a folder that the packager named"
     return Component("metal-cpp", version, "Apache-2.0", why, project="mlx-metal")
+
+
+def version_of(project: str) -> str | None:
+    """Return the version of an installed project; None if it is not known."""
+    try:
+        return importlib.metadata.version(project)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def compiled_in(
+    files: Iterable[str], torches: Iterable[str], headers: str | None
+) -> list[Component]:
+    """Return what of others is in a wheel.
+
+    Args:
+        files: the names of its files.
+        torches: the versions of PyTorch that it has libraries for.
+        headers: the version of mlx-metal that metal-cpp came in, if one did.
+    """
+    names, found = list(files), [pytorch(version) for version in torches]
+    if any("/_sim." in name for name in names):
+        found.append(pybind11(version_of("pybind11")))
+    if any(name.endswith(".dylib") for name in names):
+        found.append(metal_cpp(headers))
+    return found
 
 
 def document(

@@ -10,7 +10,7 @@ import archives
 import sbom
 import source_date
 import wheel_metadata
-from project import ROOT, Failure, table
+from project import ROOT, Failure, minor, table, versions
 
 PROJECT = table("pyproject.toml")["project"]
 VERSION: str = PROJECT["version"]
@@ -81,7 +81,7 @@ def pack(
     built: Mapping[str, Path],
     into: Path,
     licences: Mapping[str, bytes] | None = None,
-    parts: Iterable[sbom.Component] = (),
+    headers: str | None = None,
     tools: Iterable[tuple[str, str]] = (),
 ) -> Path:
     """Write a wheel whose bytes depend on its files and the source's time alone.
@@ -92,11 +92,14 @@ def pack(
         built: what the build made, by its place in the package.
         into: the folder to write to.
         licences: those of others whose code is in the libraries, by file name.
-        parts: what the SBOM says is compiled in.
+        headers: the version of mlx-metal that metal-cpp came in, if one did.
         tools: what compiled it, by name and version.
     """
     files = wheel_files(tag, minors, built, licences or {})
     when = source_date.epoch()
+    known = {minor(version): version for version in versions()["wheels"]["torch"]}
+    torches = [known.get(name, name) for name in minors]
+    parts = sbom.compiled_in(files, torches, headers)
     files[f"{INFO}/{sbom.NAME}"] = sbom.document(
         PROJECT["name"], VERSION, when, parts, tools
     )

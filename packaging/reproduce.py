@@ -6,7 +6,7 @@ The second is made from the unpacked source distribution, which must know by its
 what time it is from.
 
 Usage: python packaging reproduce [KIND...] [--torch 2.4.1] [--target 14.0]
-       [--wheel FILE]
+       [--platform linux-64] [--wheel FILE]
   KIND: sdist, wheel, macos, conda, nix (default: all)
   --wheel: a wheel of this tree and Python that was built before, as the first one
 """
@@ -113,19 +113,21 @@ def wheel(place: Place) -> Path:
     return next(place.out("wheel").glob("*.whl"))
 
 
-def macos(place: Place, version: str, _target: str) -> list[Path]:
+def macos(place: Place, options: argparse.Namespace) -> list[Path]:
     """Cross-build the macOS wheel, with the library for one PyTorch."""
     folders = ("--work", place.source.parent / "macos", "--out", place.out("macos"))
-    choice = ("--torch", version)
+    choice = ("--torch", options.torch)
     place.run("packaging", "macos.wheels", *choice, *folders)
     return sorted(place.out("macos").glob("*.whl"))
 
 
-def conda(place: Place, version: str, target: str) -> list[Path]:
-    """Build the conda packages of both platforms for a PyTorch."""
+def conda(place: Place, options: argparse.Namespace) -> list[Path]:
+    """Build the conda packages for a PyTorch, of both platforms or of one."""
+    targets = macos_targets(MATRIX, options.torch)
     # One channel serves both: it is what they are built from, and takes long to fill.
     folders = ("--work", ROOT / "build" / "conda", "--out", place.out("conda"))
-    choice = ("--torch", minor(version), "--target", target, "--build-only")
+    choice = ("--torch", minor(options.torch), "--platform", *options.platform)
+    choice += ("--target", options.target or targets[0], "--build-only")
     place.run("packaging", "conda.packages", *choice, *folders)
     return sorted(place.out("conda").glob("*/orchard-ops-*.conda"))
 
@@ -150,6 +152,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("kinds", nargs="*", metavar="KIND", default=KINDS)
     parser.add_argument("--torch", default=default_torch(), help="of macOS and conda")
     parser.add_argument("--target", help="macOS of conda's (default: the oldest)")
+    both = ["linux-64", "osx-arm64"]
+    parser.add_argument("--platform", nargs="+", choices=both, default=both)
     parser.add_argument("--wheel", type=Path, help="the first wheel, built before")
     options = parser.parse_args()
     if unknown := set(options.kinds) - set(KINDS):
@@ -159,19 +163,18 @@ def parsed() -> argparse.Namespace:
 
 def build_twice(options: argparse.Namespace, work: Path) -> Iterator[str]:
     """Build what is asked for; yield a sentence for each difference."""
-    target = options.target or macos_targets(MATRIX, options.torch)[0]
     first = Place(copied(work / "a" / "src"), FIRST, 0o022)
     again = Place(copied(work / "another" / "deeper" / "tree"), SECOND, 0o077)
     archives = sdist(first), sdist(again)
     yield from compared("sdist", [archives[0]], [archives[1]])
     second = Place(unpacked(archives[1], work / "unpacked"), SECOND, 0o077)
     if "wheel" in options.kinds:
-        built = options.wheel or wheel(first)
-        yield from compared("wheel", [built], [wheel(second)])
+        before = options.wheel or wheel(first)
+        yield from compared("wheel", [before], [wheel(second)])
     for kind, build in (("macos", macos), ("conda", conda)):
         if kind in options.kinds:
-            choice = options.torch, target
-            yield from compared(kind, build(first, *choice), build(second, *choice))
+            built = build(first, options)
+            yield from compared(kind, built, build(second, options))
     if "nix" in options.kinds:
         first.run("packaging", "nix.flake", "--build", "--twice")
         print(f"{'nix':<8} same   (nix build --rebuild)", flush=True)

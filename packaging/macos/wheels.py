@@ -27,7 +27,6 @@ from typing import Any
 
 import contents
 import find_torch
-import sbom
 from pack import check_wheel, pack
 from project import ROOT, Failure, default_python, macos_targets, minor, versions
 
@@ -110,13 +109,6 @@ def built(chosen: dict[str, str], options: argparse.Namespace) -> Build:
     return build
 
 
-def compiled_in(build: Build) -> list[sbom.Component]:
-    """Return what of others is in the wheel."""
-    headers = sbom.metal_cpp(downloads.headers_version(build.metal_cpp))
-    found = [find_torch.torch_version(t / "torch") for t in build.trees.values()]
-    return [headers, *map(sbom.pytorch, found)]
-
-
 def packed(build: Build, into: Path) -> Path:
     """Write the wheel, and read it back."""
     into.mkdir(parents=True, exist_ok=True)
@@ -129,7 +121,7 @@ def packed(build: Build, into: Path) -> Path:
         into,
         # Inline functions of metal-cpp are compiled into the library of the device.
         {"metal-cpp-LICENSE.txt": licence.read_bytes()},
-        compiled_in(build),
+        downloads.headers_version(build.metal_cpp),
         [] if IS_NATIVE else [("zig", compiler_name().removeprefix("zig "))],
     )
     check_wheel(wheel, list(build.libraries))

@@ -222,6 +222,18 @@ def test_an_sbom_says_what_is_inside() -> None:
     assert made[0] != sbom.document("orchard-ops", "0.1.1", WHEN, parts)
 
 
+def test_an_sbom_follows_from_the_files() -> None:
+    """Only the simulator's module has pybind11, and only a Mac's device metal-cpp."""
+    import sbom
+
+    def names(*files: str) -> list[str]:
+        return [part.name for part in sbom.compiled_in(files, ["2.4.1", "2.13.0"], "1")]
+
+    assert names("orchard_ops/_C.torch2.4.so") == ["torch", "torch"]
+    assert "pybind11" in names("orchard_ops/_sim.cpython-311-x86_64-linux-gnu.so")
+    assert "metal-cpp" in names("orchard_ops/liborchard_device.dylib")
+
+
 def test_an_sbom_is_valid() -> None:
     """CycloneDX's own schema has nothing against it."""
     pytest.importorskip("cyclonedx", reason="nox -s reproduce has the schema")
