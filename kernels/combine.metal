@@ -5,12 +5,18 @@
 // row.
 #include "tile/prelude.h"
 
+#if HAS_SINKS
+#define SINKS_ARGUMENT device const float *sinks [[buffer(SLOT_SINKS)]],
+#else
+#define SINKS_ARGUMENT
+#endif
+
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void combine(
     device const float* split_out [[buffer(SLOT_SPLIT_OUT)]],
     device const float2* split_stats [[buffer(SLOT_SPLIT_STATS)]],
     device ELEM* out [[buffer(SLOT_OUT)]],
     device float* lse [[buffer(SLOT_LSE)]],
-    constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
+    SINKS_ARGUMENT constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -30,6 +36,14 @@
     largest = max(largest, split_stats[first + long(split) * rows].x);
   }
   float total = 0.0f;
+#if HAS_SINKS
+  // One more key without a value.
+  float sink = sinks[head];
+  if (!is_minus_infinity(sink)) {
+    largest = max(largest, sink * SCORE_UNIT);
+    total = weight_of(sink * SCORE_UNIT - largest);
+  }
+#endif
   for (int split = 0; split < p.splits; ++split) {
     float2 x = split_stats[first + long(split) * rows];
     total += x.y * weight_of(x.x - largest);

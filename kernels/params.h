@@ -53,6 +53,11 @@ typedef uint32_t orchard_u32;
 #define MASK_BOOL 1
 #define MASK_BIAS 2
 
+// Of a row's statistics: the maximum of one that sees nothing, whose weights
+// are 0 in the backward.
+#define EMPTY_MAXIMUM 1e30f
+#define LOG2E 1.44269504088896340736f
+
 // Strides of a [batch, head, row, dim] tensor in elements; dim's stride is 1.
 struct Strides {
   orchard_i64 batch;

@@ -1,4 +1,4 @@
-"""The operators of _C.so, torch.ops.orchard_ops.
+"""The operators of the library _C, torch.ops.orchard_ops.
 
 Written by tools/stubs.py from their schemas.
 """
@@ -46,6 +46,7 @@ def decode(
     cache_batch_idx: Tensor | None,
     cache_leftpad: Tensor | None,
     alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
     scale: float | None,
     softcap: float,
     window_left: int,

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from . import _native, flash_attn, sdpa, sim, storage
+from . import _flops, _native, flash_attn, sdpa, sim, storage
 from ._counts import call_counts, synchronize
 from ._errors import (
     DeviceError,
@@ -46,6 +46,8 @@ __all__ = [
     "synchronize",
 ]
 
-# The one import side effect: the operators register themselves when loaded.
+# The one import side effect: the operators register themselves when loaded, and what
+# PyTorch's counter of operations needs to know of them.
 if _native.has_ops():
     _native.load_ops()
+    _flops.register()

@@ -49,21 +49,16 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return dtype
 
 
-def cast_inputs(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def cast_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cast q, k, v as autocast does for scaled_dot_product_attention.
 
-    float64 stays, as autocast leaves it; so does a float32 mask, because it is
-    added to scores that are float32 whatever the inputs are.
+    float64 stays, as autocast leaves it.  A mask is not cast: it is added to scores
+    that are float32 whatever the inputs are.
     """
     dtype = autocast_dtype(q.device.type)
     if dtype is None:
-        return q, k, v, attn_mask
-    q, k, v = (_cast(tensor, dtype) for tensor in (q, k, v))
-    if attn_mask is not None and attn_mask.dtype != torch.float32:
-        attn_mask = _cast(attn_mask, dtype)
-    return q, k, v, attn_mask
+        return q, k, v
+    return _cast(q, dtype), _cast(k, dtype), _cast(v, dtype)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.overrides import (
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from ._arguments import dense_arguments
+from ._arguments import dense_arguments, is_jagged, nested_like
 from ._arguments.philox import NO_SEED, draw_seed
 from ._errors import InvalidProblemError, OrchardError, UnsupportedError
 from ._functions import run
@@ -28,9 +29,11 @@ __all__ = [
     "HAS_GQA",
     "Call",
     "attend",
+    "attend_plainly",
     "call_of",
     "causal_bias_class",
     "is_causal_bias",
+    "note_of",
     "reason_against",
 ]
 
@@ -38,10 +41,12 @@ __all__ = [
 _TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 HAS_GQA = _TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
 _HAS_BIASES = _TORCH >= (2, 3)  # there is torch.nn.attention.bias
+_DEVICES = ("mps", "metalsim")
 
 
 # Each call asks, so that they are looked up once.
 _count_modes = torch._C._len_torch_dispatch_stack
+_count_function_modes = torch._C._len_torch_function_stack
 _is_flash_enabled = torch._C._get_flash_sdp_enabled
 _is_tracing = torch._C._is_tracing
 _transforms = torch._C._functorch.peek_interpreter_stack
@@ -92,25 +97,50 @@ def causal_bias_class() -> Any:
     return None if module is None else module.CausalBias
 
 
+def attend_plainly(
+    query: Any = None,
+    key: Any = None,
+    value: Any = None,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *others: object,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    **unknown: object,
+) -> Tensor | None:
+    """Run the kernels if a glance shows that they serve, else return None.
+
+    Takes any arguments, but not while a compiler looks on.
+    """
+    if (
+        type(query) is type(key) is type(value) is Tensor
+        and (attn_mask is None or (type(attn_mask) is Tensor and not is_causal))
+        and not (dropout_p or others or unknown or _count_function_modes())
+        and _is_served(query.device)
+        and not _eager_reason(query, key, value)
+    ):
+        try:
+            return flash_attention(
+                query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa
+            )
+        except (InvalidProblemError, UnsupportedError):
+            pass  # who looks closer finds the reason, or the same error
+    return None
+
+
+@cache
+def _is_served(device: torch.device) -> bool:
+    """Say whether the kernels run there; its name takes long to ask for."""
+    return device.type in _DEVICES
+
+
 def attend(call: Call) -> Tensor | str:
     """Run the kernels, or return why PyTorch's own function must serve."""
     reason = _reason_of_state(call)
     if reason:
         return reason
-    if call.dropout_p or is_causal_bias(call.attn_mask) or is_compiling():
-        return _attend_if_supported(call)
-    try:
-        out: Tensor = flash_attention(*call)
-    except (InvalidProblemError, UnsupportedError):
-        reason = supports(*call)[1]
-        if not reason:  # not a call that is refused, but one that failed
-            raise
-        return reason
-    return out
-
-
-def _attend_if_supported(call: Call) -> Tensor | str:
-    """Ask first: compilers take no try, and a call that is refused draws no seed."""
+    # Asked first: compilers take no try, and a call that is refused draws no seed.
     options = _options(call)
     tensors = (call.query, call.key, call.value)
     if is_compiling():
@@ -122,13 +152,28 @@ def _attend_if_supported(call: Call) -> Tensor | str:
         return str(error)
     if reason:
         return reason
-    return run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    out = run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    return nested_like(call.query, out) if is_jagged(call.query) else out
 
 
 def reason_against(call: Call) -> str:
     """Return why PyTorch's own function must serve, or an empty string."""
     reason = _reason_of_state(call)
     return reason or supports(call.query, call.key, call.value, **_options(call))[1]
+
+
+def note_of(call: Call) -> str:
+    """Return what the kernels make of arguments that PyTorch refuses or reads else."""
+    mask = call.attn_mask
+    if not isinstance(mask, Tensor) or is_causal_bias(mask):
+        return ""
+    notes = []
+    if call.is_causal:
+        notes.append("attn_mask and is_causal: a key must pass both")
+    is_read = mask.dtype in (torch.bool, torch.float32, call.query.dtype)
+    if not is_read and mask.is_floating_point():
+        notes.append(f"attn_mask is copied from {mask.dtype} into torch.float32")
+    return "; ".join(notes)
 
 
 def _reason_of_state(call: Call) -> str:
@@ -139,14 +184,15 @@ def _reason_of_state(call: Call) -> str:
         reason = _overriding_reason(call)
         if reason:
             return reason
-    if query.device.type not in ("mps", "metalsim"):
+    if query.device.type not in _DEVICES:
         return f"device {query.device.type}: PyTorch's own function serves it"
-    if query.is_nested or key.is_nested or value.is_nested:
-        return "nested tensors: flash_attention_varlen takes packed ones"
-    if mask is not None:
+    nested = [tensor for tensor in (query, key, value) if tensor.is_nested]
+    if nested and (not is_eager or not all(is_jagged(tensor) for tensor in nested)):
+        return "nested tensors: the kernels take jagged ones, and those uncompiled"
+    if mask is not None and is_causal_bias(mask):
         if call.is_causal:
-            return "attn_mask together with is_causal=True: PyTorch's rules decide"
-        if is_causal_bias(mask) and not _is_bias_of(call):
+            return "a causal bias together with is_causal=True: PyTorch's rules decide"
+        if not _is_bias_of(call):
             return "a causal bias of other lengths than query and key: PyTorch's rules"
     return _eager_reason(query, key, value) if is_eager else ""
 
@@ -189,7 +235,7 @@ def _overriding_reason(call: Call) -> str:
 
 def _overrides(value: object) -> bool:
     function = getattr(type(value), "__torch_function__", None)
-    if function is None or type(value) is Tensor:
+    if function is None or type(value) is Tensor or is_jagged(value):
         return False
     return function is not torch._C._disabled_torch_function_impl
 
@@ -207,7 +253,9 @@ def _eager_reason(*tensors: Tensor) -> str:
         if [mode for mode in modes if type(mode) is ProxyTorchDispatchMode]:
             return "inside torch.fx.experimental.proxy_tensor.make_fx"
     for tensor in tensors:
-        if type(tensor) is not Tensor and _answers_for_operators(type(tensor)):
+        if type(tensor) is Tensor or is_jagged(tensor):
+            continue
+        if _answers_for_operators(type(tensor)):
             return "a subclass of Tensor that answers for PyTorch's operators"
     if not _is_flash_enabled():
         return "flash attention is switched off by torch.nn.attention.sdpa_kernel"

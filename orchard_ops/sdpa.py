@@ -5,7 +5,7 @@
 >>> with orchard_ops.sdpa.enabled():
 ...     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # the kernels
 >>> orchard_ops.sdpa.explain(q, k, v, is_causal=True)
-Decision(is_routed=True, reason='')
+Decision(is_routed=True, reason='', note='')
 
 A call goes on to PyTorch's own function only for a reason that `explain` states and
 `fallbacks` counts.  An exception from the kernels is never caught.
@@ -29,9 +29,11 @@ from ._sdpa_call import (
     HAS_GQA,
     Call,
     attend,
+    attend_plainly,
     call_of,
     causal_bias_class,
     is_causal_bias,
+    note_of,
     reason_against,
 )
 from ._tracing import is_compiling
@@ -60,10 +62,15 @@ _taught: list[type] = []  # causal biases that know our function
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a call goes to the kernels, and if it does not, why."""
+    """Whether a call goes to the kernels, if it does not, why, and if so, how.
+
+    The note tells of arguments that PyTorch would refuse and the kernels take: a mask
+    together with is_causal, or of another floating-point dtype than the query.
+    """
 
     is_routed: bool
     reason: str
+    note: str = ""
 
 
 def enable() -> None:
@@ -197,11 +204,11 @@ def explain(
         enable_gqa: see there; asked for on any PyTorch, also before 2.5.
 
     Returns:
-        The decision; its reason is empty where the kernels serve.
+        The decision; its reason is empty where the kernels serve, its note mostly.
     """
     call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     reason = reason_against(call)
-    return Decision(not reason, reason)
+    return Decision(not reason, reason, "" if reason else note_of(call))
 
 
 def fallbacks() -> dict[str, int]:
@@ -228,6 +235,10 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
         return _original(*arguments, **options)
     if not HAS_GQA and "enable_gqa" in options:
         return _original(*arguments, **options)  # refuses, in its own words
+    if not is_compiling():
+        plain = attend_plainly(*arguments, **options)
+        if plain is not None:
+            return plain
     try:
         call = call_of(*arguments, **options)
     except TypeError:

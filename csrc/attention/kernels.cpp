@@ -135,7 +135,7 @@ constexpr KernelRow kKernels[] = {
      {{SLOT_Q, SLOT_K, SLOT_V}, {SLOT_SPLIT_OUT, SLOT_SPLIT_STATS}},
      TileTable::forward, true, true, over_splits},
     {Kernel::combine, "combine",
-     {},
+     {sinks},
      {{SLOT_SPLIT_OUT, SLOT_SPLIT_STATS}, {SLOT_OUT, SLOT_LSE}},
      TileTable::row_each, false, true, one_row_of_group_each},
 };

@@ -23,10 +23,6 @@ using torch::jit::Stack;
 // Backwards run in autograd's threads: one number for all of them.
 std::atomic<int64_t> scratch_bytes{-1};
 
-struct Outputs {
-  Tensor out, lse, stats;
-};
-
 Outputs empty_outputs(const Call& call) {
   const Tensor& q = call.q;
   const c10::SymInt batch = q.sym_size(0), heads = q.sym_size(1),
@@ -69,28 +65,6 @@ void bind(const char* operation,
   views.sinks = inputs.numbers(call.sinks);
   views.starts_q = inputs.numbers(call.starts_q);
   views.starts_kv = inputs.numbers(call.starts_kv);
-}
-
-Outputs run_forward(const Call& call) {
-  check_call(kForward, call);
-  const Problem problem = problem_of(kForward, call);
-  Outputs outputs = empty_outputs(call);
-  if (outputs.out.numel() == 0) return outputs;
-  if (call.k.numel() == 0) {
-    fill_empty(call, outputs);
-    return outputs;
-  }
-  attention::Tensors views;
-  Inputs inputs(kForward);
-  bind(kForward, call, inputs, views);
-  views.out = layout_of(kForward, outputs.out);
-  views.lse = buffer_view(kForward, outputs.lse);
-  views.stats = buffer_view(kForward, outputs.stats);
-  device::Device& device = device_of(kForward, call.q);
-  attention::Plan plan;
-  attention::plan_forward(device, problem, views, plan);
-  run(device, Direction::forward, call.q, problem, plan, inputs.copies());
-  return outputs;
 }
 
 using OutputMask = std::array<bool, kGradients>;
@@ -158,9 +132,34 @@ void check_grad_lse(const BackwardCall& given) {
                     "; cast or slice it");
 }
 
+// Whether the forward's own statistics came along, and so its lse; else those
+// of more keys may have, and an empty tensor of one dimension.
+bool has_stats(const BackwardCall& given) { return given.stats.dim() == 4; }
+
+void check_lse(const BackwardCall& given) {
+  const Tensor &q = given.call.q, &lse = given.lse, &out = given.out;
+  if (has_stats(given)) return;
+  if (lse.dim() == 3 && lse.scalar_type() == at::kFloat &&
+      lse.device() == q.device() && lse.sym_size(0) == q.sym_size(0) &&
+      lse.sym_size(1) == q.sym_size(1) && lse.sym_size(2) == q.sym_size(2) &&
+      out.sym_sizes() == given.grad_out.sym_sizes() &&
+      out.scalar_type() == q.scalar_type() && out.device() == q.device()) {
+    return;
+  }
+  attention::refuse(kBackward, "expected out like grad_out and lse as ",
+                    "torch.float32 of shape [", q.sym_size(0), ", ",
+                    q.sym_size(1), ", ", q.sym_size(2), "] on ", q.device(),
+                    ", got out ", torch_name(out.scalar_type()), " of shape ",
+                    out.sym_sizes(), " and lse ", torch_name(lse.scalar_type()),
+                    " of shape ", lse.sym_sizes(), " on ", lse.device(),
+                    "; pass what the forward returned, or what it was merged "
+                    "into");
+}
+
 void check_backward(const BackwardCall& given) {
   check_call(kBackward, given.call);
   check_grad_out(given);
+  check_lse(given);
   check_grad_lse(given);
 }
 
@@ -219,6 +218,19 @@ void fill_empty_gradients(const BackwardCall& given, Gradients& gradients) {
   }
 }
 
+// Each row's maximum and inverse total, as the forward would write them; from
+// lse alone where out and lse are those of more keys than the call has.
+Tensor stats_of(const BackwardCall& given) {
+  const Tensor& lse = given.lse;
+  if (has_stats(given)) return given.stats;
+  // Scores with a bias are kept in base e.
+  const double unit = given.call.has_bias() ? 1.0 : LOG2E;
+  const Tensor is_empty = lse.eq(-std::numeric_limits<double>::infinity());
+  return at::stack({(lse * unit).masked_fill_(is_empty, EMPTY_MAXIMUM),
+                    is_empty.logical_not().to(at::kFloat)},
+                   -1);
+}
+
 Gradients run_backward(const BackwardCall& given) {
   const Call& call = given.call;
   check_backward(given);
@@ -229,7 +241,8 @@ Gradients run_backward(const BackwardCall& given) {
     fill_empty_gradients(given, gradients);
     return gradients;
   }
-  const auto numbers = given.stats.options();
+  const Tensor stats = stats_of(given);
+  const auto numbers = stats.options();
   const auto shape = call.q.sizes().slice(0, 3);
   // Rows of no sequence get no delta, and the sinks' sum would read it.
   const Tensor delta =
@@ -239,7 +252,7 @@ Gradients run_backward(const BackwardCall& given) {
   bind(kBackward, call, inputs, views);
   views.out = inputs.layout(given.out);
   views.grad_out = inputs.layout(given.grad_out);
-  views.stats = inputs.numbers(given.stats);
+  views.stats = inputs.numbers(stats);
   views.grad_lse = inputs.numbers(given.grad_lse);
   if (given.grad_lse.defined()) views.lse = inputs.numbers(given.lse);
   views.delta = buffer_view(kBackward, delta);
@@ -286,13 +299,35 @@ void push_gradients(Stack& stack, const Gradients& gradients) {
 
 }  // namespace
 
+Outputs run_on_device(const Call& call) {
+  check_call(kForward, call);
+  const Problem problem = problem_of(kForward, call);
+  Outputs outputs = empty_outputs(call);
+  if (outputs.out.numel() == 0) return outputs;
+  if (call.k.numel() == 0) {
+    fill_empty(call, outputs);
+    return outputs;
+  }
+  attention::Tensors views;
+  Inputs inputs(kForward);
+  bind(kForward, call, inputs, views);
+  views.out = layout_of(kForward, outputs.out);
+  views.lse = buffer_view(kForward, outputs.lse);
+  views.stats = buffer_view(kForward, outputs.stats);
+  device::Device& device = device_of(kForward, call.q);
+  attention::Plan plan;
+  attention::plan_forward(device, problem, views, plan);
+  run(device, Direction::forward, call.q, problem, plan, inputs.copies());
+  return outputs;
+}
+
 void set_backward_scratch(int64_t bytes) { scratch_bytes = bytes; }
 
 int64_t backward_scratch() { return scratch_bytes; }
 
 void forward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
   const Call call = Call::take(kForward, *stack);
-  push_outputs(*stack, call, run_forward(call));
+  push_outputs(*stack, call, run_on_device(call));
 }
 
 void forward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {

@@ -31,8 +31,10 @@ Tensor distance_of(const Call& call) {
 // The scores with all that is added, and True where they count.
 std::pair<Tensor, Tensor> scores_of(const Call& call) {
   const attention::Settings& settings = call.settings;
-  const auto compute =
-      call.q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const bool is_double =
+      call.q.scalar_type() == at::kDouble ||
+      (call.mask.defined() && call.mask.scalar_type() == at::kDouble);
+  const auto compute = is_double ? at::kDouble : at::kFloat;
   Tensor scores =
       at::matmul(call.q.to(compute), call.k.to(compute).transpose(-1, -2)) *
       settings.scale;

@@ -118,6 +118,7 @@ bool is_served_empty(const Step& step, const Outputs& outputs) {
   if (step.k.numel() != 0) return false;
   out.zero_();
   lse.fill_(-std::numeric_limits<float>::infinity());
+  if (step.sinks.defined()) lse.copy_(step.sinks.view({1, -1, 1}));
   return true;
 }
 
@@ -149,6 +150,7 @@ Outputs run(const Step& step) {
   views.k = inputs.layout(step.k);
   views.v = inputs.layout(step.v);
   views.slopes = inputs.numbers(step.slopes);
+  views.sinks = inputs.numbers(step.sinks);
   views.lengths = inputs.numbers(step.lengths);
   views.table = inputs.numbers(step.table);
   views.table_row = step.table.defined() ? step.table.size(1) : 0;
@@ -174,6 +176,7 @@ Outputs decode(const Tensor& q,
                const OptionalTensor& cache_batch_idx,
                const OptionalTensor& cache_leftpad,
                const OptionalTensor& alibi_slopes,
+               const OptionalTensor& sinks,
                const OptionalDouble& scale,
                double softcap,
                int64_t window_left,
@@ -190,6 +193,7 @@ Outputs decode(const Tensor& q,
             given(cache_batch_idx),
             given(cache_leftpad),
             given(alibi_slopes),
+            given(sinks),
             {},
             num_splits};
   step.settings.scale = scale.has_value() ? *scale : default_scale(q);
@@ -206,8 +210,9 @@ TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
   m.def(
       "decode(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, "
       "Tensor? block_table, Tensor? cache_batch_idx, Tensor? cache_leftpad, "
-      "Tensor? alibi_slopes, float? scale, float softcap, int window_left, "
-      "int window_right, int num_splits) -> (Tensor out, Tensor lse)");
+      "Tensor? alibi_slopes, Tensor? sinks, float? scale, float softcap, "
+      "int window_left, int window_right, int num_splits) -> (Tensor out, "
+      "Tensor lse)");
 }
 
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {

@@ -13,7 +13,7 @@ namespace orchard::torch_ops {
 // Those of Python's flash_attention_with_kvcache, heads before lengths;
 // undefined are the tensors that were not given.
 struct DecodeStep {
-  at::Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes;
+  at::Tensor q, k, v, lengths, table, cache_rows, left_pads, slopes, sinks;
   attention::Settings settings;
   int64_t splits = 0;  // 0: the shapes decide
 
@@ -24,6 +24,7 @@ struct DecodeStep {
     call.k = k;
     call.v = v;
     call.slopes = slopes;
+    call.sinks = sinks;
     call.settings = settings;
     call.is_indirect = table.defined() || cache_rows.defined();
     return call;

@@ -55,9 +55,6 @@ using namespace metal;
 // The least finite number: where a row's maximum starts.  Infinity is never
 // used, because fast math may assume that there is none.
 #define LOWEST -3.402823466e38f
-// Maximum of a row that sees nothing, for the backward: its weights are 0.
-#define EMPTY_MAXIMUM 1e30f
-#define LOG2E 1.44269504088896340736f
 #define LN2 0.69314718055994530942f
 
 // By its bits, because fast math may assume that there is no infinity.

@@ -9,6 +9,13 @@ every device.
 from __future__ import annotations
 
 from .dense import Arguments, dense_arguments
+from .jagged import is_jagged, nested_like
 from .varlen import packed_arguments
 
-__all__ = ["Arguments", "dense_arguments", "packed_arguments"]
+__all__ = [
+    "Arguments",
+    "dense_arguments",
+    "is_jagged",
+    "nested_like",
+    "packed_arguments",
+]

@@ -36,7 +36,8 @@ def check_is_tensor(name: str, label: str, tensor: object) -> None:
     if tensor.is_nested:
         raise UnsupportedError(
             f"[{name}] expected {label} to be a dense tensor, got a nested one; pack "
-            "the sequences one after the other for flash_attention_varlen"
+            "the sequences one after the other for flash_attention_varlen, or give "
+            "flash_attention q, k and v of layout torch.jagged (PyTorch 2.4 and newer)"
         )
     if tensor.layout != torch.strided:
         raise UnsupportedError(
@@ -78,9 +79,17 @@ def per_head(name: str, label: str, tensor: Tensor | None) -> Tensor | None:
 
 
 def slopes_of(name: str, slopes: Tensor | None) -> Tensor | None:
-    """Return alibi_slopes as float32, without a gradient anywhere."""
+    """Return alibi_slopes as float32, once it is sure that no gradient is lost."""
     slopes = per_head(name, "alibi_slopes", slopes)
-    return None if slopes is None else slopes.detach()
+    if slopes is None:
+        return None
+    if slopes.requires_grad and torch.is_grad_enabled():
+        raise InvalidProblemError(
+            f"[{name}] expected alibi_slopes without a gradient, got a tensor that "
+            "requires one, which would be lost; detach it, or pass the biases that it "
+            "makes as a float attn_mask, which has a gradient"
+        )
+    return slopes.detach()
 
 
 def check_number(name: str, label: str, value: object) -> float:

@@ -16,6 +16,7 @@ from .checks import (
     slopes_of,
     window_sides,
 )
+from .jagged import packed_of
 from .philox import draw_seed
 
 __all__ = ["Arguments", "dense_arguments", "seed_for"]
@@ -67,12 +68,15 @@ def dense_arguments(
     seed: Tensor | None = None,
 ) -> Arguments:
     """Check ``flash_attention``'s arguments; draw dropout's seed if none is given."""
+    packed = packed_of(name, q, k, v)
+    if packed is not None:
+        q, k, v = packed.q, packed.k, packed.v
     check_is_tensor(name, "q", q)
     check_is_tensor(name, "k", k)
     check_is_tensor(name, "v", v)
     if attn_mask is not None:
         check_is_tensor(name, "attn_mask", attn_mask)
-    q, k, v, attn_mask = cast_inputs(q, k, v, attn_mask)
+    q, k, v = cast_inputs(q, k, v)
     dropout_p = check_number(name, "dropout_p", dropout_p)
     left, right = window_sides(name, window)
     return Arguments(
@@ -91,6 +95,10 @@ def dense_arguments(
         slopes_of(name, alibi_slopes),
         per_head(name, "sinks", sinks),
         seed_for(dropout_p, seed),
+        cu_seqlens_q=None if packed is None else packed.cu_seqlens_q,
+        cu_seqlens_k=None if packed is None else packed.cu_seqlens_k,
+        max_seqlen_q=0 if packed is None else packed.max_seqlen_q,
+        max_seqlen_k=0 if packed is None else packed.max_seqlen_k,
         return_lse=return_lse,
     )
 

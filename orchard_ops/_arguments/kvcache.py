@@ -19,6 +19,7 @@ from .checks import (
     check_is_tensor,
     check_number,
     check_rank,
+    per_head,
     slopes_of,
     whole_number,
     window_sides,
@@ -59,11 +60,16 @@ class Options(NamedTuple):
     window_left: int
     window_right: int
     alibi_slopes: Tensor | None
+    sinks: Tensor | None
     num_splits: int
 
 
 def check_step(
-    q: Tensor, k: Tensor | None, v: Tensor | None, stores: tuple[Tensor, Tensor]
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    stores: tuple[Tensor, Tensor],
+    sinks: Tensor | None,
 ) -> None:
     """Check ranks, the new keys and values, and that no gradient is wanted."""
     layout = "batch, len"
@@ -77,6 +83,8 @@ def check_step(
     if k is not None and v is not None:
         _check_new(q, k, v, stores)
         given += [k, v]
+    if isinstance(sinks, Tensor):
+        given.append(sinks)
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         raise UnsupportedError(
             f"[{NAME}] expected tensors without gradients, got one that requires a "
@@ -153,6 +161,7 @@ def options_of(
     window: tuple[int, int] | None,
     softcap: float,
     alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
     num_splits: int,
 ) -> Options:
     """Return the options as numbers and flags of the operator."""
@@ -164,6 +173,7 @@ def options_of(
         left,
         0 if check_flag(NAME, "is_causal", is_causal) else right,
         slopes_of(NAME, alibi_slopes),
+        per_head(NAME, "sinks", sinks),
         max(-1, min(splits, _MOST_SPLITS)),
     )
 

@@ -41,10 +41,11 @@ def packed_arguments(
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
     return_lse: bool = False,
+    seed: Tensor | None = None,
 ) -> Arguments:
-    """Check ``flash_attention_varlen``'s arguments; draw dropout's seed."""
+    """Check ``flash_attention_varlen``'s arguments; draw the seed if none is given."""
     check_rank(name, "tokens", 3, q=q, k=k, v=v)
-    q, k, v, _ = cast_inputs(q, k, v, None)
+    q, k, v = cast_inputs(q, k, v)
     # A list, because torch.compile cannot unpack a generator everywhere.
     q, k, v = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
     for side, starts in zip("qk", cu_seqlens):
@@ -66,7 +67,7 @@ def packed_arguments(
         check_number(name, "softcap", softcap),
         slopes_of(name, alibi_slopes),
         per_head(name, "sinks", sinks),
-        seed_for(dropout_p),
+        seed_for(dropout_p, seed),
         *cu_seqlens,
         _longest(name, "q", max_seqlens[0]),
         _longest(name, "k", max_seqlens[1]),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from .. import _native
-from .._arguments import dense_arguments
+from .._arguments import dense_arguments, is_jagged, nested_like
+from .._arguments.checks import check_is_tensor, window_sides
 from .._arguments.philox import NO_SEED, keep_mask
 from .._autocast import is_any_region
 from .._errors import OrchardError, translate
@@ -117,17 +119,24 @@ def flash_attention(
     that may attend to nothing gives zeros, in the output and in every gradient.
 
     Args:
-        q: ``[batch, heads_q, len_q, head_dim]``; float32, float16 or bfloat16.
-            ``[batch, len_q, head_dim]`` means one head, for q, k and v alike.  Inside
-            an autocast region q, k and v are cast to its dtype.
+        q: ``[..., batch, heads_q, len_q, head_dim]``; float32, float16 or bfloat16.
+            ``[batch, len_q, head_dim]`` and ``[len_q, head_dim]`` mean one head.  The
+            leading dimensions of q, k and v broadcast, as in PyTorch's function; all
+            but the heads are merged, without a copy where strides let them.  Inside an
+            autocast region q, k and v are cast to its dtype.
         k: ``[batch, heads_kv, len_kv, head_dim]``; dtype and device of q.
         v: ``[batch, heads_kv, len_kv, head_dim_v]``; dtype and device of q.
-            Head sizes from 1 to 256; head_dim_v may differ from head_dim.  Any
-            strides; only a last dimension whose stride is not 1 is copied.
-        attn_mask: broadcasts to ``[batch, heads_q, len_q, len_kv]`` (three-dimensional
-            q: ``[batch, len_q, len_kv]``); any strides.  bool: True lets a query
-            attend.  float32 or q's dtype: added to the scaled scores; -inf masks, and
-            any finite number, however low, is only added.
+            Head sizes from 1 to 576; head_dim_v may differ from head_dim.  Any
+            strides; only a last dimension whose stride is not 1 is copied.  Nested
+            q, k and v of layout torch.jagged (PyTorch 2.4 and newer), whose lengths
+            differ, are packed sequences (``flash_attention_varlen``), and the results
+            are nested as q is.
+        attn_mask: broadcasts to ``[..., batch, heads_q, len_q, len_kv]`` (without
+            heads: ``[batch, len_q, len_kv]``); any strides.  bool: True lets a query
+            attend.  Floating-point: added to the scaled scores; -inf masks, and any
+            finite number, however low, is only added.  Other dtypes than float32 and
+            q's are copied into float32, which holds their numbers exactly; float64 on
+            the CPU alone.  With is_causal or a window a key must pass both.
         dropout_p: probability of dropping a weight, in [0, 1), rounded to a multiple
             of 1/65536; kept weights are divided by one minus it.  The random numbers
             follow from one draw from PyTorch's default CPU generator per call.
@@ -135,7 +144,8 @@ def flash_attention(
             right side is 0.
         scale: factor on the scores, any finite number; 1/sqrt(head_dim) if None.
         enable_gqa: allow heads_q to be a multiple of heads_kv; query head h then
-            uses key head ``h // (heads_q // heads_kv)``.
+            uses key head ``h // (heads_q // heads_kv)``.  One key head serves all
+            either way.
         causal_alignment: where query i stands among the keys, for is_causal, window
             and alibi_slopes.  ``"top-left"``: beside key i (offset 0), as in
             ``torch.nn.functional.scaled_dot_product_attention``; ``"bottom-right"``:
@@ -143,8 +153,8 @@ def flash_attention(
         window: ``(left, right)``: how many keys a query sees on either side of its
             own position, which it sees too; -1 is any number.
         softcap: bound on the scaled scores, approached by tanh; 0.0 for none.
-        alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]``, float32 or cast to it; no
-            gradient.
+        alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]``, float32 or cast to it;
+            refused where it would need a gradient.
         sinks: ``[heads_q]``, float32 or cast to it: a score that joins each row's
             softmax as one more key whose value is 0.  A row that sees no key gives
             zeros all the same.
@@ -152,10 +162,10 @@ def flash_attention(
             weights before dropout and with the sink.
 
     Returns:
-        ``[batch, heads_q, len_q, head_dim_v]`` in q's dtype; with
-        ``return_lse`` a pair of that and ``[batch, heads_q, len_q]`` float32
-        (-inf where nothing is attended to, which no gradient passes).  Three
-        dimensions in give one dimension less in both.
+        ``[..., batch, heads_q, len_q, head_dim_v]`` in q's dtype; with
+        ``return_lse`` a pair of that and ``[..., batch, heads_q, len_q]`` float32
+        (-inf where nothing is attended to, which no gradient passes).  The leading
+        dimensions are those of q, k and v as broadcast.
 
     Raises:
         InvalidProblemError: the arguments do not describe an attention problem.
@@ -163,28 +173,38 @@ def flash_attention(
         DeviceError: the tensors are on a device whose library is missing.
     """
     name = "flash_attention"
-    # The operator checks all but what only Python sees.  Of plain numbers, flags and
+    # The operators check all but what only Python sees.  Of plain numbers, flags and
     # tensors there is nothing such, which saves most calls the look.
     if (
         not is_compiling()  # first: old compilers know neither type() nor autocast
         and type(q) is type(k) is type(v) is Tensor and type(attn_mask) in _MASKS
-        and type(dropout_p) in _NUMBERS and dropout_p == 0.0 and window is None
+        and type(dropout_p) in _NUMBERS and dropout_p == 0.0
         and type(is_causal) is bool and type(scale) in _SCALES
         and type(enable_gqa) is bool and causal_alignment in _ALIGNMENTS
         and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
         and sinks is None and not return_lse
         and not is_any_region()
     ):  # fmt: skip
-        forward = _native.operator("forward")
         try:
-            if scale is None and enable_gqa and causal_alignment == "top-left":
-                # What is left out the operator fills in faster than Python.
-                out: Tensor = forward(q, k, v, attn_mask, 0.0, is_causal)[0]
+            if window is None and (not is_causal or causal_alignment == "top-left"):
+                attention = _native.operator("attention")
+                # What is left out the operator fills in faster than Python passes it.
+                if scale is not None or not enable_gqa:
+                    out: Tensor = attention(
+                        q, k, v, attn_mask, 0.0, is_causal, scale, enable_gqa
+                    )
+                elif is_causal:
+                    out = attention(q, k, v, attn_mask, 0.0, True)
+                elif attn_mask is not None:
+                    out = attention(q, k, v, attn_mask)
+                else:
+                    out = attention(q, k, v)
             else:
-                out = forward(
+                left, right = (-1, -1) if window is None else window_sides(name, window)
+                out = _native.operator("attention.window")(
                     q, k, v, attn_mask, 0.0, is_causal, scale, enable_gqa,
-                    causal_alignment == "bottom-right",
-                )[0]  # fmt: skip
+                    causal_alignment == "bottom-right", left, right,
+                )  # fmt: skip
         except RuntimeError as error:
             raise translate(error, name) from None
         return out
@@ -194,6 +214,9 @@ def flash_attention(
         alibi_slopes=alibi_slopes, sinks=sinks, return_lse=return_lse,
     )  # fmt: skip
     out, lse = attend(name, arguments)
+    if is_jagged(q):
+        out = nested_like(q, out)
+        return (out, nested_like(q, lse)) if return_lse else out
     return (out, lse) if return_lse else out
 
 
@@ -228,12 +251,15 @@ def flash_attn_fwd(
         InvalidProblemError, UnsupportedError, DeviceError: as ``flash_attention``.
     """
     name = "flash_attn_fwd"
+    for label, tensor in (("q", q), ("k", k), ("v", v)):
+        check_is_tensor(name, label, tensor)
     arguments = dense_arguments(name, q, k, v, None, dropout_p, causal, scale)
     out, _ = attend(name, arguments)
-    shape = (*arguments.q.shape[:-1], arguments.k.size(-2))
+    shape = (*out.shape[:-1], arguments.k.size(-2))
     if arguments.seed is None:
         return out, torch.ones((), dtype=torch.bool, device=q.device).expand(shape)
-    four = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
+    heads = shape[-3] if len(shape) > 3 else 1
+    four = (math.prod(shape[:-2]) // max(heads, 1), heads, *shape[-2:])
     keep = keep_mask(arguments.seed, arguments.dropout_p, four).view(shape)
     return out, keep.to(q.device)
 

@@ -44,6 +44,7 @@ def flash_attention_with_kvcache(
     window: tuple[int, int] | None = None,
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
     num_splits: int = 0,
     return_lse: Literal[False] = False,
 ) -> Tensor: ...
@@ -69,6 +70,7 @@ def flash_attention_with_kvcache(
     window: tuple[int, int] | None = None,
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
     num_splits: int = 0,
     return_lse: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
@@ -94,6 +96,7 @@ def flash_attention_with_kvcache(
     window: tuple[int, int] | None = None,
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
     num_splits: int = 0,
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
@@ -118,6 +121,7 @@ def flash_attention_with_kvcache(
     window: tuple[int, int] | None = None,
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
     num_splits: int = 0,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -166,6 +170,7 @@ def flash_attention_with_kvcache(
         window: ``(left, right)`` around the query's position, -1 is open.
         softcap: as in ``flash_attention``.
         alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]``, float32 or cast to it.
+        sinks: ``[heads_q]``, as in ``flash_attention``.
         num_splits: parts to cut the keys into, at most one for each 8; 0 lets the
             shapes decide.
         return_lse: return also the natural log of the sum of exponentials.
@@ -179,13 +184,15 @@ def flash_attention_with_kvcache(
         UnsupportedError: a tensor requires a gradient.
         DeviceError: the tensors are on a device whose library is missing.
     """
-    check_step(q, k, v, (k_cache, v_cache))
+    check_step(q, k, v, (k_cache, v_cache), sinks)
     len_new = 0 if k is None else k.size(1)
     cache = cache_of(
         q, (k_cache, v_cache), len_new,
         cache_seqlens, block_table, cache_batch_idx, cache_leftpad,
     )  # fmt: skip
-    options = options_of(scale, is_causal, window, softcap, alibi_slopes, num_splits)
+    options = options_of(
+        scale, is_causal, window, softcap, alibi_slopes, sinks, num_splits
+    )
     turn: tuple[Tensor, Tensor] | None = None
     steps = q.size(1) if is_causal or window is not None else 1
     if rotary_cos is not None or rotary_sin is not None:
@@ -213,7 +220,7 @@ def _attend(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:
         out, lse = _native.ops.decode(
             q.transpose(1, 2), cache.k.transpose(1, 2), cache.v.transpose(1, 2),
             cache.seqlens, cache.table, cache.rows, cache.left_pads,
-            options.alibi_slopes, options.scale, options.softcap,
+            options.alibi_slopes, options.sinks, options.scale, options.softcap,
             options.window_left, options.window_right, options.num_splits,
         )  # fmt: skip
     except RuntimeError as error:

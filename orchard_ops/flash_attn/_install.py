@@ -18,7 +18,7 @@ from .._errors import OrchardError
 __all__ = ["install_as_flash_attn", "uninstall_as_flash_attn"]
 
 _PACKAGE = __name__.rpartition(".")[0]
-_MODULES = ("", ".bert_padding", ".flash_attn_interface")
+_MODULES = ("", ".bert_padding", ".flash_attn_interface", ".layers", ".layers.rotary")
 _hidden: dict[str, ModuleType] = {}  # a real flash_attn's modules
 
 
@@ -57,7 +57,7 @@ _finder = _Finder()
 
 
 def install_as_flash_attn(*, replace: bool = False) -> None:
-    """Make ``import flash_attn`` and its two public submodules find this package.
+    """Make ``import flash_attn`` and its submodules find this package.
 
     Only in this process, and only for imports that come after.  ``importlib.metadata``
     answers for ``flash-attn`` too, with ``orchard_ops.flash_attn.__version__``.

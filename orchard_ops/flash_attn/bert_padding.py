@@ -8,7 +8,13 @@ from torch.nn import functional
 
 from .._arguments.checks import check_is_tensor, whole_number
 
-__all__ = ["index_first_axis", "index_put_first_axis", "pad_input", "unpad_input"]
+__all__ = [
+    "index_first_axis",
+    "index_put_first_axis",
+    "pad_input",
+    "unpad_input",
+    "unpad_input_for_concatenated_sequences",
+]
 
 
 def index_first_axis(input: Tensor, indices: Tensor) -> Tensor:  # noqa: A002 - Dao's
@@ -76,6 +82,39 @@ def unpad_input(
     longest = int(lengths.max().item())  # item, for old compilers
     tokens = index_first_axis(hidden_states.flatten(0, 1), indices)
     return tokens, indices, cu_seqlens, longest, used
+
+
+def unpad_input_for_concatenated_sequences(
+    hidden_states: Tensor, attention_mask_in_length: Tensor
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Pack the tokens of rows that hold several sequences each, one after the other.
+
+    Reads the longest length from the device, so it waits for it.
+
+    Args:
+        hidden_states: ``[batch, len, ...]``.
+        attention_mask_in_length: ``[batch, len]`` int: the lengths of each row's
+            sequences, in their order, and zeros; what they leave of a row is padding.
+
+    Returns:
+        The tokens ``[total, ...]``; their places in the flattened batch ``[total]``
+        int64, for `pad_input`; where sequences begin ``[sequences + 1]`` int32, for
+        ``cu_seqlens``; the longest length.
+    """
+    _check_dense(
+        "unpad_input_for_concatenated_sequences",
+        hidden_states=hidden_states,
+        attention_mask_in_length=attention_mask_in_length,
+    )
+    given = attention_mask_in_length
+    places = torch.arange(given.size(1), device=given.device)
+    kept = places < given.sum(-1, keepdim=True)
+    indices = torch.nonzero(kept.flatten()).flatten()
+    lengths = given[given != 0]
+    cu_seqlens = functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    longest = int(lengths.max().item()) if lengths.numel() else 0
+    tokens = index_first_axis(hidden_states.flatten(0, 1), indices)
+    return tokens, indices, cu_seqlens, longest
 
 
 def pad_input(

@@ -13,8 +13,11 @@ Meanings that all of them share, as in Dao's:
 - ``return_attn_probs`` returns ``(out, softmax_lse, S_dmask)``: lse ``[batch, heads,
   len_q]`` (packed ``[heads, total_q]``) float32, and what `signed_probabilities` says.
 
+- ``s_aux``, by keyword alone, are attention sinks: Dao's FlashAttention-2 has none, and
+  transformers passes them by this name to those that do.
+
 And what differs: a query without keys has lse -inf (Dao: +inf), and lse passes its
-gradient on (Dao drops it); float32 tensors and any head size from 1 to 256 are taken;
+gradient on (Dao drops it); float32 tensors and any head size from 1 to 576 are taken;
 dropout and softcap may be combined.  Errors are ``orchard_ops.flash_attention``'s, and
 name shapes with heads before lengths.
 """
@@ -26,16 +29,27 @@ from typing import Union
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
-from .._arguments.checks import check_is_tensor, check_number, check_rank, window_pair
+from .._arguments.checks import check_is_tensor, check_rank
 from .._errors import InvalidProblemError, OrchardError, renamed
 from .._functions.dense import flash_attention
 from .._functions.kvcache import flash_attention_with_kvcache
 from .._functions.run import attend
 from .._tracing import is_compiling
+from ._entries import (
+    _flash_attn_backward,
+    _flash_attn_forward,
+    _flash_attn_varlen_backward,
+    _flash_attn_varlen_forward,
+)
+from ._options import cap_of, window_of
 from ._paged import check_table, gather_pages
 from ._probabilities import signed_probabilities
 
 __all__ = [
+    "_flash_attn_backward",
+    "_flash_attn_forward",
+    "_flash_attn_varlen_backward",
+    "_flash_attn_varlen_forward",
     "flash_attn_func",
     "flash_attn_kvpacked_func",
     "flash_attn_qkvpacked_func",
@@ -60,6 +74,8 @@ def flash_attn_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,  # noqa: ARG001 - it always is
     return_attn_probs: bool = False,
+    *,
+    s_aux: Tensor | None = None,
 ) -> Result:
     """Attend within a batch; the module's docstring explains the arguments.
 
@@ -75,6 +91,7 @@ def flash_attn_func(
         alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]`` float32.
         deterministic: no effect.
         return_attn_probs: return also lse and S_dmask.
+        s_aux: ``[heads_q]``: attention sinks.
 
     Returns:
         ``[batch, len_q, heads_q, head_dim_v]``, or three tensors.
@@ -82,20 +99,20 @@ def flash_attn_func(
     name = "flash_attn_func"
     check_rank(name, "batch, len", 4, q=q, k=k, v=v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    window, cap = _window(name, window_size), _cap(name, softcap)
+    window, cap = window_of(name, window_size), cap_of(name, softcap)
     if not return_attn_probs and not is_compiling():
         try:
             return flash_attention(
                 q, k, v, None, dropout_p, causal, softmax_scale,
                 causal_alignment="bottom-right", window=window, softcap=cap,
-                alibi_slopes=alibi_slopes,
+                alibi_slopes=alibi_slopes, sinks=s_aux,
             ).transpose(1, 2)  # fmt: skip
         except OrchardError as error:
             raise renamed(error, name) from None
     arguments = dense_arguments(
         name, q, k, v, None, dropout_p, causal, softmax_scale,
         causal_alignment="bottom-right", window=window, softcap=cap,
-        alibi_slopes=alibi_slopes, return_lse=bool(return_attn_probs),
+        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=bool(return_attn_probs),
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
     out = out.transpose(1, 2)
@@ -164,6 +181,8 @@ def flash_attn_varlen_func(
     deterministic: bool = False,  # noqa: ARG001 - it always is
     return_attn_probs: bool = False,
     block_table: Tensor | None = None,
+    *,
+    s_aux: Tensor | None = None,
 ) -> Result:
     """Attend within each of several packed sequences; see the module's docstring.
 
@@ -186,6 +205,7 @@ def flash_attn_varlen_func(
         deterministic: no effect.
         return_attn_probs: return also lse and S_dmask.
         block_table: ``[sequences, pages]`` int32: the pages of each sequence's keys.
+        s_aux: ``[heads_q]``: attention sinks.
 
     Returns:
         ``[total_q, heads_q, head_dim_v]``, or three tensors.
@@ -198,8 +218,8 @@ def flash_attn_varlen_func(
     arguments = packed_arguments(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
-        window=_window(name, window_size), softcap=_cap(name, softcap),
-        alibi_slopes=alibi_slopes, sinks=None, return_lse=bool(return_attn_probs),
+        window=window_of(name, window_size), softcap=cap_of(name, softcap),
+        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=bool(return_attn_probs),
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
     out = out.squeeze(0).transpose(0, 1)
@@ -279,6 +299,8 @@ def flash_attn_with_kvcache(
     alibi_slopes: Tensor | None = None,
     num_splits: int = 0,
     return_softmax_lse: bool = False,
+    *,
+    s_aux: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Do as ``orchard_ops.flash_attention_with_kvcache``, by Dao's arguments.
 
@@ -304,6 +326,7 @@ def flash_attn_with_kvcache(
         alibi_slopes: ``[heads_q]`` or ``[batch, heads_q]`` float32.
         num_splits: into how many parts the keys are split; 0 lets us choose.
         return_softmax_lse: return also ``[batch, heads_q, len_q]`` float32.
+        s_aux: ``[heads_q]``: attention sinks.
 
     Returns:
         ``[batch, len_q, heads_q, head_dim_v]``, or a pair; no gradients.
@@ -326,8 +349,8 @@ def flash_attn_with_kvcache(
         block_table=block_table, rotary_cos=rotary_cos, rotary_sin=rotary_sin,
         rotary_interleaved=rotary_interleaved, cache_batch_idx=cache_batch_idx,
         cache_leftpad=cache_leftpad, scale=softmax_scale, is_causal=causal,
-        window=_window(name, window_size), softcap=_cap(name, softcap),
-        alibi_slopes=alibi_slopes, num_splits=num_splits,
+        window=window_of(name, window_size), softcap=cap_of(name, softcap),
+        alibi_slopes=alibi_slopes, sinks=s_aux, num_splits=num_splits,
         return_lse=return_softmax_lse,
     )  # fmt: skip
 
@@ -339,20 +362,6 @@ def _attend(name: str, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     if arguments.seed is None:
         return out, lse, out.new_empty(0)
     return out, lse, signed_probabilities(arguments)
-
-
-def _window(name: str, window_size: tuple[int, int]) -> tuple[int, int] | None:
-    if type(window_size) is tuple and len(window_size) == 2:
-        left, right = window_size  # old compilers compare no tuples
-        if type(left) is type(right) is int and left == right == -1:
-            return None
-    advice = "(-1, -1) is no window"
-    left, right = window_pair(name, "window_size", window_size, advice)
-    return None if left < 0 and right < 0 else (max(left, -1), max(right, -1))
-
-
-def _cap(name: str, softcap: float) -> float:
-    return max(check_number(name, "softcap", softcap), 0.0)
 
 
 def _unpack(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedError
 from .._functions.dense import flash_attention
+from ._steps import step, with_span
 
 __all__ = ["attention", "register"]
 
@@ -58,7 +59,7 @@ def register(name: str = "orchard") -> None:
     if masking:
         # Before PyTorch 2.5 it would fill rows without keys, which PyTorch's function
         # needs and the kernels do not, and fail where the mask is one for all.
-        mask_function = partial(masking.sdpa_mask, allow_torch_fix=False)
+        mask_function = with_span(partial(masking.sdpa_mask, allow_torch_fix=False))
         masking.ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask_function)
     if not _names:
         _watch_tables(modeling.PreTrainedModel)
@@ -115,6 +116,11 @@ def attention(
                 f"[transformers.attention] {what} is not offered, because the weights "
                 'are never stored; use attn_implementation="eager"'
             )
+    scale = _scale(module, query, scaling)
+    if position_bias is None and dropout == 0.0:
+        out = step(query, key, value, attention_mask, scale, softcap or 0.0, s_aux)
+        if out is not None:
+            return out, None
     mask, causal = _mask(module, query, key, attention_mask, is_causal)
     if not is_mask_complete:
         causal = causal or _lacks_causality(module, query, mask)
@@ -125,7 +131,7 @@ def attention(
         _with_bias(mask, position_bias, key),
         dropout,
         causal,
-        _scale(module, query, scaling),
+        scale,
         causal_alignment="top-left" if is_mask_complete else "bottom-right",
         softcap=softcap or 0.0,
         sinks=s_aux,

@@ -40,7 +40,7 @@ def on_cpu(name: str) -> Callable[[torch.device], Inputs]:
     """Return a maker of arguments of which one lies on the CPU."""
 
     def build(device: torch.device) -> Inputs:
-        inputs = make(
+        inputs: Any = make(
             attn_mask=torch.ones(6, 6), sinks=torch.ones(4), alibi_slopes=torch.ones(4)
         )(device)
         inputs[name] = inputs[name].cpu()
@@ -53,9 +53,17 @@ HALF = torch.zeros(2, 4, 6, 16, dtype=torch.float16)
 # name: maker, error, texts that the message must contain
 BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str]]] = {
     "not a tensor": (make(k=[1.0]), InvalidProblemError, ["k", "list"]),
-    "rank 2": (make(q=(6, 16)), InvalidProblemError, ["[6, 16]"]),
-    "rank 5": (make(v=(1, 2, 4, 6, 16)), InvalidProblemError, ["[1, 2, 4, 6, 16]"]),
-    "ranks differ": (make(q=(2, 6, 16)), InvalidProblemError, ["[2, 6, 16]"]),
+    "rank 1": (make(q=(16,)), InvalidProblemError, ["[16]", "head_dim"]),
+    "rank 5": (
+        make(v=(3, 2, 4, 6, 16), k=(4, 2, 4, 6, 16)),
+        InvalidProblemError,
+        ["[3, 2, 4, 6, 16]", "broadcast"],
+    ),
+    "other leading dimensions": (
+        make(q=(3, 6, 16)),
+        InvalidProblemError,
+        ["heads", "3", "4"],
+    ),
     "dtypes differ": (make(k=HALF), InvalidProblemError, ["float16", "float32"]),
     "integers": (
         make(**{name: HALF.to(torch.int32) for name in "qkv"}),
@@ -81,14 +89,14 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
     "head_dim 0": (
         make(q=(2, 4, 6, 0), k=(2, 4, 6, 0)),
         InvalidProblemError,
-        ["head_dim", "0", "256"],
+        ["head_dim", "0", "576"],
     ),
-    "head_dim 257": (
-        make(q=(2, 4, 6, 257), k=(2, 4, 6, 257)),
+    "head_dim 577": (
+        make(q=(2, 4, 6, 577), k=(2, 4, 6, 577)),
         InvalidProblemError,
-        ["head_dim", "257", "256"],
+        ["head_dim", "577", "576"],
     ),
-    "head_dim_v 300": (make(v=(2, 4, 6, 300)), InvalidProblemError, ["300", "256"]),
+    "head_dim_v 600": (make(v=(2, 4, 6, 600)), InvalidProblemError, ["600", "576"]),
     "scale NaN": (make(scale=float("nan")), InvalidProblemError, ["scale", "nan"]),
     "scale infinite": (make(scale=float("inf")), InvalidProblemError, ["scale", "inf"]),
     "dropout 1": (make(dropout_p=1.0), InvalidProblemError, ["dropout_p", "1.0"]),
@@ -103,12 +111,20 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
     "mask of integers": (
         make(attn_mask=torch.ones(6, 6, dtype=torch.int64)),
         InvalidProblemError,
-        ["attn_mask", "int64", "float32", "bool"],
+        ["attn_mask", "int64", "floating-point", "bool"],
     ),
-    "mask of another half": (
-        make(attn_mask=torch.ones(6, 6, dtype=torch.bfloat16)),
+    "mask of another batch, rank 5": (
+        make(
+            **dict.fromkeys("qkv", (2, 3, 4, 6, 16)),
+            attn_mask=torch.ones(3, 3, 1, 6, 6),
+        ),
         InvalidProblemError,
-        ["attn_mask", "bfloat16", "float32"],
+        ["[3, 3, 1, 6, 6]", "broadcast"],
+    ),
+    "slopes that are learned": (
+        make(alibi_slopes=torch.ones(4, requires_grad=True)),
+        InvalidProblemError,
+        ["alibi_slopes", "attn_mask"],
     ),
     "mask of rank 5": (
         make(attn_mask=torch.ones(1, 2, 4, 6, 6)),
@@ -194,7 +210,7 @@ MIXED_DEVICES = {name for name in BAD if name.endswith("on the CPU")}
 def check(name: str, device: torch.device) -> None:
     """Assert the error, its words, and what supports() says of the same input."""
     build, error, words = BAD[name]
-    inputs = build(device)
+    inputs: Any = build(device)
     with pytest.raises(error) as caught:
         orchard_ops.flash_attention(**inputs)
     assert isinstance(caught.value, orchard_ops.OrchardError)
@@ -251,7 +267,7 @@ def test_gradient_of_the_wrong_shape(
 
 def test_the_device_works_after_an_error(device: torch.device) -> None:
     """A refused problem leaves nothing behind."""
-    bad = torch.zeros(1, 1, 4, 257).to(device)
+    bad = torch.zeros(1, 1, 4, 577).to(device)
     with pytest.raises(InvalidProblemError):
         orchard_ops.flash_attention(bad, bad, bad)
     q = torch.ones(1, 1, 4, 16).to(device)
@@ -299,10 +315,11 @@ def test_tree(cls: type[Exception], builtin: type[Exception]) -> None:
 def test_numbers_of_other_types(where: str, device: torch.device) -> None:
     """NumPy's numbers and tensors of one number are numbers; far windows are open."""
     place = device if where == "device" else torch.device("cpu")
-    inputs = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
+    inputs: Any = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
     want = orchard_ops.flash_attention(**inputs, scale=0.5, window=(2, 1))
-    for scale in (np.float64(0.5), torch.tensor(0.5)):
-        window = (np.int64(2), np.int32(1))
+    scales: list[Any] = [np.float64(0.5), torch.tensor(0.5)]
+    for scale in scales:
+        window: Any = (np.int64(2), np.int32(1))
         got = orchard_ops.flash_attention(**inputs, scale=scale, window=window)
         assert torch.equal(got.cpu(), want.cpu())
     got = orchard_ops.flash_attention(**inputs, window=(2**63, 2**64))
@@ -310,24 +327,43 @@ def test_numbers_of_other_types(where: str, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("where", ["device", "cpu"])
-def test_slopes_have_no_gradient(where: str, device: torch.device) -> None:
-    """Nowhere: not on one device a number, and on the other none."""
+def test_learned_slopes_lose_no_gradient(where: str, device: torch.device) -> None:
+    """They are refused where one would be lost, and taken where none is recorded."""
     place = device if where == "device" else torch.device("cpu")
     q = torch.randn(2, 4, 6, 16).to(place)
     slopes = torch.rand(4).to(place).requires_grad_()
-    assert not orchard_ops.flash_attention(q, q, q, alibi_slopes=slopes).requires_grad
+    ends = torch.tensor([0, 6], dtype=torch.int32).to(place)
+    packed = (q[0].transpose(0, 1),) * 3
+    calls = [
+        lambda: orchard_ops.flash_attention(q, q, q, alibi_slopes=slopes),
+        lambda: orchard_ops.flash_attention_varlen(
+            *packed, ends, ends, 6, 6, alibi_slopes=slopes
+        ),
+        lambda: orchard_ops.flash_attn.flash_attn_func(
+            *[q.transpose(1, 2)] * 3, alibi_slopes=slopes
+        ),
+        lambda: orchard_ops.flash_attention_with_kvcache(
+            *[q.transpose(1, 2)] * 3, cache_seqlens=6, alibi_slopes=slopes
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidProblemError, match="would be lost"):
+            call()
+        with torch.no_grad():
+            assert not call().requires_grad
 
 
 def test_dao_functions_name_what_is_wrong(device: torch.device) -> None:
     """What is no tensor, and a window of another length."""
     q = torch.zeros(2, 6, 4, 16).to(device)
+    wrong: Any = [1.0]
     with pytest.raises(InvalidProblemError, match=r"k to be a .*Tensor, got list"):
-        orchard_ops.flash_attn.flash_attn_func(q, [1.0], q)
+        orchard_ops.flash_attn.flash_attn_func(q, wrong, q)
     with pytest.raises(InvalidProblemError, match="qkv to be a"):
         orchard_ops.flash_attn.flash_attn_qkvpacked_func(None)
-    for window in (None, (1, 1, 1)):
+    for wrong in (None, (1, 1, 1)):
         with pytest.raises(InvalidProblemError, match="window_size to be two integers"):
-            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=window)
+            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=wrong)
 
 
 def test_supports_on_meta() -> None:

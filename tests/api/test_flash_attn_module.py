@@ -5,25 +5,26 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from cases import F16, Case
-from dao_signatures import PADDING, REQUIRED, SIGNATURES
+from dao_signatures import ENTRIES, OURS, PADDING, REQUIRED, ROTARY, SIGNATURES
 from draws import Inputs
-from harness import bits, count_calls
+from harness import bits, count_calls, sequence_ends
 from philox import keep_scale
 from reference import Results, assert_close, make_inputs
 from torch import Tensor
 
 from orchard_ops import InvalidProblemError, OrchardError, flash_attn
 from orchard_ops.flash_attn import bert_padding, flash_attn_interface
+from orchard_ops.flash_attn.layers import rotary
 
 HAS_PACKAGES = sys.version_info >= (3, 10)  # metadata.packages_distributions
 
@@ -54,7 +55,7 @@ PACKED_CASES = [
 ]  # fmt: skip
 
 
-def signature(function: object) -> list[tuple[str, object]]:
+def signature(function: Callable[..., Any]) -> list[tuple[str, object]]:
     """Return name and default of each parameter."""
     return [
         (name, REQUIRED if p.default is inspect.Parameter.empty else p.default)
@@ -66,16 +67,23 @@ def signature(function: object) -> list[tuple[str, object]]:
 def test_signature(name: str) -> None:
     """Each function has Dao's arguments, in Dao's order, with Dao's defaults."""
     function = getattr(flash_attn, name)
-    assert signature(function) == SIGNATURES[name]
+    ours = OURS.get(name, [])
+    assert signature(function) == [*SIGNATURES[name], *ours]
     assert function is getattr(flash_attn_interface, name)
-    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
-    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    assert set(kinds[: len(SIGNATURES[name])]) == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD
+    }
+    assert kinds[len(SIGNATURES[name]) :] == [inspect.Parameter.KEYWORD_ONLY] * len(
+        ours
+    )
 
 
 def test_every_public_function_is_in_the_table() -> None:
     """There is no function without a row, and no row without a function."""
     functions = {name for name in flash_attn.__all__ if name.startswith("flash_attn")}
-    assert functions == set(SIGNATURES) == set(flash_attn_interface.__all__)
+    assert functions == set(SIGNATURES)
+    assert {*SIGNATURES, *ENTRIES} == set(flash_attn_interface.__all__)
 
 
 @pytest.mark.parametrize("name", PADDING)
@@ -84,7 +92,18 @@ def test_padding_signature(name: str) -> None:
     assert signature(getattr(bert_padding, name)) == PADDING[name]
 
 
-def keywords(case: Case, inputs: Inputs, device: torch.device) -> dict[str, object]:
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entry_signature(name: str) -> None:
+    """The entries that ring attention calls have Dao's arguments."""
+    assert signature(getattr(flash_attn_interface, name)) == ENTRIES[name]
+
+
+def test_rotary_signature() -> None:
+    """So has the rotary embedding."""
+    assert signature(rotary.apply_rotary_emb) == ROTARY
+
+
+def keywords(case: Case, inputs: Inputs, device: torch.device) -> dict[str, Any]:
     """Return the arguments that all functions share."""
     slopes = inputs.alibi_slopes
     return {
@@ -104,16 +123,6 @@ def leaf(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.contiguous().to(device).requires_grad_()
 
 
-def lengths(case: Case, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
-    """Return where the sequences of a packed case begin, and the longest."""
-    ends, longest = [], []
-    for side in zip(*case.sequences):
-        sums = list(itertools.accumulate(side, initial=0))
-        ends.append(torch.tensor(sums, dtype=torch.int32).to(device))
-        longest.append(max(side))
-    return ends[0], ends[1], longest[0], longest[1]
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_func_matches_float64(case: Case, device: torch.device) -> None:
     """flash_attn_func's output, lse and gradients are right, in Dao's layout."""
@@ -130,6 +139,31 @@ def test_func_matches_float64(case: Case, device: torch.device) -> None:
     swapped = [t.cpu().transpose(1, 2) for t in (out, *grads)]
     assert_close(case, inputs, Results(swapped[0], lse.cpu(), *swapped[1:]))
     check_probabilities(case, inputs, probabilities.cpu(), swapped[0])
+
+
+@pytest.mark.parametrize("asks_lse", [False, True])
+def test_sinks_match_float64(asks_lse: bool, device: torch.device) -> None:
+    """s_aux are sinks, with their gradient, dense and packed, in either road."""
+    dense = replace(_BOTTOM, name="dao-sinks", sinks="normal", causal="bottom-right")
+    packed = replace(dense, name="dao-varlen-sinks", batch=1, sequences=_RAGGED)
+    for case in (dense, packed):
+        inputs = make_inputs(case)
+        swap = (lambda t: t) if case.sequences else (lambda t: t.transpose(1, 2))
+        *leaves, grad = (leaf(swap(t), device) for t in inputs.core)
+        given = keywords(case, inputs, device)
+        given.update(s_aux=leaf(inputs.sinks, device), return_attn_probs=asks_lse)
+        function = flash_attn.flash_attn_func
+        if case.sequences:
+            function = flash_attn.flash_attn_varlen_func
+            leaves_and_ends = (*leaves, *sequence_ends(case, device))
+        else:
+            leaves_and_ends = leaves
+        found = function(*leaves_and_ends, **given)
+        out, lse = (found[0], found[1].cpu()) if asks_lse else (found, None)
+        *grads, dsinks = torch.autograd.grad(out, (*leaves, given["s_aux"]), grad)
+        out, *grads = (swap(t).cpu() for t in (out, *grads))
+        results = Results(out, lse, *grads, dsinks=dsinks.cpu())
+        assert_close(case, inputs, results)
 
 
 def check_probabilities(
@@ -154,7 +188,7 @@ def test_varlen_func_matches_float64(case: Case, device: torch.device) -> None:
     q, k, v, grad = (leaf(t, device) for t in inputs.core)
     torch.manual_seed(case.manual_seed)
     out, lse, probabilities = flash_attn.flash_attn_varlen_func(
-        q, k, v, *lengths(case, device), **keywords(case, inputs, device)
+        q, k, v, *sequence_ends(case, device), **keywords(case, inputs, device)
     )
     grads = torch.autograd.grad(out, (q, k, v), grad)
     results = [t.cpu() for t in (out, lse, *grads)]
@@ -178,7 +212,7 @@ def test_packed_tensors_mean_their_parts(causal: bool, device: torch.device) -> 
     q, k, v = (leaf(part.detach(), device) for part in qkv.detach().unbind(2))
     kv = leaf(torch.stack([k.detach().cpu(), v.detach().cpu()], 2), device)
     grad = torch.randn(2, 23, 2, 64).to(device)
-    calls = {
+    calls: dict[str, Any] = {
         "parts": flash_attn.flash_attn_func(q, k, v, causal=causal),
         "qkv": flash_attn.flash_attn_qkvpacked_func(qkv, causal=causal),
         "kv": flash_attn.flash_attn_kvpacked_func(q, kv, causal=causal),
@@ -202,9 +236,9 @@ def test_packed_tensors_of_sequences_mean_their_parts(device: torch.device) -> N
     grad = torch.randn(23, 2, 64).to(device)
     ends = torch.tensor([0, 9, 23], dtype=torch.int32).to(device)
     both = (ends, ends, 14, 14)
-    parts = flash_attn.flash_attn_varlen_func(q, k, v, *both, causal=True)
-    one = flash_attn.flash_attn_varlen_qkvpacked_func(qkv, ends, 14, causal=True)
-    two = flash_attn.flash_attn_varlen_kvpacked_func(q, kv, *both, causal=True)
+    parts: Any = flash_attn.flash_attn_varlen_func(q, k, v, *both, causal=True)
+    one: Any = flash_attn.flash_attn_varlen_qkvpacked_func(qkv, ends, 14, causal=True)
+    two: Any = flash_attn.flash_attn_varlen_kvpacked_func(q, kv, *both, causal=True)
     wanted = torch.autograd.grad(parts, (q, k, v), grad)
     (dqkv,) = torch.autograd.grad(one, qkv, grad)
     dq, dkv = torch.autograd.grad(two, (q, kv), grad)
@@ -226,12 +260,13 @@ def test_pages_are_gathered(device: torch.device) -> None:
     ends_q = torch.tensor([0, 5, 12], dtype=torch.int32)
     ends_k = torch.tensor([0, 20, 27], dtype=torch.int32)
     results = []
+    paged: dict[str, Any] = {"block_table": table.to(device)}
     for k, v, more in (
-        (pages_k, pages_v, {"block_table": table.to(device)}),
+        (pages_k, pages_v, paged),
         (pages_k.flatten(0, 1)[rows], pages_v.flatten(0, 1)[rows], {}),
     ):
-        leaves = [leaf(tensor.clone(), device) for tensor in (q, k, v)]
-        out = flash_attn.flash_attn_varlen_func(
+        leaves: Any = [leaf(tensor.clone(), device) for tensor in (q, k, v)]
+        out: Any = flash_attn.flash_attn_varlen_func(
             *leaves, ends_q.to(device), ends_k.to(device), 7, max(used), **more
         )
         grads = torch.autograd.grad(out, leaves, grad.to(device))
@@ -242,9 +277,14 @@ def test_pages_are_gathered(device: torch.device) -> None:
         assert of_pages.count_nonzero() == of_rows.count_nonzero()
 
 
+def zeros(count: int, *shape: int) -> list[Any]:
+    """Return so many tensors of zeros."""
+    return [torch.zeros(shape)] * count
+
+
 BAD = {
     "flat q": (
-        lambda: flash_attn.flash_attn_func(*[torch.zeros(2, 3, 4)] * 3),
+        lambda: flash_attn.flash_attn_func(*zeros(3, 2, 3, 4)),
         ["flash_attn_func", "[batch, len, heads, head_dim]", "[2, 3, 4]"],
     ),
     "two parts": (
@@ -259,7 +299,7 @@ BAD = {
     ),
     "few pages": (
         lambda: flash_attn.flash_attn_varlen_func(
-            torch.zeros(3, 2, 8), *[torch.zeros(2, 4, 2, 8)] * 2,
+            torch.zeros(3, 2, 8), *zeros(2, 2, 4, 2, 8),
             torch.tensor([0, 3], dtype=torch.int32),
             torch.tensor([0, 9], dtype=torch.int32), 3, 9,
             block_table=torch.zeros(1, 2, dtype=torch.int32),
@@ -268,7 +308,7 @@ BAD = {
     ),
     "table of another batch": (
         lambda: flash_attn.flash_attn_varlen_func(
-            torch.zeros(3, 2, 8), *[torch.zeros(2, 4, 2, 8)] * 2,
+            torch.zeros(3, 2, 8), *zeros(2, 2, 4, 2, 8),
             torch.tensor([0, 3], dtype=torch.int32),
             torch.tensor([0, 3], dtype=torch.int32), 3, 3,
             block_table=torch.zeros(2, 2, dtype=torch.int32),
@@ -277,12 +317,12 @@ BAD = {
     ),
     "head sizes": (
         lambda: flash_attn.flash_attn_func(
-            torch.zeros(1, 3, 2, 8), *[torch.zeros(1, 3, 2, 16)] * 2
+            torch.zeros(1, 3, 2, 8), *zeros(2, 1, 3, 2, 16)
         ),
         ["flash_attn_func", "head_dim", "8, 16"],
     ),
     "new keys without lengths": (
-        lambda: flash_attn.flash_attn_with_kvcache(*[torch.zeros(1, 3, 2, 8)] * 5),
+        lambda: flash_attn.flash_attn_with_kvcache(*zeros(5, 1, 3, 2, 8)),
         ["flash_attn_with_kvcache", "cache_seqlens"],
     ),
 }  # fmt: skip
@@ -326,6 +366,28 @@ def test_padding_keeps_unused_tokens() -> None:
     assert (ends.tolist(), longest, used.tolist()) == ([0, 3, 5], 3, [2, 1])
 
 
+def test_concatenated_sequences_are_unpadded(device: torch.device) -> None:
+    """Rows of several sequences each are packed as that many; pad_input undoes it."""
+    torch.manual_seed(0)
+    inside = torch.tensor([[2, 1, 0, 0], [4, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    padded = leaf(torch.randn(4, 4, 2, 8), device)
+    unpad = bert_padding.unpad_input_for_concatenated_sequences
+    tokens, indices, ends, longest = unpad(padded, inside.to(device))
+    assert tokens.shape == (10, 2, 8)
+    assert indices.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert (ends.tolist(), ends.dtype, longest) == ([0, 2, 3, 7, 8, 9, 10],
+                                                    torch.int32, 4)  # fmt: skip
+    again = bert_padding.pad_input(tokens, indices, 4, 4)
+    kept = torch.zeros(16, dtype=torch.bool)
+    kept[indices.cpu()] = True
+    kept = kept.view(4, 4, 1, 1)
+    assert torch.equal(again.cpu(), padded.detach().cpu() * kept)
+    again.sum().backward()
+    assert torch.equal(padded.grad.cpu(), kept.expand(4, 4, 2, 8).float())
+    nothing = unpad(padded.detach(), torch.zeros_like(inside).to(device))
+    assert (nothing[0].shape, nothing[2].tolist(), nothing[3]) == ((0, 2, 8), [0], 0)
+
+
 @pytest.fixture
 def no_flash_attn() -> Iterator[None]:
     """Forget the modules that a test puts under the name flash_attn."""
@@ -346,10 +408,12 @@ def test_install() -> None:
     assert interface.flash_attn_varlen_func is flash_attn.flash_attn_varlen_func
     padding = importlib.import_module("flash_attn.bert_padding")
     assert padding is bert_padding
+    layers = importlib.import_module("flash_attn.layers.rotary")
+    assert layers.apply_rotary_emb is rotary.apply_rotary_emb
     assert importlib.util.find_spec("flash_attn") is not None
     assert found.__version__ == "2.8.3"
     with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("flash_attn.layers")
+        importlib.import_module("flash_attn.losses")
     flash_attn.uninstall_as_flash_attn()
     flash_attn.uninstall_as_flash_attn()  # twice is once
     with pytest.raises(ModuleNotFoundError):

@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import bits, count_calls
+from needs import TORCH, skip_without
 from torch import Tensor, nn
 
 import orchard_ops
 from orchard_ops import OrchardError, sdpa
 
-PYTORCH = F.scaled_dot_product_attention
-HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
+PYTORCH: Any = F.scaled_dot_product_attention
+HAS_GQA = TORCH >= (2, 5)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,8 @@ def test_a_replacement_underneath_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", other)
     with sdpa.enabled():
-        F.scaled_dot_product_attention(*[torch.randn(1, 2, 3, 8)] * 3)
+        q = torch.randn(1, 2, 3, 8)
+        F.scaled_dot_product_attention(q, q, q)
     assert calls == [1]
     assert F.scaled_dot_product_attention is other
 
@@ -241,19 +243,8 @@ class Overriding(Tensor):
 FALLBACKS: dict[str, tuple[Callable[[torch.device], tuple[Any, ...]], str]] = {
     "on the CPU": (lambda _: ([torch.ones(1, 2, 3, 8)] * 3, {}), "device cpu"),
     "wide heads": (
-        lambda device: ([torch.ones(1, 1, 3, 300).to(device)] * 3, {}),
-        "expected head_dim from 1 to 256",
-    ),
-    "other heads": (
-        lambda device: (
-            [torch.ones(1, heads, 3, 8).to(device) for heads in (2, 1, 1)],
-            {},
-        ),
-        "enable_gqa=False",
-    ),
-    "five dimensions": (
-        lambda device: ([torch.ones(1, 1, 2, 3, 8).to(device)] * 3, {}),
-        "[supports] expected q, k and v to have 3 dimensions",
+        lambda device: ([torch.ones(1, 1, 3, 600).to(device)] * 3, {}),
+        "expected head_dim from 1 to 576",
     ),
 }
 
@@ -277,24 +268,113 @@ def test_fallbacks_are_explained_and_counted(name: str, device: torch.device) ->
     assert sdpa.fallbacks() == {}
 
 
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [(512, 512), (576, 512)])
+def test_wide_heads_are_served(
+    head_dim: int, head_dim_v: int, device: torch.device
+) -> None:
+    """Those of Stable Diffusion's VAE and of latent attention go to our kernels."""
+    q, k = (torch.randn(1, 1, 9, head_dim).to(device) for _ in range(2))
+    v = torch.randn(1, 1, 9, head_dim_v).to(device)
+    assert sdpa.explain(q, k, v).is_routed
+    with sdpa.enabled(), count_calls() as calls:
+        out = F.scaled_dot_product_attention(q, k, v)
+    assert calls.fwd == 1
+    assert torch.allclose(out.cpu(), PYTORCH(q.cpu(), k.cpu(), v.cpu()), atol=2e-5)
+
+
 def test_counts_do_not_grow_with_lengths(device: torch.device) -> None:
     """Calls refused by one rule share an entry, whatever their sizes."""
     with sdpa.enabled():
-        for size in (257, 300, 310):
-            F.scaled_dot_product_attention(*[torch.ones(1, 1, 3, size).to(device)] * 3)
+        for size in (577, 600, 610):
+            q = torch.ones(1, 1, 3, size).to(device)
+            F.scaled_dot_product_attention(q, q, q)
     assert list(sdpa.fallbacks().values()) == [3]
 
 
 def test_pytorchs_errors_stay_pytorchs(device: torch.device) -> None:
     """A call that PyTorch refuses is refused by PyTorch, in its own words."""
-    q, _ = draw(device, SHAPE, SHAPE)
-    mask = torch.ones(17, 17, dtype=torch.bool).to(device)
-    assert "is_causal" in sdpa.explain(q, q, q, mask, is_causal=True).reason
+    q, k = draw(device, (1, 4, 5, 8), (1, 2, 5, 8))
+    assert "enable_gqa=False" in sdpa.explain(q, k, k).reason
     with sdpa.enabled():
-        with pytest.raises(RuntimeError, match="attn_mask"):
-            F.scaled_dot_product_attention(q, q, q, mask, is_causal=True)
+        with pytest.raises(RuntimeError, match="must match"):
+            F.scaled_dot_product_attention(q, k, k)
         with pytest.raises(TypeError):
             F.scaled_dot_product_attention(q, q, q, no_such_argument=1)
+
+
+def test_a_mask_and_causal_mean_both(device: torch.device) -> None:
+    """A key must pass both, bool or float; explain says so, gradients are right."""
+    torch.manual_seed(0)
+    mask = torch.rand(17, 17) > 0.3
+    mask[:, 0] = True  # PyTorch may give NaN to rows without a key
+    both = mask & torch.ones(17, 17).tril().bool()
+    tensors = draw(torch.device("cpu"), SHAPE, SHAPE, SHAPE)
+    there = [t.clone().requires_grad_() for t in tensors]
+    want = PYTORCH(*there, both)
+    wanted = torch.autograd.grad(want.square().sum(), there)
+    for given in (mask, torch.zeros(17, 17).masked_fill(~mask, -torch.inf)):
+        here = [t.to(device).requires_grad_() for t in tensors]
+        decision = sdpa.explain(*here, given.to(device), is_causal=True)
+        assert decision.is_routed
+        assert "must pass both" in decision.note
+        with sdpa.enabled(), count_calls() as calls:
+            out = F.scaled_dot_product_attention(
+                *here, given.to(device), is_causal=True
+            )
+        assert calls.fwd == 1
+        assert torch.allclose(out.detach().cpu(), want.detach(), atol=1e-5)
+        found = torch.autograd.grad(out.square().sum(), here)
+        for got, expected in zip(found, wanted):
+            assert torch.allclose(got.cpu(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mask_of_another_dtype_is_exact(
+    dtype: torch.dtype, device: torch.device
+) -> None:
+    """A float mask is cast up, never to q's dtype and never to a bool."""
+    skip_without(dtype, device)
+    q, mask = draw(device, SHAPE)[0], torch.randn(17, 17).to(dtype).to(device)
+    decision = sdpa.explain(q, q, q, mask)
+    assert decision.is_routed
+    assert f"copied from {dtype} into torch.float32" in decision.note
+    with sdpa.enabled():
+        out = F.scaled_dot_product_attention(q, q, q, mask)
+    want = PYTORCH(*[q.cpu()] * 3, mask.cpu().float())
+    assert torch.allclose(out.cpu(), want, atol=1e-5)
+
+
+LEADING = {
+    "five": ((2, 3, 4, 9, 16), (2, 3, 4, 5, 16), (2, 3, 4, 5, 8)),
+    "two": ((9, 16), (5, 16), (5, 8)),
+    "six": ((1, 2, 1, 3, 9, 16), (2, 1, 2, 3, 5, 16), (2, 2, 1, 3, 5, 8)),
+    "one batch of keys": ((3, 2, 9, 16), (1, 2, 5, 16), (1, 2, 5, 8)),
+    "one key head": ((3, 2, 9, 16), (3, 1, 5, 16), (3, 1, 5, 8)),
+    "one query head": ((3, 1, 9, 16), (3, 4, 5, 16), (3, 4, 5, 8)),
+    "other ranks": ((2, 3, 9, 16), (3, 5, 16), (5, 8)),
+    "three, one of keys": ((3, 9, 16), (1, 5, 16), (3, 5, 8)),
+    "empty": ((0, 3, 4, 9, 16), (1, 3, 4, 5, 16), (1, 3, 4, 5, 8)),
+}
+
+
+@pytest.mark.parametrize("name", LEADING)
+def test_leading_dimensions_broadcast(name: str, device: torch.device) -> None:
+    """Any number of them, as PyTorch has them on the CPU; gradients in each shape."""
+    tensors = draw(torch.device("cpu"), *LEADING[name])
+    exact = [t.double().requires_grad_() for t in tensors]
+    want = PYTORCH(*exact)
+    grad = draw(torch.device("cpu"), want.shape)[0]
+    wanted = torch.autograd.grad(want, exact, grad.double())
+    for place in (torch.device("cpu"), device):
+        leaves = [t.to(place).requires_grad_() for t in tensors]
+        with count_calls() as calls:
+            out = orchard_ops.flash_attention(*leaves, enable_gqa=False)
+        assert calls.fwd == (place is device and out.numel() > 0)
+        found = torch.autograd.grad(out, leaves, grad.to(place))
+        for got, expected in zip((out, *found), (want, *wanted)):
+            assert got.shape == expected.shape
+            assert torch.allclose(got.cpu().double(), expected, atol=2e-5)
+    assert sdpa.explain(*leaves).is_routed
 
 
 def test_errors_of_the_kernels_are_not_swallowed(
@@ -302,7 +382,7 @@ def test_errors_of_the_kernels_are_not_swallowed(
 ) -> None:
     """An exception from flash_attention reaches the caller; nothing falls back."""
 
-    def fail(*_: object, **__: object) -> Tensor:
+    def fail(*_: object, **__: Any) -> Tensor:
         raise orchard_ops.DeviceError("lost")
 
     monkeypatch.setattr(orchard_ops._sdpa_call, "flash_attention", fail)

@@ -16,15 +16,17 @@ from harness import count_calls
 from torch import Tensor, nn
 
 from orchard_ops import UnsupportedError, sdpa
+from orchard_ops.integrations import _steps
 from orchard_ops.integrations import transformers as integration
 
 transformers = pytest.importorskip("transformers")
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 IS_OLD = VERSION < (5, 0)
+HAS_MASKS = VERSION >= (4, 53)  # functions that make them
 SIZES = {"vocab_size": 61, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
-def llama(**changes: Any) -> nn.Module:
+def llama(**changes: Any) -> Any:
     """Return a small Llama: rotary positions, grouped heads."""
     config = transformers.LlamaConfig(
         **SIZES,
@@ -39,7 +41,7 @@ def llama(**changes: Any) -> nn.Module:
     return transformers.LlamaForCausalLM(config)
 
 
-def gpt2(**changes: Any) -> nn.Module:
+def gpt2(**changes: Any) -> Any:
     """Return a small GPT-2: learned positions, attention dropout."""
     options = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes}
     config = transformers.GPT2Config(
@@ -48,7 +50,7 @@ def gpt2(**changes: Any) -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
-def t5(**changes: Any) -> nn.Module:
+def t5(**changes: Any) -> Any:
     """Return a small T5: encoder and decoder, a learned bias on the scores."""
     config = transformers.T5Config(
         **SIZES,
@@ -77,7 +79,7 @@ def registered() -> None:
     integration.register()
 
 
-def build(name: str, implementation: str, **changes: Any) -> nn.Module:
+def build(name: str, implementation: str, **changes: Any) -> Any:
     """Return a model with weights that its name decides."""
     torch.manual_seed(len(name))
     model = MODELS[name](attn_implementation=implementation, **changes)
@@ -85,7 +87,7 @@ def build(name: str, implementation: str, **changes: Any) -> nn.Module:
     return model
 
 
-def pair(name: str, device: torch.device, **changes: Any) -> tuple[nn.Module, ...]:
+def pair(name: str, device: torch.device, **changes: Any) -> tuple[Any, Any]:
     """Return the same model twice: eager on the CPU, ours on the device.
 
     In float32, because eager Llama takes its softmax in float32 whatever it is given.
@@ -192,6 +194,57 @@ def test_generating_equals_eager(name: str, padding: str, device: torch.device) 
     assert calls.fwd == (2 + 4 * new if name == "t5" else 2 * new)
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("padding", ["none", "left"])
+def test_steps_through_the_cache_entry(
+    padding: str, cache: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of generation reads its cache as such, with the same tokens as eager."""
+    monkeypatch.setattr(_steps, "LEAST_KEYS", 1)
+    served: list[bool] = []
+
+    def watched(*arguments: Any) -> Tensor | None:
+        out = step(*arguments)
+        served.append(out is not None)
+        return out
+
+    step = integration.step
+    monkeypatch.setattr(integration, "step", watched)
+    eager, ours = pair("llama", device)
+    inputs = batch("llama", padding)
+    inputs.pop("labels")
+    options = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+    want = eager.eval().generate(**inputs, **options)
+    if cache == "static":
+        options["cache_implementation"] = "static"
+    got = ours.eval().generate(
+        **{key: value.to(device) for key, value in inputs.items()}, **options
+    )
+    assert torch.equal(got.cpu(), want)
+    new = got.shape[1] - inputs["input_ids"].shape[1]
+    # Not the prompt; before there were mask functions only steps without a mask.
+    is_marked = HAS_MASKS or (padding == "none" and cache == "dynamic")
+    assert len(served) == 2 * new
+    assert sum(served) == (2 * (new - 1) if is_marked else 0)
+
+
+def test_a_mask_with_a_hole_is_no_step(device: torch.device) -> None:
+    """Keys that do not lie side by side are left to the dense entry, gradients too."""
+    mask = torch.ones(2, 1, 1, 200, dtype=torch.bool)
+    mask[0, ..., :7], mask[1, ..., 150:] = False, False
+    with torch.no_grad():
+        whole = _steps.with_span(lambda: mask.to(device))()
+        first, ends = whole.orchard_span
+        assert (first.tolist(), ends.tolist()) == ([7, 0], [200, 150])
+        mask[0, ..., 90] = False
+        holed = _steps.with_span(lambda: mask.to(device))()
+        assert holed.orchard_span is None
+        q, k = torch.randn(2, 4, 1, 8).to(device), torch.randn(2, 2, 200, 8).to(device)
+        assert _steps.step(q, k, k, holed, 1.0, 0.0, None) is None
+        assert _steps.step(q, k, k, whole, 1.0, 0.0, None) is not None
+    assert _steps.step(q.requires_grad_(), k, k, whole, 1.0, 0.0, None) is None
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_repeats_with_the_seed(name: str, device: torch.device) -> None:
     """Attention dropout is drawn anew in each step, and repeats with the seed."""
@@ -238,7 +291,7 @@ def test_sinks_and_softcap_are_passed_on(device: torch.device) -> None:
     columns = torch.cat([scores, sinks.view(1, 4, 1, 1).expand(1, 4, 6, 1)], -1)
     want = (columns.softmax(-1)[..., :-1] @ v).transpose(1, 2)
     got, weights = integration.attention(
-        nn.Identity(), *(t.to(device) for t in (q, k, v)), None, scaling=0.5,
+        nn.Identity(), q.to(device), k.to(device), v.to(device), None, scaling=0.5,
         is_causal=False, softcap=2.0, s_aux=sinks.to(device),
     )  # fmt: skip
     assert weights is None
@@ -298,7 +351,7 @@ def test_a_prompt_in_two_pieces(name: str, device: torch.device) -> None:
     assert (second.logits.cpu() - want).abs().max() <= 2e-4 * size
 
 
-def bert(implementation: str) -> nn.Module:
+def bert(implementation: str) -> Any:
     """Return a small BERT, which asks no registry before transformers 5."""
     config = transformers.BertConfig(
         vocab_size=61,

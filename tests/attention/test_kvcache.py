@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from cases import FLOOR, Case
-from needs import skip_without
+from needs import TORCH, skip_without
 from reference import Part, attend, largest
+from rotation import turn
 from torch import Tensor
 
 import orchard_ops
-from orchard_ops import InvalidProblemError, UnsupportedError
+from orchard_ops import InvalidProblemError, OrchardError, UnsupportedError, flash_attn
 
 POISON = math.nan  # in every place of a cache that must not be read
 
@@ -39,7 +41,8 @@ class Step:
     left_pads: tuple[int, ...] = ()
     rotary: str = ""  # or "interleaved", "halves"
     slopes: str = ""
-    options: dict[str, object] = field(default_factory=dict)
+    sinks: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 F16, BF16 = torch.float16, torch.bfloat16
@@ -49,6 +52,12 @@ STEPS = [
     Step("f16-one-split", F16, options={"num_splits": 1}),
     Step("bf16-d128", BF16, head_dim=128, head_dim_v=128),
     Step("f32-d256", head_dim=256, head_dim_v=256, lengths=(5, 40, 33), capacity=40),
+    Step("f32-d512", head_dim=512, head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    # Latent attention: many query heads, one key head.
+    Step("bf16-d576-dv512", BF16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    Step("f16-d576-dv512-paged", F16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40, page_size=16),
     Step("f16-d40-dv72", F16, head_dim=40, head_dim_v=72),
     Step("mqa-causal", F16, heads_q=8, heads_kv=1, len_q=5,
          options={"is_causal": True}),
@@ -72,26 +81,20 @@ STEPS = [
          rotary="interleaved", options={"is_causal": True}),
     Step("rotary-halves-f16", F16, len_new=1, lengths=(1, 77, 130), rotary="halves",
          page_size=16),
+    # A row without keys has its sink all the same: zeros, and the sink as lse.
+    Step("sinks", sinks=True),
+    Step("sinks-one-split", F16, sinks=True, len_q=2,
+         options={"num_splits": 1, "is_causal": True}),
+    Step("sinks-many-splits", F16, sinks=True, options={"num_splits": 7}),
+    Step("sinks-paged-append", page_size=16, sinks=True, len_new=1,
+         lengths=(1, 77, 130), options={"window": (60, 0)}),
+    Step("sinks-d256", head_dim=256, head_dim_v=256, sinks=True, left_pads=(0, 5, 33),
+         lengths=(5, 40, 33), capacity=40),
     Step("everything", F16, heads_q=6, len_q=4, len_new=4, lengths=(4, 77, 130),
-         rotary="halves", rows=(4, 0, 2), slopes="heads",
+         rotary="halves", rows=(4, 0, 2), slopes="heads", sinks=True,
          options={"is_causal": True, "window": (50, -1), "softcap": 5.0,
                   "num_splits": 3}),
 ]  # fmt: skip
-
-
-def turn(x: Tensor, angles: Tensor, style: str) -> Tensor:
-    """Rotate pairs of ``[len, heads, head_dim]`` as complex numbers, in float64."""
-    size = 2 * angles.size(1)
-    part, rest = x[..., :size], x[..., size:]
-    if style == "interleaved":
-        pairs = part.unflatten(-1, (-1, 2))
-    else:
-        pairs = torch.stack(part.chunk(2, -1), -1)
-    factor = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
-    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * factor)
-    if style == "interleaved":
-        return torch.cat([turned.flatten(-2), rest], -1)
-    return torch.cat([turned[..., 0], turned[..., 1], rest], -1)
 
 
 class Problem:
@@ -112,6 +115,8 @@ class Problem:
         if s.slopes:
             shape = [s.heads_q] if s.slopes == "heads" else [self.batch, s.heads_q]
             self.slopes = torch.rand(shape, generator=self.generator) * 0.1
+        # The second is none.
+        self.sinks = torch.tensor([2.0, -torch.inf, 0.5, -3.0, 9.0, 1.0])[: s.heads_q]
         self.old = [length - s.len_new for length in s.lengths]
 
     def draw(self, *shape: int) -> Tensor:
@@ -184,16 +189,17 @@ class Problem:
                 slopes = slopes[index]
             parts = (q, self.final_keys(index)[first:length],
                      self.values[index][first:length])  # fmt: skip
-            parts = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
-            out, lse = attend(case, Part(*parts, None, slopes, None, None))
+            exact = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
+            sinks = self.sinks.double() if s.sinks else None
+            out, lse = attend(case, Part(*exact, None, slopes, sinks, None))
             outs.append(out.transpose(1, 2))
             lses.append(lse)
         return torch.cat(outs), torch.cat(lses)
 
-    def arguments(self, device: torch.device) -> dict[str, object]:
+    def arguments(self, device: torch.device) -> dict[str, Any]:
         """Return the public function's arguments but the first three."""
         s = self.step
-        given: dict[str, object] = dict(s.options)
+        given: dict[str, Any] = dict(s.options)
         numbers = {"cache_seqlens": self.old, "cache_batch_idx": s.rows,
                    "cache_leftpad": s.left_pads}  # fmt: skip
         for name, values in numbers.items():
@@ -203,6 +209,8 @@ class Problem:
             given["block_table"] = self.table().to(device)
         if self.slopes is not None:
             given["alibi_slopes"] = self.slopes.to(device)
+        if s.sinks:
+            given["sinks"] = self.sinks.to(device)
         if s.len_new:
             for name, source in (("k", self.keys), ("v", self.values)):
                 new = [
@@ -252,6 +260,22 @@ def test_matches_float64_on_the_cpu(step: Step) -> None:
     check(step, torch.device("cpu"))
 
 
+def test_values_may_be_a_part_of_the_keys(device: torch.device) -> None:
+    """Latent attention keeps one cache, whose first dimensions are the values."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 2, 8, 576, generator=generator).half().to(device)
+    cache = torch.randn(1, 40, 1, 576, generator=generator).half().to(device)
+    values = cache[..., :512]
+    attend_to = partial(
+        orchard_ops.flash_attention_with_kvcache, q, cache, cache_seqlens=33
+    )
+    out = attend_to(v_cache=values).cpu()
+    assert torch.equal(out, attend_to(v_cache=values.clone()).cpu())
+    keys = cache[0, :33, 0].double().cpu()
+    weights = torch.softmax(q.double().cpu() @ keys.T / 576**0.5, -1)
+    assert largest(out.double() - weights @ keys[:, :512]) < 2e-3
+
+
 def test_same_bits_on_every_run(device: torch.device) -> None:
     """The parts of the keys are added in their order, whoever finishes first."""
     problem = Problem(STEPS[1])
@@ -277,7 +301,19 @@ def test_an_int_is_the_length_of_all(device: torch.device) -> None:
     assert torch.equal(one.cpu(), call(q, cache, cache, cache_seqlens=lengths).cpu())
 
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+def test_sinks_of_the_drop_in(device: torch.device) -> None:
+    """flash_attn_with_kvcache takes sinks as s_aux; one with a gradient is refused."""
+    problem = Problem(next(step for step in STEPS if step.name == "sinks"))
+    caches = [t.to(device) for t in problem.caches(problem.old, is_final=False)]
+    q, given = problem.q.to(device), problem.arguments(device)
+    want = orchard_ops.flash_attention_with_kvcache(q, *caches, **given)
+    sinks = given.pop("sinks")
+    dao = flash_attn.flash_attn_with_kvcache
+    assert torch.equal(dao(q, *caches, s_aux=sinks, **given).cpu(), want.cpu())
+    with pytest.raises(UnsupportedError, match="gradient"):
+        dao(q, *caches, s_aux=sinks.clone().requires_grad_(), **given)
+
+
 COMPILED = [
     step
     for step in STEPS
@@ -323,7 +359,7 @@ def test_exported(device: torch.device) -> None:
     assert torch.equal(exported(q, cache).cpu(), Decode()(q, cache).cpu())
 
 
-WRONG = {
+WRONG: dict[str, tuple[type[OrchardError], dict[str, Any]]] = {
     "k-without-v": (InvalidProblemError, {"k": (2, 1, 2, 64)}),
     "k-of-other-heads": (InvalidProblemError, {"k": (2, 1, 3, 64), "v": (2, 1, 3, 64)}),
     "rotary-without-k": (InvalidProblemError, {"rotary_cos": (40, 32)}),
@@ -339,7 +375,7 @@ def test_refuses(name: str, device: torch.device) -> None:
     """Arguments that do not fit together are refused before anything runs."""
     error, shapes = WRONG[name]
     q, cache = torch.randn(2, 1, 2, 64).to(device), torch.randn(2, 40, 2, 64).to(device)
-    given: dict[str, object] = {"cache_seqlens": 3}
+    given: dict[str, Any] = {"cache_seqlens": 3}
     for key, shape in shapes.items():
         is_whole = key.startswith(("cache", "block"))
         dtype = torch.int32 if is_whole else torch.float32

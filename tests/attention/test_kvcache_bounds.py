@@ -133,7 +133,7 @@ def test_the_operator_alone_on_the_cpu(layout: str, device: torch.device) -> Non
         results.append(
             torch.ops.orchard_ops.decode(
                 *stores, whole([INT_MAX, 9], place), *map(given.get, names), None,
-                None, 0.0, -1, -1, 0,
+                None, None, 0.0, -1, -1, 0,
             )
         )  # fmt: skip
     for got, want in zip(*results):

@@ -145,7 +145,7 @@ def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
     path = library(tmp_path)
     needed = macho.read(path).imports
     owners = checks.Owners({owner: set() for owner in needed.values()})
-    with pytest.raises(proof.Failure) as caught:
+    with pytest.raises(project.Failure) as caught:
         proof.check({}, [], TARGET, owners, [path], [sender])
     assert "libpart.dylib: _present" in str(caught.value)
     assert "explode_ is in none of metal-cpp's tables" in str(caught.value)

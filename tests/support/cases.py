@@ -42,7 +42,8 @@ LSE_ROUNDING = 2.0**-22
 class Mask:
     """An attn_mask: ``draws.py`` makes it, ``harness.py`` lays it out."""
 
-    kind: str = "bool"  # or "float" (the dtype of q), "float32"
+    # or "float" (the dtype of q), "float32", "float16", "bfloat16"
+    kind: str = "bool"
     dims: str = "bhqk"  # those of full size: batch, heads, queries, keys; others are 1
     rank: int = 4  # dimensions of the tensor; those left off are its first, of size 1
     # What is masked, False or -inf: "none", "random" entries, "rows", "columns",
@@ -56,7 +57,10 @@ class Mask:
 
 @dataclass(frozen=True)
 class Case:
-    """One attention problem; 3-D cases have one head."""
+    """One attention problem; cases of 2 or 3 dimensions have one head.
+
+    Those of 5 have two batch dimensions, whose product is batch.
+    """
 
     name: str
     dtype: torch.dtype = torch.float32

@@ -1,4 +1,4 @@
-"""The public signatures of Dao's flash_attn, as of its versions 2.6.3 to 2.8.3.
+"""The signatures of Dao's flash_attn, as of its versions 2.6.3 to 2.8.3.
 
 Data alone: name → parameters in order, each with its default, or REQUIRED.
 """
@@ -77,6 +77,13 @@ SIGNATURES: dict[str, list[tuple[str, object]]] = {
     ],
 }
 
+# What ours take besides, by keyword alone.
+OURS: dict[str, list[tuple[str, object]]] = {
+    "flash_attn_func": [("s_aux", None)],
+    "flash_attn_varlen_func": [("s_aux", None)],
+    "flash_attn_with_kvcache": [("s_aux", None)],
+}
+
 # flash_attn.bert_padding, as of 2.7.0.
 PADDING: dict[str, list[tuple[str, object]]] = {
     "unpad_input": [
@@ -89,5 +96,77 @@ PADDING: dict[str, list[tuple[str, object]]] = {
         ("indices", REQUIRED),
         ("batch", REQUIRED),
         ("seqlen", REQUIRED),
+    ],
+    "unpad_input_for_concatenated_sequences": [
+        ("hidden_states", REQUIRED),
+        ("attention_mask_in_length", REQUIRED),
+    ],
+}
+
+# flash_attn.layers.rotary.
+ROTARY: list[tuple[str, object]] = [
+    ("x", REQUIRED),
+    ("cos", REQUIRED),
+    ("sin", REQUIRED),
+    ("interleaved", False),
+    ("inplace", False),
+    ("seqlen_offsets", 0),
+    ("cu_seqlens", None),
+    ("max_seqlen", None),
+]
+
+_QKV = [("q", REQUIRED), ("k", REQUIRED), ("v", REQUIRED)]
+_DOUT = ("dout", REQUIRED)
+_RESULTS = [
+    ("out", REQUIRED),
+    ("softmax_lse", REQUIRED),
+    ("dq", REQUIRED),
+    ("dk", REQUIRED),
+    ("dv", REQUIRED),
+]
+_SCALE = [("dropout_p", REQUIRED), ("softmax_scale", REQUIRED), ("causal", REQUIRED)]
+_BLOCK = [
+    ("window_size_left", REQUIRED),
+    ("window_size_right", REQUIRED),
+    ("softcap", REQUIRED),
+    ("alibi_slopes", REQUIRED),
+]
+
+# The entries below, as of 2.7.0 to 2.8.3.
+ENTRIES: dict[str, list[tuple[str, object]]] = {
+    "_flash_attn_forward": [*_QKV, *_SCALE, *_BLOCK, ("return_softmax", REQUIRED)],
+    "_flash_attn_varlen_forward": [
+        *_QKV,
+        *_LENGTHS,
+        *_SCALE,
+        ("window_size_left", -1),
+        ("window_size_right", -1),
+        ("softcap", 0.0),
+        ("alibi_slopes", None),
+        ("return_softmax", False),
+        ("block_table", None),
+        ("leftpad_k", None),
+        ("seqused_k", None),
+        ("zero_tensors", False),
+    ],
+    "_flash_attn_backward": [
+        _DOUT,
+        *_QKV,
+        *_RESULTS,
+        *_SCALE,
+        *_BLOCK,
+        ("deterministic", REQUIRED),
+        ("rng_state", None),
+    ],
+    "_flash_attn_varlen_backward": [
+        _DOUT,
+        *_QKV,
+        *_RESULTS,
+        *_LENGTHS,
+        *_SCALE,
+        *_BLOCK,
+        ("deterministic", REQUIRED),
+        ("rng_state", None),
+        ("zero_tensors", False),
     ],
 }

@@ -44,10 +44,13 @@ def make_inputs(case: Case, draw_index: int = 0) -> Inputs:
     def draw(heads: int, length: int, size: int) -> Tensor:
         if case.sequences:
             shape = [length, heads, size]
-        elif case.ndim == 4:
-            shape = [case.batch, heads, length, size]
         else:
-            shape = [case.batch, length, size]
+            shape = {
+                2: [length, size],
+                3: [case.batch, length, size],
+                4: [case.batch, heads, length, size],
+                5: [2, case.batch // 2, heads, length, size],
+            }[case.ndim]
         return torch.randn(shape, generator=generator).to(case.dtype)
 
     len_q, len_kv = case.len_q, case.len_kv
@@ -71,21 +74,23 @@ def make_inputs(case: Case, draw_index: int = 0) -> Inputs:
 
 
 def _draw_mask(case: Case, mask: Mask, generator: torch.Generator) -> Tensor:
-    """Return a mask of the rank that the case asks for; 3-D cases have no heads."""
+    """Return a mask of the rank that the case asks for; below four without heads."""
     sizes = dict(b=case.batch, h=case.heads_q, q=case.len_q, k=case.len_kv)
     shape = [size if dim in mask.dims else 1 for dim, size in sizes.items()]
     is_hidden = _hidden(mask.hidden, shape, generator)
     if mask.kind == "bool":
         values = ~is_hidden
     else:
-        dtype = case.dtype if mask.kind == "float" else torch.float32
+        dtype = case.dtype if mask.kind == "float" else getattr(torch, mask.kind)
         least = torch.finfo(dtype).min if mask.hidden == "lowest" else -torch.inf
         values = torch.randn(shape, generator=generator).to(dtype)
         values = values.masked_fill(is_hidden, least)
     if mask.layout == "expanded":  # as it lies in memory: see harness.lay_out
         values = values[:, :1, :1].expand(shape)
-    if case.ndim == 3:
+    if case.ndim < 4:
         values = values.squeeze(1)
+    if case.ndim == 5:
+        values = values.unflatten(0, (2, -1) if "b" in mask.dims else (1, 1))
     return values.reshape(values.shape[values.dim() - mask.rank :])
 
 

@@ -7,6 +7,7 @@ lengths, heads, values and strides freely, and those three sparingly.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from cases import BF16, F16, F32, Case, Mask, with_lse_gradients
 
@@ -16,14 +17,14 @@ _SQUARE = replace(_BASE, len_q=39, len_kv=39)
 _DTYPES = {"f32": F32, "f16": F16, "bf16": BF16}
 
 
-def _named(prefix: str, base: Case, rows: dict[str, dict[str, object]]) -> list[Case]:
+def _named(prefix: str, base: Case, rows: dict[str, dict[str, Any]]) -> list[Case]:
     return [
         replace(base, name=f"{prefix}-{name}", **changes)
         for name, changes in rows.items()
     ]
 
 
-def _in_each_dtype(prefix: str, base: Case, **changes: object) -> list[Case]:
+def _in_each_dtype(prefix: str, base: Case, **changes: Any) -> list[Case]:
     rows = {name: dict(changes, dtype=dtype) for name, dtype in _DTYPES.items()}
     return _named(prefix, base, rows)
 
@@ -82,6 +83,9 @@ FLOAT_MASKS = [
         "lowest-causal": dict(mask=Mask("float", hidden="lowest"), causal="top-left"),
         "float32-f16": dict(mask=Mask("float32"), dtype=F16),
         "float32-bf16": dict(mask=Mask("float32", "hqk"), dtype=BF16),
+        "bfloat16-f16": dict(mask=Mask("bfloat16"), dtype=F16),
+        "float16-f32": dict(mask=Mask("float16", "hqk"), causal="top-left"),
+        "lowest-bfloat16-f32": dict(mask=Mask("bfloat16", hidden="lowest")),
         "transposed": dict(mask=Mask("float", layout="transposed")),
         "sliced": dict(mask=Mask("float", layout="sliced")),
         "expanded": dict(mask=Mask("float", layout="expanded")),
@@ -225,6 +229,17 @@ LAYOUTS = _named("layout", _BASE, {
     "transposed-mask": dict(layout="transposed", mask=Mask("float", "hqk")),
 })  # fmt: skip
 
+LEADING = _named("leading", _BASE, {
+    "two": dict(ndim=2, batch=1, heads_q=1, heads_kv=1),
+    "two-all": dict(ndim=2, batch=1, heads_q=1, heads_kv=1, causal="bottom-right",
+                    mask=Mask("float", "qk", 2), dropout=0.2, sinks="normal"),
+    "five": dict(ndim=5, batch=4, heads_q=4),
+    "five-mask": dict(ndim=5, batch=4, mask=Mask("float", "bhqk", 5)),
+    "five-shared-mask": dict(ndim=5, batch=4, mask=Mask("float", "hqk", 3), dtype=F16),
+    "five-transposed": dict(ndim=5, batch=4, layout="transposed", alibi="heads",
+                            dropout=0.2, window=(9, 3)),
+})  # fmt: skip
+
 TOGETHER = _named("together", _BASE, {
     "all": dict(mask=Mask("float", "bqk"), window=(30, 11), softcap=3.0,
                 alibi="heads", sinks="normal", dropout=0.2, heads_q=4,
@@ -249,6 +264,31 @@ TOGETHER = _named("together", _BASE, {
     "dv-dropout-bias": dict(head_dim_v=40, dropout=0.2, mask=Mask("float", "bqk")),
 })  # fmt: skip
 
+# Heads above 256: Stable Diffusion's VAE has one of 512, latent attention q and k of
+# 576 whose first 512 are v.  Lengths are short: the products are long.
+_WIDE = Case("", F32, head_dim=512, len_q=19, len_kv=27)
+_LATENT = replace(_WIDE, head_dim=576, head_dim_v=512, heads_q=2)
+WIDE_HEADS = [
+    *_in_each_dtype("wide-d512", _WIDE),
+    *_in_each_dtype("wide-latent", _LATENT, causal="bottom-right"),
+    *_named("wide", _WIDE, {
+        "d320-f32": dict(head_dim=320, causal="top-left"),
+        "d333-dv401-f16": dict(head_dim=333, head_dim_v=401, dtype=F16),
+        "dv576-f32": dict(head_dim=64, head_dim_v=576),
+        "all-f32": dict(mask=Mask("float", "bqk"), window=(15, 11), softcap=3.0,
+                        alibi="heads", sinks="normal", dropout=0.2, heads_q=2,
+                        alignment="bottom-right"),
+        "varlen-bf16": dict(dtype=BF16, sequences=((5, 20), (17, 7), (1, 9)), rest=2,
+                            window=(9, 2), dropout=0.2, heads_q=2),
+    }),
+    *_named("wide", _LATENT, {
+        "all-bool-f16": dict(mask=Mask(), causal="bottom-right", softcap=3.0,
+                             alibi="batch-heads", sinks="normal", dropout=0.2,
+                             dtype=F16),
+        "bias-bf16": dict(mask=Mask("float", "hqk"), dtype=BF16),
+    }),
+]  # fmt: skip
+
 FEATURE_CASES = with_lse_gradients([
     *BOOL_MASKS,
     *FLOAT_MASKS,
@@ -259,5 +299,7 @@ FEATURE_CASES = with_lse_gradients([
     *DROPOUTS,
     *VARLENS,
     *LAYOUTS,
+    *LEADING,
     *TOGETHER,
+    *WIDE_HEADS,
 ])  # fmt: skip

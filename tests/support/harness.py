@@ -149,6 +149,7 @@ def run_case(
         tensors["alibi_slopes"] = put(inputs.alibi_slopes)
     mask, sinks = inputs.attn_mask, inputs.sinks
     if mask is not None:
+        skip_without(mask.dtype, device)
         layout = case.mask.layout
         layout = "mask-transposed" if layout == "transposed" else layout
         mask = tensors["attn_mask"] = lay_out(mask, layout, put).detach()
@@ -188,10 +189,16 @@ def attend(
     if not case.sequences:
         result = orchard_ops.flash_attention(q, k, v, **arguments)
         return result if asks_lse else (result, None)
-    ends, longest = [], []
-    for lengths in zip(*case.sequences):
-        sums = list(itertools.accumulate(lengths, initial=0))
-        ends.append(torch.tensor(sums, dtype=torch.int32).to(q.device))
-        longest.append(max(lengths))
-    result = orchard_ops.flash_attention_varlen(q, k, v, *ends, *longest, **arguments)
+    ends = sequence_ends(case, q.device)
+    result = orchard_ops.flash_attention_varlen(q, k, v, *ends, **arguments)
     return result if asks_lse else (result, None)
+
+
+def sequence_ends(case: Case, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
+    """Return where the sequences of a packed case begin, and the longest."""
+    ends, longest = [], []
+    for side in zip(*case.sequences):
+        sums = list(itertools.accumulate(side, initial=0))
+        ends.append(torch.tensor(sums, dtype=torch.int32).to(device))
+        longest.append(max(side))
+    return ends[0], ends[1], longest[0], longest[1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from cases import (
@@ -163,7 +163,9 @@ class Steps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, scores, v, is_dead, factor):
+    def forward(
+        ctx: Any, scores: Tensor, v: Tensor, is_dead: Tensor, factor: Tensor
+    ) -> Tensor:
         top = scores.amax(-1, keepdim=True) if scores.numel() else scores[..., :1]
         terms = torch.exp(scores - top)
         terms = terms.masked_fill(is_dead, 0.0)
@@ -176,7 +178,7 @@ class Steps(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         weights, dropped, v, out, factor = ctx.saved_tensors
         grad, values = grad_out.float(), v.float()
         dweights = torch.matmul(grad, values.transpose(-1, -2)) * factor
@@ -292,12 +294,20 @@ def _run_parts(
     slopes, keep = inputs.alibi_slopes, inputs.keep or (None,)
     if case.sequences:
         return _run_sequences(case, function, inputs, (q, k, v), sinks)
-    if case.ndim == 3:
-        q, k, v = q[:, None], k[:, None], v[:, None]
-        if mask is not None:
-            mask = mask[:, None] if mask.dim() == 3 else mask
+    leading = q.shape[:-2]
+    q, k, v = (_with_four_dims(tensor, case.ndim) for tensor in (q, k, v))
+    if mask is not None and mask.dim() == case.ndim:
+        mask = _with_four_dims(mask, case.ndim)
     out, lse = function(case, Part(q, k, v, mask, slopes, sinks, keep[0]))
-    return (out, lse) if case.ndim == 4 else (out[:, 0], lse[:, 0])
+    return out.reshape(*leading, *out.shape[2:]), lse.reshape(*leading, lse.size(2))
+
+
+def _with_four_dims(tensor: Tensor, rank: int) -> Tensor:
+    if rank == 5:
+        return tensor.flatten(0, 1)
+    if rank == 4:
+        return tensor
+    return tensor.unsqueeze(-3) if rank == 3 else tensor[None, None]
 
 
 def _run_sequences(

@@ -1,0 +1,1 @@
+"""Of ``flash_attn.layers`` the module that others import: ``rotary``."""

@@ -1,0 +1,133 @@
+"""Rotary position embedding, as ``flash_attn.layers.rotary`` has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..._arguments.checks import check_flag, check_is_tensor, check_rank, whole_number
+from ..._errors import InvalidProblemError
+from ..._functions.rotary import rotate
+
+__all__ = ["apply_rotary_emb"]
+
+_NAME = "apply_rotary_emb"
+
+
+def apply_rotary_emb(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool = False,
+    inplace: bool = False,
+    seqlen_offsets: int | Tensor = 0,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+) -> Tensor:
+    """Turn the first ``rotary_dim`` dimensions of x by the angles of its positions.
+
+    Differentiable in x; computed in float32 by PyTorch's operators.
+
+    Args:
+        x: ``[batch, len, heads, head_dim]``; with cu_seqlens ``[total, heads,
+            head_dim]``.
+        cos: ``[positions, rotary_dim / 2]``.
+        sin: as cos.
+        interleaved: pairs are neighboring dimensions; else the two halves.
+        inplace: write the result into x, and return x.
+        seqlen_offsets: the position of each sequence's first token: an int, or
+            ``[batch]`` integers, which are not read on the host: a position beyond the
+            table turns nothing.
+        cu_seqlens: ``[batch + 1]`` int32: where each packed sequence begins, and where
+            the last one ends.
+        max_seqlen: the longest packed sequence's length; given with cu_seqlens.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        InvalidProblemError: the arguments do not fit together.
+    """
+    check_rank(_NAME, "batch, len" if cu_seqlens is None else "total",
+               4 if cu_seqlens is None else 3, x=x)  # fmt: skip
+    _check_table(x, cos, sin)
+    length = x.size(1) if cu_seqlens is None else _longest(max_seqlen)
+    if not isinstance(seqlen_offsets, Tensor):
+        advice = "several offsets are a tensor of shape [batch]"
+        first = whole_number(_NAME, "seqlen_offsets", seqlen_offsets, advice)
+        _check_positions(first, length, cos)
+    else:
+        _check_offsets(x, seqlen_offsets, cu_seqlens)
+        # One row more, which turns by no angle, for whatever lies beyond.
+        cos = functional.pad(cos, (0, 0, 0, 1), value=1.0)
+        sin = functional.pad(sin, (0, 0, 0, 1))
+    if cu_seqlens is None:
+        steps = torch.arange(length, device=x.device)
+        positions = steps.expand(x.size(0), length)
+        if isinstance(seqlen_offsets, Tensor):
+            seqlen_offsets = seqlen_offsets.long().unsqueeze(1)
+        positions = positions + seqlen_offsets
+    else:
+        positions = _packed_positions(x.size(0), cu_seqlens, seqlen_offsets)
+    flat = x if cu_seqlens is None else x.unsqueeze(0)
+    is_interleaved = check_flag(_NAME, "interleaved", interleaved)
+    turned = rotate(flat, cos, sin, positions, is_interleaved).view_as(x)
+    return x.copy_(turned) if check_flag(_NAME, "inplace", inplace) else turned
+
+
+def _check_table(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    for label, table in (("cos", cos), ("sin", sin)):
+        check_is_tensor(_NAME, label, table)
+    half = x.size(-1) // 2
+    is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
+    if not is_table or not cos.device == sin.device == x.device:
+        raise InvalidProblemError(
+            f"[{_NAME}] expected cos and sin of one shape [positions, at most {half}] "
+            f"on {x.device}, got {list(cos.shape)} and {list(sin.shape)} on "
+            f"{cos.device} and {sin.device}; slice or move them"
+        )
+
+
+def _check_positions(first: int, length: int, cos: Tensor) -> None:
+    if first < 0 or first + length > cos.size(0):
+        raise InvalidProblemError(
+            f"[{_NAME}] expected seqlen_offsets from 0 to {cos.size(0) - length}, cos "
+            f"having {cos.size(0)} rows and {length} positions being turned, got "
+            f"{first}; add rows to cos and sin"
+        )
+
+
+def _check_offsets(x: Tensor, offsets: Tensor, cu_seqlens: Tensor | None) -> None:
+    batch = x.size(0) if cu_seqlens is None else cu_seqlens.size(0) - 1
+    is_whole = offsets.dtype in (torch.int32, torch.int64)
+    if list(offsets.shape) != [batch] or not is_whole or offsets.device != x.device:
+        raise InvalidProblemError(
+            f"[{_NAME}] expected seqlen_offsets to be an int, or int32 of shape "
+            f"[{batch}] on {x.device}, got {offsets.dtype} of shape "
+            f"{list(offsets.shape)} on {offsets.device}; convert it with .to"
+        )
+
+
+def _longest(max_seqlen: int | None) -> int:
+    advice = "pass the longest sequence's length, which goes with cu_seqlens"
+    return whole_number(_NAME, "max_seqlen", max_seqlen, advice)
+
+
+def _packed_positions(
+    total: int,
+    cu_seqlens: Tensor,
+    offsets: int | Tensor,
+) -> Tensor:
+    """Return ``[1, total]``: each token's place in its own sequence, and the offset."""
+    check_is_tensor(_NAME, "cu_seqlens", cu_seqlens)
+    starts = cu_seqlens.long()
+    # How many sequences have ended at each token; the rest belongs to the last one.
+    ends = torch.ones_like(starts[1:-1])
+    marks = torch.zeros(total + 1, dtype=torch.long, device=starts.device)
+    marks = marks.index_put((starts[1:-1],), ends, accumulate=True)
+    sequence = marks[:total].cumsum(0)
+    positions = torch.arange(total, device=starts.device) - starts[sequence]
+    if isinstance(offsets, Tensor):
+        return (positions + offsets.long()[sequence]).unsqueeze(0)
+    return (positions + offsets).unsqueeze(0)
