@@ -414,9 +414,7 @@ def cuda(session: nox.Session) -> None:
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""
-    install(
-        session, *EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["test"][1:], "packaging"
-    )
+    install(session, *EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["test"][1:], "packaging")
     install_torch(session, NEWEST_TORCH)
     session.run("python", "tools/check_versions.py")
     session.run("python", "tools/check_locks.py")

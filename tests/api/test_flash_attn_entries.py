@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def merged(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return out and lse of all keys from those of each block of them."""
     lse = torch.logsumexp(torch.stack([lse for _, lse in parts]), 0)
     shares = [(each - lse).exp().transpose(1, 2).unsqueeze(-1) for _, each in parts]
-    out = sum(out.float() * share for (out, _), share in zip(parts, shares))
+    out: Any = sum(out.float() * share for (out, _), share in zip(parts, shares))
     return out.to(parts[0][0].dtype), lse
 
 

@@ -152,12 +152,11 @@ def test_sinks_match_float64(asks_lse: bool, device: torch.device) -> None:
         *leaves, grad = (leaf(swap(t), device) for t in inputs.core)
         given = keywords(case, inputs, device)
         given.update(s_aux=leaf(inputs.sinks, device), return_attn_probs=asks_lse)
-        function = flash_attn.flash_attn_func
+        function: Any = flash_attn.flash_attn_func
+        leaves_and_ends: tuple[Any, ...] = tuple(leaves)
         if case.sequences:
             function = flash_attn.flash_attn_varlen_func
-            leaves_and_ends = (*leaves, *sequence_ends(case, device))
-        else:
-            leaves_and_ends = leaves
+            leaves_and_ends += sequence_ends(case, device)
         found = function(*leaves_and_ends, **given)
         out, lse = (found[0], found[1].cpu()) if asks_lse else (found, None)
         *grads, dsinks = torch.autograd.grad(out, (*leaves, given["s_aux"]), grad)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.harness import bits, count_calls
+from harness import bits, count_calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -52,7 +52,12 @@ def arguments_of(
     name: str, where: str | torch.device, shape: tuple[int, ...] = SHAPE
 ) -> list[Any]:
     """Return what both operators are called with."""
-    given = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": True}
+    given: dict[str, Any] = {
+        "attn_mask": None,
+        "is_causal": False,
+        "scale": None,
+        "enable_gqa": True,
+    }
     given |= OPTIONS[name]
     mask = given["attn_mask"]
     if mask is not None:
