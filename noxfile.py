@@ -354,7 +354,9 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "build", *sdist)
     if not is_sample:
         session.run("python", "packaging", "macos.wheels", "--werror")
-        session.run("python", "packaging", "conda.packages", env=kernel_cache())
+        # Those for Linux are tests: conda-forge's PyTorch there is another build.
+        mac = ("--platform", "osx-arm64")
+        session.run("python", "packaging", "conda.packages", *mac, env=kernel_cache())
         wheels = map(str, (dist / "macos").glob("*.whl"))
         session.run("python", "packaging", "hub", *wheels)
     options = [word for word in session.posargs if word != "--check"]
