@@ -83,9 +83,11 @@ def commit_problems(root: Path) -> Iterator[str]:
     """Look whether a release is made of what its tag names."""
 
     def git(*command: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *command], text=True, capture_output=True
-        )
+        asked = ["git", "-C", str(root), *command]
+        try:
+            done = subprocess.run(asked, text=True, capture_output=True)
+        except FileNotFoundError:  # No git here, so no tag.
+            return ""
         return done.stdout.strip()
 
     tag = f"v{version_of(root)}"
