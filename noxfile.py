@@ -375,7 +375,9 @@ def nix(session: nox.Session) -> None:
     tools = (*BUILD_TOOLS, "build", "nox", "ruff", *locked.TORCH_NEEDS)
     # The package that is built is for this Python: an older PyTorch, which breaks
     # with NumPy 2.
-    install(session, *tools, *EXTRAS["cli"], *EXTRAS["test"][1:], "numpy<2")
+    # zig stands for nixpkgs'.
+    extras = (*EXTRAS["cli"], *EXTRAS["sim"][:1], *EXTRAS["test"][1:])
+    install(session, *tools, *extras, "numpy<2")
     session.run("python", "packaging", "nix.flake")
     session.run("pytest", "--noconftest", "-n", "2", "tests/packaging/test_nix.py")
     if "--evaluate" in session.posargs:  # no downloads
