@@ -44,9 +44,9 @@ RUN_BY = {
     "nix run": ("packaging/nix/flake.py", "apps"),
     "nox": (CI, '"$environment/bin/nox" --non-interactive'),
     "nox -l": (CI, "noxfile.py --list"),
-    "nox -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
-    "nox -r -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
-    "nox -R -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
+    "nox -s test-torch": (SESSIONS, 'f"test-{name}" for name in ENTRIES'),
+    "nox -r -s test-torch": (SESSIONS, 'f"test-{name}" for name in ENTRIES'),
+    "nox -R -s test-torch": (SESSIONS, 'f"test-{name}" for name in ENTRIES'),
     'nox -s "test-opinfo': (
         "tests/simulator/test_opinfo.py",
         "def test_operator_agrees",
@@ -74,6 +74,8 @@ RUN_BY = {
     "nox -s release": (CI, "session release -- --sample"),
     "nox -s test-mps-standin": (CI, "session test-mps-standin -- --sample"),
     "nox -s tune": (CI, "session tune -- --check"),
+    "nox -s smoke": (HOSTED, "nox -s smoke"),
+    "nox -s wheels-linux": (HOSTED, "nox -s wheels-linux"),
     "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
     "orchard-ops bench": ("tests/perf/test_bench.py", "def test_bench_reports"),
     "orchard-ops doctor": (
