@@ -366,7 +366,8 @@ def release(session: nox.Session) -> None:
     dist = ROOT / ("build/release" if is_sample else "dist")
     shutil.rmtree(dist, ignore_errors=True)
     groups = PROJECT["dependency-groups"]
-    install(session, *BUILD_TOOLS, "build", *groups["release"], *groups["conda"])
+    tools = (*groups["release"], *groups["conda"], *groups["wheels"])
+    install(session, *BUILD_TOOLS, "build", *tools)
     install_torch(session, DEMO_TORCH)
     numpy = MATRIX[DEMO_TORCH]["numpy"]
     install(session, "pytest", numpy, "ziglang")
@@ -381,6 +382,7 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "build", *sdist)
     if not is_sample:
         session.run("python", "packaging", "macos.wheels", "--werror")
+        session.run("python", "packaging", "linux.wheels")
         # Those for Linux are tests: conda-forge's PyTorch there is another build.
         mac = ("--platform", "osx-arm64")
         session.run("python", "packaging", "conda.packages", *mac, env=kernel_cache())

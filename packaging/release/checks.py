@@ -229,7 +229,11 @@ def sum_problems(dist: Path) -> Iterator[str]:
 def dist_problems(dist: Path, root: Path, is_whole: bool = True) -> list[str]:
     """Check everything that was built; of a sample what there is."""
     archives = files_of(dist, PYPI)
-    kinds = {"source distribution": ".tar.gz", "wheel for macOS": "_arm64.whl"}
+    kinds = {
+        "source distribution": ".tar.gz",
+        "wheel for macOS": "_arm64.whl",
+        "wheel for Linux": "_x86_64.whl",
+    }
     found = [
         f"dist: expected a {kind}, found none"
         for kind, ending in kinds.items()
