@@ -2,7 +2,8 @@
 
 ``pip install nox`` is all a user installs by hand.  Each session makes its own
 environment, puts a CPU-only PyTorch into it (tools/cpu_torch.py), builds and
-installs the package as a user would, and works on the installed copy.
+installs the package as a user would, and works on the installed copy.  All that it
+installs besides comes from locks/ (tools/locked.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from pathlib import Path
 
 import nox
 
+ROOT = Path(__file__).parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "cmake")]
+import locked  # noqa: E402
+import source_date  # noqa: E402
+
 nox.needs_version = ">=2024.10.9"
 
-ROOT = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 VERSIONS = nox.project.load_toml(ROOT / "versions.toml")
 MATRIX = VERSIONS["torch"]
@@ -32,11 +37,6 @@ DEMO_TORCH = VERSIONS["package"]["default"]
 OLDEST_TORCH, *_, NEWEST_TORCH = MATRIX
 # What a session of tools/ alone may run on: they read TOML.
 TOOL_PYTHONS = ("3.11", "3.12", "3.13")
-# What PyTorch imports; nix/torch.nix names the same.
-TORCH_NEEDS = (
-    *("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy"),
-    "typing-extensions",
-)
 
 nox.options.sessions = ["lint", *(f"test-{name}" for name in MATRIX)]
 nox.options.error_on_missing_interpreters = True
@@ -70,6 +70,19 @@ def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
     return next((version for version in allowed if runs(version)), str(wanted))
 
 
+def install(session: nox.Session, *requirements: str, lock: str = "") -> None:
+    """Install requirements and all that they need, as locks/ has them."""
+    flat = locked.flat(requirements, EXTRAS)
+    found = locked.chosen(flat, lock or locked.ENVIRONMENT)
+    with locked.requirement_file(found) as path:
+        session.install(*locked.OPTIONS, "--requirement", path)
+
+
+def install_wheel(session: nox.Session, wheel: Path) -> None:
+    """Install a wheel of ours; it replaces what an earlier run installed."""
+    session.install("--force-reinstall", "--no-deps", "--no-index", str(wheel))
+
+
 def install_torch(session: nox.Session, name: str) -> None:
     """Put the PyTorch of a matrix entry into the session's environment."""
     entry = MATRIX[name]
@@ -92,7 +105,8 @@ def content() -> str:
     files = [ROOT / name for name in names]
     for folder in ("cmake", "csrc", "kernels", "orchard_ops"):
         files += (path for path in (ROOT / folder).rglob("*") if path.is_file())
-    digest = hashlib.sha256()
+    # A wheel of another commit says another time.
+    digest = hashlib.sha256(str(source_date.epoch()).encode())
     for path in sorted(path for path in files if path.suffix != ".pyc"):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -108,7 +122,7 @@ def built_wheel(session: nox.Session, name: str) -> Path:
     place = wheels / content()
     if not any(place.glob("*.whl")):
         shutil.rmtree(wheels, ignore_errors=True)
-        session.install(*BUILD_TOOLS)
+        install(session, *BUILD_TOOLS)
         session.log("Building: a few minutes the first time")
         session.run(
             *("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "."),
@@ -122,10 +136,15 @@ def built_wheel(session: nox.Session, name: str) -> Path:
 def install_package(session: nox.Session, name: str, extra: str) -> None:
     """Build and install the package for a PyTorch; reuse old object files."""
     install_torch(session, name)
-    wheel = built_wheel(session, name)
-    # A wheel of the same version replaces what an earlier run installed.
-    session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(f"{wheel}[{extra}]", MATRIX[name]["numpy"])
+    install_wheel(session, built_wheel(session, name))
+    install(session, f"orchard-ops[{extra}]", MATRIX[name]["numpy"])
+    check_environment(session)
+
+
+def check_environment(session: nox.Session) -> None:
+    """Fail where what the locks pin does not satisfy what it is installed with."""
+    if sys.platform == "linux":  # PyTorch 2.1's macOS wheel names a wrong platform.
+        session.run("python", "-m", "pip", "check", silent=True)
 
 
 def kernel_cache() -> dict[str, str]:
@@ -179,7 +198,8 @@ def test_transformers(session: nox.Session, release: str) -> None:
     entry = VERSIONS["transformers"][release]
     install_package(session, entry["torch"], "test")
     numpy = MATRIX[entry["torch"]]["numpy"]
-    session.install(f"transformers=={entry['version']}", numpy)
+    install(session, "transformers", numpy, lock=f"transformers-{release}")
+    check_environment(session)
     session.run(
         *("pytest", "-n", "2", "--timeout", "600", "tests/api/test_transformers.py"),
         *("tests/api/test_examples.py", *session.posargs),
@@ -242,15 +262,14 @@ def tune(session: nox.Session) -> None:
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def wheels_macos(session: nox.Session) -> None:
     """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
-    session.install(f"ziglang=={VERSIONS['package']['ziglang']}", *CMAKE)
+    install(session, "ziglang", *CMAKE)
     session.run("python", "packaging", "macos.wheels", "--werror", *session.posargs)
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def compile_macos(session: nox.Session) -> None:
     """Compile all of csrc/ for macOS, warnings as errors, on any machine (--torch)."""
-    zig = f"ziglang=={VERSIONS['package']['ziglang']}"
-    session.install(zig, *CMAKE, "pybind11>=2.12")
+    install(session, "ziglang", *CMAKE, "pybind11")
     session.run("python", "packaging", "macos.compile", *session.posargs)
     wheels = VERSIONS["macos"]["compile"]
     session.run("python", "packaging", "macos.mps_operators", "--check", *wheels)
@@ -260,7 +279,7 @@ def compile_macos(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Make the sdist and a wheel; check both, test it (torch21; sdist: that alone)."""
     name = session.posargs[0] if session.posargs else DEMO_TORCH
-    session.install(*BUILD_TOOLS, "build")
+    install(session, *BUILD_TOOLS, "build")
     out = Path(session.create_tmp()) / "dist"
     shutil.rmtree(out, ignore_errors=True)
     session.run("python", "-m", "build", "--sdist", "--no-isolation", "-o", str(out))
@@ -269,23 +288,39 @@ def package(session: nox.Session) -> None:
     if name == "sdist":
         return
     install_torch(session, name)
-    session.install(MATRIX[name]["numpy"])
+    install(session, MATRIX[name]["numpy"])
     session.log("Building a wheel from it: a few minutes")
     wheel = ("python", "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
     # create_tmp made pip build inside this tree: the check looks for its path.
     session.run(*wheel, "--quiet", "--wheel-dir", str(out), str(sdist))
     session.run("python", "packaging", "contents", *map(str, out.glob("*.whl")))
-    session.install(f"{next(out.glob('*.whl'))}[sim,cli]", MATRIX[name]["numpy"])
+    install_wheel(session, next(out.glob("*.whl")))
+    install(session, "orchard-ops[sim,cli]", MATRIX[name]["numpy"])
+    check_environment(session)
     with session.chdir(out):  # Not where the source folder would be imported.
         session.run("orchard-ops", "doctor", env=kernel_cache())
         session.run("python", ROOT / "recipe" / "smoke.py", env=kernel_cache())
+
+
+@nox.session(python=interpreter(DEMO_TORCH, also=()))
+def reproduce(session: nox.Session) -> None:
+    """Build each kind of package twice, and compare (sdist wheel macos conda nix)."""
+    groups = PROJECT["dependency-groups"]
+    install_torch(session, DEMO_TORCH)
+    first = built_wheel(session, DEMO_TORCH)
+    install(session, *BUILD_TOOLS, "build", "ziglang", MATRIX[DEMO_TORCH]["numpy"])
+    install(session, *groups["conda"], *groups["reproduce"], *EXTRAS["test"][1:])
+    session.run("pytest", "--noconftest", "-q", "tests/packaging/test_reproduce.py")
+    session.run(
+        *("python", "packaging", "reproduce", *session.posargs, "--wheel", str(first))
+    )
 
 
 # macOS packages are built with the one Python that their variants name.
 @nox.session(python=interpreter(DEMO_TORCH, also=()))
 def conda(session: nox.Session) -> None:
     """Build, install, test all conda packages offline (--torch 2.4: one; --sample)."""
-    session.install(*PROJECT["dependency-groups"]["conda"], "pytest>=8")
+    install(session, *PROJECT["dependency-groups"]["conda"], "pytest")
     session.run("pytest", "--noconftest", "-q", "tests/packaging/test_conda.py")
     session.run(
         "python", "packaging", "conda.packages", *session.posargs, env=kernel_cache()
@@ -304,10 +339,10 @@ def release(session: nox.Session) -> None:
     dist = ROOT / ("build/release" if is_sample else "dist")
     shutil.rmtree(dist, ignore_errors=True)
     groups = PROJECT["dependency-groups"]
-    session.install(*BUILD_TOOLS, "build", *groups["release"], *groups["conda"])
+    install(session, *BUILD_TOOLS, "build", *groups["release"], *groups["conda"])
     install_torch(session, DEMO_TORCH)
     numpy = MATRIX[DEMO_TORCH]["numpy"]
-    session.install("pytest>=8", numpy, *EXTRAS["sim"][:1])
+    install(session, "pytest", numpy, "ziglang")
     # As kernels finds them; another folder than the package's own.
     wheel = built_wheel(session, DEMO_TORCH)
     session.run("python", "packaging", "hub", str(wheel), "--out", str(dist / "hub"))
@@ -335,10 +370,10 @@ def nix(session: nox.Session) -> None:
             "expected the command nix (2.4 or newer) on the path, found none; install "
             "it: apt-get install nix-bin on Debian and Ubuntu"
         )
-    session.install(*BUILD_TOOLS, "build", *EXTRAS["cli"], *EXTRAS["test"][1:])
+    tools = (*BUILD_TOOLS, "build", "nox", "ruff", *locked.TORCH_NEEDS)
     # The package that is built is for this Python: an older PyTorch, which breaks
     # with NumPy 2.
-    session.install("numpy<2", *TORCH_NEEDS, "nox", "ruff")
+    install(session, *tools, *EXTRAS["cli"], *EXTRAS["test"][1:], "numpy<2")
     session.run("python", "packaging", "nix.flake")
     session.run("pytest", "--noconftest", "-n", "2", "tests/packaging/test_nix.py")
     if "--evaluate" in session.posargs:  # no downloads
@@ -354,11 +389,18 @@ def nix_wheels(session: nox.Session) -> None:
 
 
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
+def lock(session: nox.Session) -> None:
+    """Pin what builds and tests anew: writes locks/ (names of files after --)."""
+    install(session, "uv")
+    session.run("python", "tools/lock.py", *session.posargs)
+
+
+@nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def docs(session: nox.Session) -> None:
     """Build the documentation site into build/docs; a broken link is an error."""
     # mkdocstrings formats signatures with ruff.
     ruff = [tool for tool in EXTRAS["lint"] if tool.startswith("ruff")]
-    session.install(*PROJECT["dependency-groups"]["docs"], *ruff)
+    install(session, *PROJECT["dependency-groups"]["docs"], *ruff)
     # The theme says at every build that a successor of MkDocs is being made.
     session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
 
@@ -372,9 +414,12 @@ def cuda(session: nox.Session) -> None:
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""
-    session.install(*EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["demo"][1:])
+    install(
+        session, *EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["test"][1:], "packaging"
+    )
     install_torch(session, NEWEST_TORCH)
     session.run("python", "tools/check_versions.py")
+    session.run("python", "tools/check_locks.py")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     sources = [

@@ -22,8 +22,9 @@ PROMPTS = (5, 11)  # tokens of each sequence that are in the cache at the start
 
 def projections(length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, k and v of new tokens; in a model they come from its layers."""
-    heads = (HEADS_Q, HEADS_KV, HEADS_KV)
-    return tuple(torch.randn(BATCH, length, count, HEAD_DIM) for count in heads)
+    q = torch.randn(BATCH, length, HEADS_Q, HEAD_DIM)
+    k, v = torch.randn(2, BATCH, length, HEADS_KV, HEAD_DIM)
+    return q, k, v
 
 
 def main(argv: Sequence[str] | None = None) -> float:
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> float:
         )
         lengths += 1
         for b, old in enumerate(history):
-            history[b] = tuple(map(torch.cat, zip(old, (k[b], v[b]))))
+            history[b] = torch.cat([old[0], k[b]]), torch.cat([old[1], v[b]])
             keys, values = (t.transpose(0, 1)[None] for t in history[b])
             query = q[b : b + 1].transpose(1, 2)
             wanted = orchard_ops.flash_attention(query, keys, values)

@@ -43,6 +43,7 @@ in
       "examples"
       "flake.lock"
       "flake.nix"
+      "locks"
       "mkdocs.yml"
       "nix"
       "noxfile.py"

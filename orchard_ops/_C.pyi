@@ -1,4 +1,4 @@
-"""The operators of _C.so, torch.ops.orchard_ops.
+"""The operators of the library _C, torch.ops.orchard_ops.
 
 Written by tools/stubs.py from their schemas.
 """

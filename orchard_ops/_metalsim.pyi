@@ -1,4 +1,4 @@
-"""The operators of _metalsim.so, torch.ops.orchard_metalsim.
+"""The operators of the library _metalsim, torch.ops.orchard_metalsim.
 
 Written by tools/stubs.py from their schemas.
 """

@@ -71,13 +71,14 @@ def is_loaded(name: str) -> bool:
 
 @cache
 def operator(name: str) -> Callable[..., Any]:
-    """Return one of our operators.
+    """Return one of our operators, by its name or as ``name.overload``.
 
     Raises:
         DeviceError: the package came without them.
     """
     require_loaded(__package__)
-    overload = getattr(torch.ops.orchard_ops, name).default
+    packet, _, variant = name.partition(".")
+    overload = getattr(getattr(torch.ops.orchard_ops, packet), variant or "default")
     # The function inside, to spare each call a frame that only passes arguments on.
     function: Callable[..., Any] = getattr(overload, "_op", overload)
     return function
@@ -93,7 +94,7 @@ def require_loaded(name: str) -> None:
 
 
 def has_ops() -> bool:
-    """Say whether there are operators, for any PyTorch (a bare source tree has none)."""
+    """Say whether there are operators, for any PyTorch: a bare source tree has none."""
     return any(built_libraries(abi) for abi in (False, True))
 
 
@@ -223,9 +224,9 @@ def _operators() -> Path:
         )
     minors = ", ".join(sorted({*found, *others}, key=_numbers))
     raise LibraryError(
-        f"[orchard_ops] this package holds compiled libraries for PyTorch {minors}, but "
-        f"PyTorch {torch.__version__} is running; install one of these, or build for "
-        f"it: {from_source()}"
+        f"[orchard_ops] this package holds compiled libraries for PyTorch {minors}, "
+        f"but PyTorch {torch.__version__} is running; install one of these, or build "
+        f"for it: {from_source()}"
     )
 
 

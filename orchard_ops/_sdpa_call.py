@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "HAS_GQA",
     "Call",
     "attend",
+    "attend_plainly",
     "call_of",
     "causal_bias_class",
     "is_causal_bias",
@@ -39,10 +41,12 @@ __all__ = [
 _TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 HAS_GQA = _TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
 _HAS_BIASES = _TORCH >= (2, 3)  # there is torch.nn.attention.bias
+_DEVICES = ("mps", "metalsim")
 
 
 # Each call asks, so that they are looked up once.
 _count_modes = torch._C._len_torch_dispatch_stack
+_count_function_modes = torch._C._len_torch_function_stack
 _is_flash_enabled = torch._C._get_flash_sdp_enabled
 _is_tracing = torch._C._is_tracing
 _transforms = torch._C._functorch.peek_interpreter_stack
@@ -93,25 +97,50 @@ def causal_bias_class() -> Any:
     return None if module is None else module.CausalBias
 
 
+def attend_plainly(
+    query: Any = None,
+    key: Any = None,
+    value: Any = None,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *others: object,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    **unknown: object,
+) -> Tensor | None:
+    """Run the kernels if a glance shows that they serve, else return None.
+
+    Takes any arguments, but not while a compiler looks on.
+    """
+    if (
+        type(query) is type(key) is type(value) is Tensor
+        and (attn_mask is None or (type(attn_mask) is Tensor and not is_causal))
+        and not (dropout_p or others or unknown or _count_function_modes())
+        and _is_served(query.device)
+        and not _eager_reason(query, key, value)
+    ):
+        try:
+            return flash_attention(
+                query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa
+            )
+        except (InvalidProblemError, UnsupportedError):
+            pass  # who looks closer finds the reason, or the same error
+    return None
+
+
+@cache
+def _is_served(device: torch.device) -> bool:
+    """Say whether the kernels run there; its name takes long to ask for."""
+    return device.type in _DEVICES
+
+
 def attend(call: Call) -> Tensor | str:
     """Run the kernels, or return why PyTorch's own function must serve."""
     reason = _reason_of_state(call)
     if reason:
         return reason
-    if call.dropout_p or is_causal_bias(call.attn_mask) or is_compiling():
-        return _attend_if_supported(call)
-    try:
-        out: Tensor = flash_attention(*call)
-    except (InvalidProblemError, UnsupportedError):
-        reason = supports(*call)[1]
-        if not reason:  # not a call that is refused, but one that failed
-            raise
-        return reason
-    return out
-
-
-def _attend_if_supported(call: Call) -> Tensor | str:
-    """Ask first: compilers take no try, and a call that is refused draws no seed."""
+    # Asked first: compilers take no try, and a call that is refused draws no seed.
     options = _options(call)
     tensors = (call.query, call.key, call.value)
     if is_compiling():
@@ -155,7 +184,7 @@ def _reason_of_state(call: Call) -> str:
         reason = _overriding_reason(call)
         if reason:
             return reason
-    if query.device.type not in ("mps", "metalsim"):
+    if query.device.type not in _DEVICES:
         return f"device {query.device.type}: PyTorch's own function serves it"
     nested = [tensor for tensor in (query, key, value) if tensor.is_nested]
     if nested and (not is_eager or not all(is_jagged(tensor) for tensor in nested)):

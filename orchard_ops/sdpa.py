@@ -29,6 +29,7 @@ from ._sdpa_call import (
     HAS_GQA,
     Call,
     attend,
+    attend_plainly,
     call_of,
     causal_bias_class,
     is_causal_bias,
@@ -234,6 +235,10 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
         return _original(*arguments, **options)
     if not HAS_GQA and "enable_gqa" in options:
         return _original(*arguments, **options)  # refuses, in its own words
+    if not is_compiling():
+        plain = attend_plainly(*arguments, **options)
+        if plain is not None:
+            return plain
     try:
         call = call_of(*arguments, **options)
     except TypeError:

@@ -19,8 +19,11 @@ import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+import archives
+import sbom
 import wheel_metadata
-from project import ROOT
+from pack import MODULES, sources
+from project import ROOT, table
 
 SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
 STRAY = re.compile(
@@ -82,8 +85,7 @@ def in_paths(name: str, holders: dict[str, str]) -> set[str]:
 
 def expected_modules() -> set[str]:
     """Return the package's files that every package must hold."""
-    files = [*ROOT.glob("orchard_ops/**/*.py"), ROOT / "orchard_ops" / "py.typed"]
-    return {str(path.relative_to(ROOT)) for path in files} | {
+    return {str(path.relative_to(ROOT)) for path in sources(*MODULES)} | {
         "orchard_ops/_build_info.py"
     }
 
@@ -177,7 +179,35 @@ def metadata_problems(files: dict[str, bytes], minors: Collection[str]) -> list[
             is not None
         ),
     }
-    return [sentence for sentence, holds in claims.items() if not holds]
+    found = [sentence for sentence, holds in claims.items() if not holds]
+    return found + version_problems(info, table("pyproject.toml")["project"]["version"])
+
+
+def version_problems(info: dict[str, str], version: str) -> list[str]:
+    """Return a sentence for each place of the metadata with another version."""
+    says = re.search(r"^Version: (.+)$", info.get("METADATA", ""), re.M)
+    stated = says[1] if says else "none"
+    inner = json.loads(info.get(sbom.NAME, "{}")).get("metadata", {})
+    listed = inner.get("component", {}).get("version", "none")
+    found = []
+    if stated.partition("+")[0] != version:
+        found.append(f"METADATA: version {stated}, pyproject.toml says {version}")
+    if listed != stated:
+        found.append(f"{sbom.NAME}: version {listed}, METADATA says {stated}")
+    return found
+
+
+def record_problems(files: dict[str, bytes]) -> list[str]:
+    """Return a sentence for each file of a wheel that is not what RECORD says."""
+    name = next((n for n in files if n.endswith(".dist-info/RECORD")), "RECORD")
+    rows = files.get(name, b"").decode().splitlines(keepends=True)
+    wanted = {each: archives.record(each, data) for each, data in files.items()}
+    wanted[name] = f"{name},,\n"
+    return [
+        f"{each}: RECORD has another digest or none"
+        for each, row in sorted(wanted.items())
+        if row not in rows
+    ]
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:
@@ -211,7 +241,7 @@ def sdist_files() -> set[str]:
     """Return what a build, its tests and its packagers need besides the package."""
     patterns = (
         *("cmake/*", "csrc/**/*.[ch]*", "tests/**/*.*", "recipe/*", "versions.toml"),
-        *("packaging/**/*.*", "tools/*.py"),
+        *("packaging/**/*.*", "tools/*.py", "locks/*"),
         *(".ci/*", ".github/*/*", "docs/**/*", "nix/*", "flake.*"),  # What tests read.
         *("examples/*.py", "mkdocs.yml"),
     )
@@ -236,6 +266,7 @@ def main() -> None:
             wrong = problems(files, list(carried(files)), folders)
             if not carried(files):
                 wrong.append("no _C.torch….so: it holds no operators")
+            wrong += record_problems(files)
         else:
             wrong = sdist_problems(files, folders)
         found += [f"{path.name}: {sentence}" for sentence in wrong]

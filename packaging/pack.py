@@ -1,20 +1,22 @@
-"""Pack a wheel whose bytes depend on its files alone, and read it back."""
+"""Pack a wheel with the same bytes each time, and read it back."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import archives
+import sbom
+import source_date
 import wheel_metadata
-from project import ROOT, Failure, table
+from project import ROOT, Failure, minor, table, versions
 
 PROJECT = table("pyproject.toml")["project"]
 VERSION: str = PROJECT["version"]
 INFO = f"orchard_ops-{VERSION}.dist-info"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # The oldest that a zip file can say.
+# The package's own files; stubs tell type checkers of the compiled libraries.
+MODULES = ("orchard_ops/**/*.py", "orchard_ops/**/*.pyi", "orchard_ops/py.typed")
 
 
 def sources(*patterns: str) -> list[Path]:
@@ -56,7 +58,7 @@ def wheel_files(
     """Return every file of a wheel but its RECORD."""
     files = {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
-        for path in sources("orchard_ops/**/*.py", "orchard_ops/**/py.typed")
+        for path in sources(*MODULES)
     }
     files |= {f"orchard_ops/{at}": path.read_bytes() for at, path in built.items()}
     licences = {"LICENSE": (ROOT / "LICENSE").read_bytes(), **also}
@@ -73,20 +75,16 @@ def wheel_files(
     return files
 
 
-def record(name: str, data: bytes) -> str:
-    """Return the line of RECORD for a file."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
-    return f"{name},sha256={digest.decode()},{len(data)}\n"
-
-
 def pack(
     tag: str,
     minors: Collection[str],
     built: Mapping[str, Path],
     into: Path,
     licences: Mapping[str, bytes] | None = None,
+    headers: str | None = None,
+    tools: Iterable[tuple[str, str]] = (),
 ) -> Path:
-    """Write a wheel whose bytes depend on its files alone.
+    """Write a wheel whose bytes depend on its files and the source's time alone.
 
     Args:
         tag: for which Python, ABI and platform it is.
@@ -94,18 +92,22 @@ def pack(
         built: what the build made, by its place in the package.
         into: the folder to write to.
         licences: those of others whose code is in the libraries, by file name.
+        headers: the version of mlx-metal that metal-cpp came in, if one did.
+        tools: what compiled it, by name and version.
     """
     files = wheel_files(tag, minors, built, licences or {})
-    rows = "".join(record(name, data) for name, data in files.items())
-    files[f"{INFO}/RECORD"] = f"{rows}{INFO}/RECORD,,\n".encode()
+    when = source_date.epoch()
+    known = {minor(version): version for version in versions()["wheels"]["torch"]}
+    torches = [known.get(name, name) for name in minors]
+    parts = sbom.compiled_in(files, torches, headers)
+    files[f"{INFO}/{sbom.NAME}"] = sbom.document(
+        PROJECT["name"], VERSION, when, parts, tools
+    )
     out = into / f"orchard_ops-{VERSION}-{tag}.whl"
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            entry = zipfile.ZipInfo(name, EPOCH)
-            is_binary = name.endswith((".so", ".dylib"))
-            entry.external_attr = (0o100755 if is_binary else 0o100644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, data)
+    libraries = (".so", ".dylib")
+    archives.write_wheel(
+        out, {n: (data, n.endswith(libraries)) for n, data in files.items()}, when
+    )
     return out
 
 
@@ -147,7 +149,10 @@ def check_wheel(wheel: Path, minors: Collection[str]) -> None:
     }
     for line in files[f"{INFO}/RECORD"].decode().splitlines()[:-1]:
         name, _, size = line.rsplit(",", 2)
-        claims[f"RECORD of {name}"] = (record(name, files[name]) == f"{line}\n", size)
+        claims[f"RECORD of {name}"] = (
+            archives.record(name, files[name]) == f"{line}\n",
+            size,
+        )
     wrong = [f"{what}: {came}" for what, (holds, came) in claims.items() if not holds]
     if wrong:
         raise Failure(f"{wheel.name}: " + "; ".join(wrong))

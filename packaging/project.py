@@ -34,6 +34,12 @@ def default_python() -> str:
     return str(matrix["torch"][matrix["package"]["default"]]["python"])
 
 
+def default_torch() -> str:
+    """Return the PyTorch that is built where nobody names another."""
+    matrix = versions()
+    return str(matrix["torch"][matrix["package"]["default"]]["version"])
+
+
 def macos_targets(matrix: dict[str, Any], version: str) -> list[str]:
     """Return the deployment targets that a PyTorch has packages for."""
     lowest = float(matrix["wheels"]["torch"][version])

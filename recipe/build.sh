@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds for the PyTorch of the host environment.  Downloads and probes nothing.
 set -euo pipefail
+# The time of the source, not of this build (cmake/source_date.py).
+[[ -n ${SOURCE_DATE_EPOCH:-} ]] || unset SOURCE_DATE_EPOCH
 
 if [[ $target_platform == osx-arm64 ]]; then
   # No simulator, whose Python extension would tie the package to one Python; every

@@ -1,4 +1,4 @@
-"""Install a PyTorch that runs on the CPU alone, from the wheels on PyPI.
+"""Install a PyTorch that runs on the CPU alone, from the wheels that locks/ pins.
 
 PyPI's Linux x86-64 wheels are CUDA builds: with the libraries they ask for they
 take about 5 GB. Only their CPU half is needed to test orchard-ops, so this tool
@@ -239,18 +239,13 @@ def drop_cuda(tree: Path) -> None:
     settle_metadata(tree)
 
 
-def pip(python: str, *arguments: str | Path) -> None:
-    """Run the target interpreter's pip, quietly."""
-    subprocess.run([python, "-m", "pip", *arguments, "--quiet"], check=True)
-
-
 def make_tree(version: str, python: str, work: Path, also: list[str]) -> Path:
     """Return a new, tested tree in a working folder."""
+    import locked  # The flake takes this file alone, and installs nothing with it.
+
     say(f"downloading torch {version}")
-    pip(
-        *(python, "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"),
-        *("--dest", work, f"torch=={version}"),
-    )
+    options = ("--only-binary=:all:", "--no-cache-dir", "--dest", work)
+    locked.pip(python, "download", [locked.wheel(f"torch=={version}")], *options)
     wheel = next(work.glob("torch-*.whl"))
     say(f"unpacking {wheel.name}, {wheel.stat().st_size >> 20} MB")
     tree = work / "tree"
@@ -261,7 +256,7 @@ def make_tree(version: str, python: str, work: Path, also: list[str]) -> Path:
         forget_cuda(tree)
     needs = settle_metadata(tree)
     (tree / "needs.json").write_text(json.dumps(needs))
-    pip(python, "install", *needs, *also)
+    locked.pip(python, "install", locked.chosen([*locked.TORCH_NEEDS, *also]))
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     subprocess.run([python, "-c", SMOKE_TEST], check=True, env=environment)
     return tree
@@ -310,14 +305,17 @@ def main() -> None:
         return
     if not options.version:
         parser.error("name a version, or --tree")
+    import locked
+
+    needs = locked.chosen([*locked.TORCH_NEEDS, *options.also])
     tag, platform, site = json.loads(output(options.python, "-c", QUERY))
     if not platform.startswith("linux"):
-        pip(options.python, "install", f"torch=={options.version}", *options.also)
+        wheel = locked.wheel(f"torch=={options.version}")
+        locked.pip(options.python, "install", [wheel, *needs])
         return
     tag = f"{tag}-{platform}"
     tree = cached_tree(options.version, options.python, tag, options.also)
-    needs: list[str] = json.loads((tree / "needs.json").read_text())
-    pip(options.python, "install", *needs, *options.also)
+    locked.pip(options.python, "install", needs)
     shutil.copytree(
         *(tree, site),
         copy_function=link_or_copy,

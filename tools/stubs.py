@@ -6,6 +6,7 @@ Usage: python tools/stubs.py (rewrites orchard_ops/_C.pyi and orchard_ops/_metal
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "orchard_ops"
 # Library and namespace of its operators.
 NAMESPACES = {"_C": "orchard_ops", "_metalsim": "orchard_metalsim"}
 HEAD = '''\
-"""The operators of {library}.so, torch.ops.{namespace}.
+"""The operators of the library {library}, torch.ops.{namespace}.
 
 Written by tools/stubs.py from their schemas.
 """
@@ -64,10 +65,18 @@ def stub(library: str) -> str:
         for schema in torch._C._jit_get_all_schemas()
         if schema.name.startswith(f"{namespace}::")
     ]
-    body = "\n".join(_function(s) for s in sorted(schemas, key=lambda s: str(s.name)))
+    schemas.sort(key=lambda schema: (schema.name, schema.overload_name))
+    counts = Counter(schema.name for schema in schemas)
+    body = "\n".join(
+        "@overload\n" * (counts[schema.name] > 1) + _function(schema)
+        for schema in schemas
+    )
     imports = ""
     if "Sequence[" in body:
-        imports += "from collections.abc import Sequence\n\n"
+        imports += "from collections.abc import Sequence\n"
+    if "@overload" in body:
+        imports += "from typing import overload\n"
+    imports += "\n" * bool(imports)
     if "torch.dtype" in body:
         imports += "import torch\n"
     imports += "from torch import Tensor\n\n"

@@ -35,7 +35,7 @@ _model = importlib.import_module("_perf.model")
 KERNELS = importlib.import_module("_perf.kernels").KERNELS
 _calibration = importlib.import_module("_perf.calibration")
 
-HEAD_DIMS = (64, 96, 128, 192, 256)
+HEAD_DIMS = (64, 96, 128, 192, 256, 512, 576)
 SCORED_ON = {"A": "M1 Max", "B": "M4"}
 LEAST_DRAM = {"A": "M1", "B": "M3"}  # for its cores
 # Registers of a lane that a tile may hold: what the rest (loads in flight, addresses,
@@ -46,8 +46,10 @@ MOST_FRAGMENTS = 16  # a lane's two elements of each are bits of a 32-bit mask
 LENGTH = 8192
 # Loop, ranges, branches: not in the model's predictions.
 ALU_PER_TILE = 24.0
-# Simdgroups by slices of head_dim: a threadgroup of 128 threads, 192 for three.
-SIMDGROUPS = {1: 4, 2: 4, 3: 6, 4: 4}
+# Simdgroups by slices of head_dim: a threadgroup of 128 threads, 192 for three, and
+# beyond four, which narrow heads do without (most_slices in tiles.cpp), a tile.
+SIMDGROUPS = {1: 4, 2: 4, 3: 6, 4: 4, 6: 6, 8: 8, 9: 9, 12: 12}
+NARROW, MOST_SLICES_OF_NARROW = 256, 4
 # Of the time that class B hides beside the matrix multiplies, the share that a tile
 # is charged with all the same.
 DOUBT = 0.1
@@ -191,12 +193,13 @@ def legal_tiles(
 ) -> list[Tile]:
     """Return every tile within the class's budgets."""
     found = []
-    for rows, cols, slices in itertools.product((1, 2, 4), (1, 2, 4, 8), (1, 2, 3, 4)):
+    for rows, cols, slices in itertools.product((1, 2, 4), (1, 2, 4, 8), SIMDGROUPS):
         tile = Tile(rows, cols, SIMDGROUPS[slices], slices)
         held = registers(kernel, tile, head_dim, element_bytes)
         memory = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
         if (
             rows * cols <= MOST_FRAGMENTS
+            and (head_dim > NARROW or slices <= MOST_SLICES_OF_NARROW)
             and divides(kernel, family, tile, head_dim, element_bytes)
             and head_dim % (8 * slices) == 0
             and held <= REGISTERS[family]

@@ -17,7 +17,7 @@ namespace orchard::attention {
 enum class DType : uint8_t { float32, float16, bfloat16 };
 enum class MaskKind : uint8_t { none, boolean, bias };
 
-inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxHeadDim = 576;
 inline constexpr int64_t kPageUnit = 8;  // pages are a multiple of this
 // Twice this, plus a tile, still fits the kernels' 32-bit row numbers.
 inline constexpr int64_t kMaxLength = int64_t{1} << 29;

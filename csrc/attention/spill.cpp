@@ -103,12 +103,12 @@ const Compiled& reader_of(device::Device& device,
   return compiled(device, s);
 }
 
-// All rows of some key heads, and some or all of their columns.
-void cut(const Problem& problem,
-         const Tile& tile,
-         int64_t columns,
-         int64_t pairs_each,
-         Spill& spill) {
+// Each: all rows of some key heads, and some or all of their columns.
+void add_chunks(const Problem& problem,
+                const Tile& tile,
+                int64_t columns,
+                int64_t pairs_each,
+                Spill& spill) {
   const int64_t pairs = problem.batch * problem.heads_kv;
   for (int64_t pair = 0; pair < pairs; pair += pairs_each) {
     for (int64_t column = 0; column < problem.len_kv; column += columns) {
@@ -156,7 +156,7 @@ Spill choose_spill(device::Device& device,
   const int64_t pairs_each =
       even_share(problem.batch * problem.heads_kv,
                  std::max<int64_t>(max_bytes / each, 1), 1);
-  cut(problem, tile, columns, pairs_each, spill);
+  add_chunks(problem, tile, columns, pairs_each, spill);
   const int64_t fragments = pairs_each * pair_fragments(problem, tile, widest);
   spill.spill_bytes = fragments * fragment_bytes(problem);
   spill.units_bytes = fragments * unit_bytes(problem);

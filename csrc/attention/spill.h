@@ -43,7 +43,6 @@ struct Spill {
 
   bool is_used() const { return !chunks.empty(); }
   bool is_summed() const { return sums_bytes > 0; }
-  bool has_units() const { return units_bytes > 0; }
 };
 
 // `max_bytes` of scratch: 0 means recompute; with a positive number whatever

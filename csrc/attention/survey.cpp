@@ -48,7 +48,7 @@ std::vector<ThreadLimit> thread_limits(Device& device) {
   std::vector<ThreadLimit> limits;
   for (const KernelRow& row : kernel_rows()) {
     const bool is_tiled = row.tiles != TileTable::row_each;
-    for (const int64_t dim : {64, 128}) {
+    for (const int64_t dim : {64, 128, 512}) {
       if (dim > 64 && !is_tiled) continue;
       for (const int64_t spilled : {0, 1}) {
         if (spilled > 0 && !row.features.has(Feature::spilling)) continue;

@@ -17,7 +17,7 @@ struct ThreadLimit {
   uint32_t without = 0;
 };
 
-// Of every kernel in float16, the tiled ones for two head sizes.
+// Of every kernel in float16, the tiled ones for three head sizes.
 std::vector<ThreadLimit> thread_limits(device::Device& device);
 
 }  // namespace orchard::attention

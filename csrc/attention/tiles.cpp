@@ -20,6 +20,8 @@ constexpr Tile kForwardA2[] = {
     {128, 1, 8, 4, 1},  //   61.6 ps, 64 registers
     {192, 2, 4, 6, 3},  //   95.0 ps, 64 registers
     {256, 2, 4, 4, 4},  //  126.8 ps, 64 registers
+    {512, 1, 8, 4, 4},  //  261.7 ps, 64 registers
+    {576, 2, 4, 8, 8},  //  292.1 ps, 70 registers
 };
 constexpr Tile kForwardA4[] = {
     { 64, 2, 1, 4, 1},  //   42.0 ps, 68 registers
@@ -27,6 +29,8 @@ constexpr Tile kForwardA4[] = {
     {128, 1, 2, 4, 1},  //   87.2 ps, 68 registers
     {192, 2, 4, 4, 4},  //  133.9 ps, 64 registers
     {256, 2, 1, 4, 4},  //  181.4 ps, 68 registers
+    {512, 2, 1, 8, 8},  //  371.4 ps, 68 registers
+    {576, 2, 1, 9, 9},  //  420.2 ps, 68 registers
 };
 constexpr Tile kForwardB2[] = {
     { 64, 2, 4, 4, 1},  //   83.1 ps, 64 registers
@@ -34,6 +38,8 @@ constexpr Tile kForwardB2[] = {
     {128, 2, 1, 4, 1},  //  165.7 ps, 100 registers
     {192, 2, 4, 4, 2},  //  256.7 ps, 88 registers
     {256, 1, 1, 4, 1},  //  344.2 ps, 98 registers
+    {512, 2, 1, 4, 4},  //  691.8 ps, 100 registers
+    {576, 2, 2, 6, 6},  //  783.8 ps, 80 registers
 };
 constexpr Tile kForwardB4[] = {
     { 64, 2, 2, 4, 1},  //  112.0 ps, 72 registers
@@ -41,6 +47,8 @@ constexpr Tile kForwardB4[] = {
     {128, 4, 2, 4, 4},  //  232.2 ps, 80 registers
     {192, 2, 1, 4, 2},  //  351.6 ps, 100 registers
     {256, 2, 4, 4, 4},  //  470.7 ps, 80 registers
+    {512, 2, 2, 8, 8},  //  959.7 ps, 72 registers
+    {576, 2, 1, 6, 6},  // 1065.0 ps, 100 registers
 };
 constexpr Tile kBackwardDkdvA2[] = {
     { 64, 4, 1, 4, 1},  //   63.5 ps, 64 registers
@@ -48,6 +56,7 @@ constexpr Tile kBackwardDkdvA2[] = {
     {128, 4, 1, 4, 2},  //  135.6 ps, 64 registers
     {192, 4, 1, 6, 3},  //  206.1 ps, 64 registers
     {256, 4, 1, 4, 4},  //  275.2 ps, 64 registers
+    {576, 4, 1, 8, 8},  //  634.3 ps, 70 registers
 };
 constexpr Tile kBackwardDkdvA4[] = {
     { 64, 1, 1, 4, 1},  //   90.4 ps, 68 registers
@@ -55,18 +64,24 @@ constexpr Tile kBackwardDkdvA4[] = {
     {128, 1, 1, 4, 2},  //  223.8 ps, 68 registers
     {192, 4, 1, 4, 4},  //  336.4 ps, 64 registers
     {256, 1, 1, 4, 4},  //  450.2 ps, 68 registers
+    {512, 1, 1, 8, 8},  //  910.9 ps, 68 registers
+    {576, 1, 1, 9, 9},  // 1027.6 ps, 68 registers
 };
 constexpr Tile kBackwardDkdvB2[] = {
     { 64, 2, 1, 4, 1},  //  172.9 ps, 56 registers
     {128, 1, 1, 4, 1},  //  344.5 ps, 100 registers
     {192, 2, 2, 4, 4},  //  528.7 ps, 88 registers
     {256, 1, 1, 4, 2},  //  727.4 ps, 100 registers
+    {512, 1, 1, 4, 4},  // 1461.6 ps, 100 registers
+    {576, 2, 1, 6, 6},  // 1655.9 ps, 80 registers
 };
 constexpr Tile kBackwardDkdvB4[] = {
     { 96, 1, 1, 4, 1},  //  355.0 ps, 100 registers
     {128, 2, 2, 4, 4},  //  482.3 ps, 80 registers
     {192, 1, 1, 4, 2},  //  880.9 ps, 100 registers
     {256, 4, 1, 4, 4},  // 1178.6 ps, 80 registers
+    {512, 2, 1, 8, 8},  // 2393.3 ps, 72 registers
+    {576, 1, 1, 6, 6},  // 2662.8 ps, 100 registers
 };
 constexpr Tile kBackwardDqA2[] = {
     { 64, 1, 8, 4, 1},  //   48.3 ps, 64 registers
@@ -74,6 +89,8 @@ constexpr Tile kBackwardDqA2[] = {
     {128, 1, 1, 4, 1},  //   95.2 ps, 68 registers
     {192, 2, 2, 4, 4},  //  151.5 ps, 64 registers
     {256, 1, 1, 4, 2},  //  203.8 ps, 68 registers
+    {512, 1, 1, 4, 4},  //  411.4 ps, 68 registers
+    {576, 1, 4, 6, 6},  //  468.7 ps, 64 registers
 };
 constexpr Tile kBackwardDqA4[] = {
     { 64, 1, 4, 4, 1},  //   67.4 ps, 64 registers
@@ -81,18 +98,22 @@ constexpr Tile kBackwardDqA4[] = {
     {128, 2, 2, 4, 4},  //  144.1 ps, 64 registers
     {192, 1, 2, 6, 3},  //  252.5 ps, 56 registers
     {256, 1, 4, 4, 4},  //  336.2 ps, 64 registers
+    {576, 1, 2, 8, 8},  //  768.2 ps, 62 registers
 };
 constexpr Tile kBackwardDqB2[] = {
     { 64, 2, 1, 4, 1},  //  124.6 ps, 72 registers
     {128, 1, 2, 4, 1},  //  258.6 ps, 72 registers
     {192, 1, 1, 4, 1},  //  387.6 ps, 100 registers
     {256, 2, 2, 4, 4},  //  528.2 ps, 80 registers
+    {576, 2, 1, 8, 8},  // 1218.9 ps, 80 registers
 };
 constexpr Tile kBackwardDqB4[] = {
     { 64, 1, 2, 4, 1},  //  178.1 ps, 56 registers
     {128, 1, 1, 4, 1},  //  355.1 ps, 100 registers
     {192, 2, 2, 4, 4},  //  539.3 ps, 88 registers
     {256, 1, 1, 4, 2},  //  881.1 ps, 100 registers
+    {512, 1, 1, 4, 4},  // 1768.9 ps, 100 registers
+    {576, 2, 1, 12, 12},  // 1736.4 ps, 80 registers
 };
 constexpr Tile kBackwardDqSpilledA2[] = {
     { 64, 4, 1, 4, 1},  //   14.7 ps, 68 registers
@@ -100,6 +121,8 @@ constexpr Tile kBackwardDqSpilledA2[] = {
     {128, 4, 1, 4, 2},  //   29.1 ps, 68 registers
     {192, 4, 1, 6, 3},  //   43.4 ps, 68 registers
     {256, 4, 1, 4, 4},  //   57.6 ps, 68 registers
+    {512, 4, 1, 8, 8},  //  114.6 ps, 68 registers
+    {576, 4, 1, 9, 9},  //  128.8 ps, 68 registers
 };
 constexpr Tile kBackwardDqSpilledA4[] = {
     { 64, 1, 1, 4, 1},  //   25.0 ps, 18 registers
@@ -107,18 +130,24 @@ constexpr Tile kBackwardDqSpilledA4[] = {
     {128, 1, 1, 4, 1},  //   45.0 ps, 34 registers
     {192, 4, 1, 4, 4},  //   61.0 ps, 56 registers
     {256, 1, 1, 4, 1},  //   84.8 ps, 66 registers
+    {512, 1, 1, 4, 2},  //  224.8 ps, 66 registers
+    {576, 1, 1, 6, 3},  //  255.4 ps, 50 registers
 };
 constexpr Tile kBackwardDqSpilledB2[] = {
     { 64, 2, 1, 4, 1},  //   44.1 ps, 34 registers
     {128, 1, 1, 4, 1},  //   88.8 ps, 33 registers
     {192, 2, 2, 4, 1},  //  126.1 ps, 98 registers
     {256, 1, 1, 4, 1},  //  174.1 ps, 65 registers
+    {512, 1, 1, 4, 2},  //  358.8 ps, 65 registers
+    {576, 2, 1, 6, 3},  //  381.8 ps, 98 registers
 };
 constexpr Tile kBackwardDqSpilledB4[] = {
     { 96, 1, 1, 4, 1},  //   94.2 ps, 26 registers
     {128, 2, 2, 4, 1},  //  116.6 ps, 68 registers
     {192, 1, 1, 4, 1},  //  182.2 ps, 50 registers
     {256, 4, 1, 4, 4},  //  228.4 ps, 72 registers
+    {512, 2, 1, 4, 4},  //  467.1 ps, 68 registers
+    {576, 1, 1, 4, 2},  //  669.0 ps, 74 registers
 };
 // From which head size on keeping ds is faster, there and on M1 and M3:
 // by class, then by element size of 2 and 4 bytes.
@@ -128,7 +157,7 @@ constexpr int64_t kSpillFrom[2][2] = {{16, 24}, {16, 24}};
 
 constexpr Tile kRowEach[] = {
     // a simdgroup a row, or an 8x8 fragment
-    {256, 1, 1, 8, 1},
+    {kMaxHeadDim, 1, 1, 8, 1},
 };
 
 // By class, by element size, then as enum class TileTable has them; C has none
@@ -187,10 +216,13 @@ Tile decode_tile(Family family,
   return tile;
 }
 
+int most_slices(int64_t largest_head_dim) {
+  return largest_head_dim <= 256 ? 4 : 12;
+}
+
 std::optional<Tile> smaller_tile(Kernel kernel,
                                  const Tile& tile,
                                  int64_t largest_head_dim) {
-  constexpr int kMostSlices = 4;
   Tile smaller = tile;
   if (tile.rows * tile.cols > 1) {
     smaller.rows = smaller.cols = 1;
@@ -199,12 +231,13 @@ std::optional<Tile> smaller_tile(Kernel kernel,
   const auto fragments = [&](int slices) {
     return (largest_head_dim + 8 * slices - 1) / (8 * slices);
   };
-  smaller.slices = std::min(2 * tile.slices, kMostSlices);
+  smaller.slices = std::min(2 * tile.slices, most_slices(largest_head_dim));
   const bool has_slices = row_of(kernel).tiles != TileTable::row_each;
   if (!has_slices || fragments(smaller.slices) >= fragments(tile.slices)) {
     return std::nullopt;
   }
-  smaller.simdgroups = kernel == Kernel::decode ? smaller.slices : kMostSlices;
+  smaller.simdgroups =
+      kernel == Kernel::decode ? smaller.slices : std::max(smaller.slices, 4);
   return smaller;
 }
 

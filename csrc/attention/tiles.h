@@ -48,6 +48,10 @@ Tile decode_tile(device::Family family,
                  int64_t rows,
                  int64_t page_size);
 
+// How many simdgroups may share a tile.  Beyond four, a threadgroup has more
+// than 128 threads, all of which wait at each barrier: for heads that need it.
+int most_slices(int64_t largest_head_dim);
+
 // The next tile with fewer registers a thread, for a kernel of which no
 // pipeline could be made: one fragment of scores, then more slices of head_dim.
 // Nothing when no tile has fewer.

@@ -23,10 +23,6 @@ using torch::jit::Stack;
 // Backwards run in autograd's threads: one number for all of them.
 std::atomic<int64_t> scratch_bytes{-1};
 
-struct Outputs {
-  Tensor out, lse, stats;
-};
-
 Outputs empty_outputs(const Call& call) {
   const Tensor& q = call.q;
   const c10::SymInt batch = q.sym_size(0), heads = q.sym_size(1),
@@ -69,28 +65,6 @@ void bind(const char* operation,
   views.sinks = inputs.numbers(call.sinks);
   views.starts_q = inputs.numbers(call.starts_q);
   views.starts_kv = inputs.numbers(call.starts_kv);
-}
-
-Outputs run_forward(const Call& call) {
-  check_call(kForward, call);
-  const Problem problem = problem_of(kForward, call);
-  Outputs outputs = empty_outputs(call);
-  if (outputs.out.numel() == 0) return outputs;
-  if (call.k.numel() == 0) {
-    fill_empty(call, outputs);
-    return outputs;
-  }
-  attention::Tensors views;
-  Inputs inputs(kForward);
-  bind(kForward, call, inputs, views);
-  views.out = layout_of(kForward, outputs.out);
-  views.lse = buffer_view(kForward, outputs.lse);
-  views.stats = buffer_view(kForward, outputs.stats);
-  device::Device& device = device_of(kForward, call.q);
-  attention::Plan plan;
-  attention::plan_forward(device, problem, views, plan);
-  run(device, Direction::forward, call.q, problem, plan, inputs.copies());
-  return outputs;
 }
 
 using OutputMask = std::array<bool, kGradients>;
@@ -325,13 +299,35 @@ void push_gradients(Stack& stack, const Gradients& gradients) {
 
 }  // namespace
 
+Outputs run_on_device(const Call& call) {
+  check_call(kForward, call);
+  const Problem problem = problem_of(kForward, call);
+  Outputs outputs = empty_outputs(call);
+  if (outputs.out.numel() == 0) return outputs;
+  if (call.k.numel() == 0) {
+    fill_empty(call, outputs);
+    return outputs;
+  }
+  attention::Tensors views;
+  Inputs inputs(kForward);
+  bind(kForward, call, inputs, views);
+  views.out = layout_of(kForward, outputs.out);
+  views.lse = buffer_view(kForward, outputs.lse);
+  views.stats = buffer_view(kForward, outputs.stats);
+  device::Device& device = device_of(kForward, call.q);
+  attention::Plan plan;
+  attention::plan_forward(device, problem, views, plan);
+  run(device, Direction::forward, call.q, problem, plan, inputs.copies());
+  return outputs;
+}
+
 void set_backward_scratch(int64_t bytes) { scratch_bytes = bytes; }
 
 int64_t backward_scratch() { return scratch_bytes; }
 
 void forward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
   const Call call = Call::take(kForward, *stack);
-  push_outputs(*stack, call, run_forward(call));
+  push_outputs(*stack, call, run_on_device(call));
 }
 
 void forward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "torch/call.h"
+
 namespace orchard::torch_ops {
 
 inline constexpr const char* kForward = "flash_attention";
@@ -37,6 +39,18 @@ void set_backward_scratch(int64_t bytes);
 
 // Throws the error of a derivative of a derivative.
 [[noreturn]] void refuse_second_derivatives();
+
+// What forward computes on a device.
+struct Outputs {
+  at::Tensor out, lse, stats;
+};
+
+// Forward as the devices' keys call it: with the check, in four dimensions.
+Outputs run_on_device(const Call& call);
+// With a node for backward where one is wanted; `run_below` computes.
+Outputs run_recorded(const Call& call, Outputs (*run_below)(const Call& call));
+// Whether a tensor takes part in a derivative, backward or forward.
+bool has_derivative(const at::Tensor& tensor);
 
 void forward_device(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void forward_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack);

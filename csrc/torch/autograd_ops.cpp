@@ -1,8 +1,13 @@
 // csrc/torch/autograd_ops.cpp: the operators' gradients: forward saves what
 // backward needs; gradients of gradients are refused in clear words.
 #include <ATen/ATen.h>
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <memory>
+#include <type_traits>
 
 #include "torch/attention_ops.h"
 #include "torch/call.h"
@@ -95,40 +100,10 @@ variable_list differentiable(const Call& call) {
   return inputs;
 }
 
-// Whether a tensor among the arguments takes part in a derivative, backward or
-// forward, so that autograd must see the call (and refuse the latter).
-bool has_derivative(c10::ArrayRef<c10::IValue> arguments) {
-  const bool is_recording = at::GradMode::is_enabled();
-  for (const c10::IValue& argument : arguments) {
-    if (!argument.isTensor()) continue;
-    const Tensor& tensor = argument.toTensor();
-    if (!tensor.defined()) continue;
-    if (is_recording && tensor.requires_grad()) return true;
-    if (tensor._fw_grad(0).defined()) return true;
-  }
-  return false;
-}
-
+// The node's backward.  Function::apply would bring its forward in as well, and
+// searches for inputs among the outputs, of which there are none: run_recorded
+// makes the node itself, in half of the time.
 struct ForwardFunction : Function<ForwardFunction> {
-  static variable_list forward(AutogradContext* context,
-                               at::TensorList /*inputs*/,
-                               const Call& call) {
-    Stack stack;
-    call.push(stack);
-    const Stack results = run_below(forward_op(), std::move(stack));
-    const Tensor out = results[kOut].toTensor();
-    const Tensor lse = results[kLse].toTensor();
-    const Tensor stats = results[kStats].toTensor();
-    variable_list saved{out, lse, stats};
-    for (const Tensor& tensor : call.tensors()) saved.push_back(tensor);
-    context->save_for_backward(std::move(saved));
-    context->saved_data["options"] = call.options();
-    context->mark_non_differentiable({stats});
-    // out or lse, whichever nothing was made of, has no gradient.
-    context->set_materialize_grads(false);
-    return {out, lse, stats};
-  }
-
   static variable_list backward(AutogradContext* context,
                                 const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
@@ -136,7 +111,7 @@ struct ForwardFunction : Function<ForwardFunction> {
         Call::of(at::TensorList(saved).slice(kOutputs),
                  context->saved_data["options"].toTupleRef().elements());
     const size_t inputs = differentiable(call).size();
-    variable_list result(inputs + 1);  // one more for the call itself
+    variable_list result(inputs);
     if (!grads[kOut].defined() && !grads[kLse].defined()) return result;
     // Which of the five gradients belongs to each input.
     const std::array<size_t, kGradients> which{
@@ -160,6 +135,52 @@ struct ForwardFunction : Function<ForwardFunction> {
   }
 };
 
+// What backward needs of a call and of what it gave.
+void save(const Call& call, const Outputs& outputs, AutogradContext& context) {
+  variable_list saved{outputs.out, outputs.lse, outputs.stats};
+  saved.reserve(saved.size() + Call::kTensors);
+  for (const Tensor& tensor : call.tensors()) saved.push_back(tensor);
+  context.save_for_backward(std::move(saved));
+  context.saved_data["options"] = call.options();
+  // out or lse, whichever nothing was made of, has no gradient.
+  context.set_materialize_grads(false);
+}
+
+// As Function::apply refuses them: there is one derivative, and no other rule.
+void refuse_transforms(const variable_list& inputs) {
+  const auto& functorch = at::functorch::functorchTLSAccessor();
+  if (functorch) functorch->checkSupportsCppAutogradFunction();
+  for (const Tensor& input : inputs) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !input._fw_grad(0).defined(),
+        "[flash_attention] jvp is not implemented: use torch.autograd");
+  }
+}
+
+// Nodes are counted by std::shared_ptr or by c10::intrusive_ptr, according to
+// PyTorch's version.
+template <class Node>
+auto make_node() {
+  using Pointer = decltype(torch::autograd::Edge::function);
+  if constexpr (std::is_same_v<Pointer,
+                               std::shared_ptr<torch::autograd::Node>>) {
+    // Its own deleter: it keeps long graphs from a deep recursion.
+    return std::shared_ptr<Node>(new Node(),
+                                 [](auto* node) { deleteNode(node); });
+  } else {
+    return c10::make_intrusive<Node>();
+  }
+}
+
+// By way of the dispatcher, for whatever keys are left.
+Outputs dispatch_below(const Call& call) {
+  Stack stack;
+  call.push(stack);
+  stack = run_below(forward_op(), std::move(stack));
+  return {std::move(stack[0]).toTensor(), std::move(stack[1]).toTensor(),
+          std::move(stack[2]).toTensor()};
+}
+
 }  // namespace
 
 void refuse_second_derivatives() {
@@ -173,19 +194,51 @@ void refuse_second_derivatives() {
       "torch.nn.attention's math backend for this call");
 }
 
+bool has_derivative(const Tensor& tensor) {
+  return (tensor.requires_grad() && at::GradMode::is_enabled()) ||
+         tensor._fw_grad(0).defined();
+}
+
+Outputs run_recorded(const Call& call, Outputs (*run_below)(const Call& call)) {
+  const variable_list inputs = differentiable(call);
+  refuse_transforms(inputs);
+  const bool is_recorded = at::GradMode::is_enabled() &&
+                           torch::autograd::any_variable_requires_grad(inputs);
+  if (!is_recorded) return run_below(call);
+  const auto node = make_node<torch::autograd::CppNode<ForwardFunction>>();
+  node->set_ctx_grad_fn(node);
+  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  node->is_variable_input_.assign(inputs.size(), true);
+  Outputs outputs;
+  {
+    const at::AutoGradMode is_off(false);
+    outputs = run_below(call);
+  }
+  torch::autograd::set_history(outputs.out, node);
+  torch::autograd::set_history(outputs.lse, node);
+  save(call, outputs, node->ctx_);
+  node->save_variables_to_ctx();
+  return outputs;
+}
+
 void forward_autograd(const c10::OperatorHandle& op,
                       c10::DispatchKeySet keys,
                       Stack* stack) {
-  if (!has_derivative(torch::jit::last(*stack, Call::kArguments))) {
+  bool is_differentiated = false;
+  for (const c10::IValue& value : torch::jit::last(*stack, Call::kArguments)) {
+    is_differentiated =
+        is_differentiated || (value.isTensor() && value.toTensor().defined() &&
+                              has_derivative(value.toTensor()));
+  }
+  if (!is_differentiated) {
     at::AutoDispatchBelowADInplaceOrView guard;
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
     return;
   }
   const Call call = Call::take(kForward, *stack);
-  const variable_list outputs =
-      ForwardFunction::apply(at::TensorList(differentiable(call)), call);
-  torch::jit::push(*stack, with_dims_of(call, outputs[kOut]),
-                   with_dims_of(call, outputs[kLse]), outputs[kStats]);
+  const Outputs outputs = run_recorded(call, &dispatch_below);
+  torch::jit::push(*stack, with_dims_of(call, outputs.out),
+                   with_dims_of(call, outputs.lse), outputs.stats);
 }
 
 void backward_autograd(const c10::OperatorHandle& /*op*/, Stack* stack) {

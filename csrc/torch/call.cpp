@@ -2,9 +2,12 @@
 #include "torch/call.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
+#include <vector>
 
 #include "torch/bridge.h"
 
@@ -22,31 +25,38 @@ c10::IValue or_none(const Tensor& tensor) {
   return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
 }
 
-std::array<c10::SymInt, 4> sym_sizes(const Tensor& tensor) {
+template <class Int>
+std::array<Int, 4> sizes_as(const Tensor& tensor) {
   const auto sizes = tensor.sym_sizes();
-  return {sizes[0], sizes[1], sizes[2], sizes[3]};
+  if constexpr (std::is_same_v<Int, c10::SymInt>) {
+    return {sizes[0], sizes[1], sizes[2], sizes[3]};
+  } else {
+    const auto known = c10::asIntArrayRefUnchecked(sizes);
+    return {known[0], known[1], known[2], known[3]};
+  }
 }
 
-std::array<int64_t, 4> sizes_of(const Tensor& tensor) {
-  return {tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3)};
+bool has_symbols(const Tensor& tensor) {
+  return tensor.defined() && !c10::asIntArrayRefSlowOpt(tensor.sym_sizes());
 }
 
 // Before anything else is asked, because other layouts have no sizes.
 void check_dense(const char* operation,
                  const char* name,
                  const Tensor& tensor) {
-  if (!tensor.defined()) return;
+  if (!tensor.defined() ||
+      (tensor.layout() == at::kStrided && !tensor.is_nested())) {
+    return;
+  }
   std::ostringstream text;
   text << '[' << operation << "] expected " << name
        << " to be a dense tensor, got ";
   if (tensor.is_nested()) {
     text << "a nested one; pack the sequences one after the other for "
             "flash_attention_varlen";
-  } else if (tensor.layout() != at::kStrided) {
+  } else {
     text << "one of layout torch." << tensor.layout()
          << "; convert it with .to_dense()";
-  } else {
-    return;
   }
   throw Error(ErrorKind::unsupported, text.str());
 }
@@ -207,6 +217,23 @@ void check_per_head(const char* operation,
          "; expand or slice it");
 }
 
+template <class Int>
+void check_sizes(const char* operation, const Call& call) {
+  attention::Shapes<Int> shapes{sizes_as<Int>(call.q), sizes_as<Int>(call.k),
+                                sizes_as<Int>(call.v)};
+  if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
+  attention::check_shapes(operation, shapes);
+  check_length(operation, "len_q", shapes.q[2]);
+  check_length(operation, "len_kv", shapes.k[2]);
+  if (call.is_packed() || call.starts_kv.defined()) {
+    check_packed(operation, call);
+  }
+  if (call.mask.defined()) {
+    check_mask_tensor(operation, call);
+    attention::check_mask(operation, shapes, sizes_as<Int>(call.mask));
+  }
+}
+
 void check_seed(const char* operation, const Call& call) {
   const Tensor& seed = call.seed;
   if (call.settings.dropout_p == 0.0) return;
@@ -262,7 +289,11 @@ void read_lengths(const Next& next, Call& call) {
 Call Call::read(const char* operation,
                 c10::ArrayRef<c10::IValue> arguments,
                 size_t first) {
-  const auto next = [&]() -> const c10::IValue& { return arguments[first++]; };
+  const auto rest = defaults(arguments.size() - first);
+  const auto next = [&]() -> const c10::IValue& {
+    const size_t i = first++;
+    return i < arguments.size() ? arguments[i] : rest[i - arguments.size()];
+  };
   Call call;
   const auto read_tensor = [&](const char* name, Tensor& tensor) {
     const c10::IValue& value = next();
@@ -286,10 +317,25 @@ Call Call::read(const char* operation,
   return call;
 }
 
-Call Call::take(const char* operation, torch::jit::Stack& stack) {
-  Call call = read(operation, torch::jit::last(stack, kArguments), 0);
-  torch::jit::drop(stack, kArguments);
+Call Call::take(const char* operation,
+                torch::jit::Stack& stack,
+                size_t arguments) {
+  Call call = read(operation, torch::jit::last(stack, arguments), 0);
+  torch::jit::drop(stack, arguments);
   return call;
+}
+
+c10::ArrayRef<c10::IValue> Call::defaults(size_t given) {
+  static const std::vector<c10::IValue> values = [] {
+    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(
+        "orchard_ops::forward", "");
+    std::vector<c10::IValue> found;
+    for (size_t i = kShortArguments; i < kArguments; ++i) {
+      found.push_back(*op.schema().arguments()[i].default_value());
+    }
+    return found;
+  }();
+  return c10::ArrayRef<c10::IValue>(values).slice(given - kShortArguments);
 }
 
 Call Call::of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options) {
@@ -374,18 +420,12 @@ DType dtype_of(const char* operation, const Tensor& tensor) {
 void check_call(const char* operation, const Call& call) {
   check_qkv(operation, call);
   attention::check_settings(operation, call.settings);
-  attention::Shapes<c10::SymInt> shapes{sym_sizes(call.q), sym_sizes(call.k),
-                                        sym_sizes(call.v)};
-  if (call.is_indirect) shapes.k[0] = shapes.v[0] = shapes.q[0];
-  attention::check_shapes(operation, shapes);
-  check_length(operation, "len_q", shapes.q[2]);
-  check_length(operation, "len_kv", shapes.k[2]);
-  if (call.is_packed() || call.starts_kv.defined()) {
-    check_packed(operation, call);
-  }
-  if (call.mask.defined()) {
-    check_mask_tensor(operation, call);
-    attention::check_mask(operation, shapes, sym_sizes(call.mask));
+  // To compare symbols costs a function call each: only where there are any.
+  if (has_symbols(call.q) || has_symbols(call.k) || has_symbols(call.v) ||
+      has_symbols(call.mask)) {
+    check_sizes<c10::SymInt>(operation, call);
+  } else {
+    check_sizes<int64_t>(operation, call);
   }
   check_per_head(operation, "alibi_slopes", call.slopes, call, true);
   check_per_head(operation, "sinks", call.sinks, call, false);
@@ -414,7 +454,7 @@ Problem problem_of(const char* operation, const Call& call) {
   problem.head_dim = call.q.size(3);
   problem.head_dim_v = call.v.size(3);
   if (call.mask.defined()) {
-    problem.mask_sizes = sizes_of(call.mask);
+    problem.mask_sizes = sizes_as<int64_t>(call.mask);
     problem.mask = call.has_bias() ? MaskKind::bias : MaskKind::boolean;
     if (call.has_bias()) problem.mask_dtype = dtype_of(operation, call.mask);
   }

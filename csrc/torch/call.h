@@ -14,14 +14,19 @@
 namespace orchard::torch_ops {
 
 // The options stand in this order in every schema; call.cpp reads them.  First
-// those of torch.nn.functional.scaled_dot_product_attention, in its order, so
-// that a call without other options passes eight values.
+// those of torch.nn.functional.scaled_dot_product_attention, in its order,
+// which alone are a short call.
+#define ORCHARD_SHORT_SCHEMA                                       \
+  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask=None, "         \
+  "float dropout_p=0.0, bool is_causal=False, float? scale=None, " \
+  "bool enable_gqa=True"
+#define ORCHARD_WINDOW_SCHEMA \
+  ORCHARD_SHORT_SCHEMA        \
+  ", bool is_bottom_right=False, int window_left=-1, int window_right=-1"
 #define ORCHARD_CALL_SCHEMA                                                 \
-  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask=None, "                  \
-  "float dropout_p=0.0, bool is_causal=False, float? scale=None, "          \
-  "bool enable_gqa=True, bool is_bottom_right=False, int window_left=-1, "  \
-  "int window_right=-1, float softcap=0.0, Tensor? alibi_slopes=None, "     \
-  "Tensor? sinks=None, Tensor? seed=None, Tensor? cu_seqlens_q=None, "      \
+  ORCHARD_WINDOW_SCHEMA                                                     \
+  ", float softcap=0.0, Tensor? alibi_slopes=None, Tensor? sinks=None, "    \
+  "Tensor? seed=None, Tensor? cu_seqlens_q=None, "                          \
   "Tensor? cu_seqlens_k=None, SymInt max_seqlen_q=0, SymInt max_seqlen_k=0" \
   ", bool return_lse=False"
 
@@ -50,16 +55,23 @@ struct Call {
   // not the batch.
   bool is_indirect = false;
 
+  static constexpr size_t kShortArguments = 8;
+  static constexpr size_t kWindowArguments = 11;
   static constexpr size_t kArguments = 20;
   static constexpr size_t kTensors = 9;
 
-  // Reads arguments first .. first + kArguments - 1; throws for tensors that
-  // have no strides.
+  // Reads arguments first .. first + kArguments - 1, where they end the
+  // schema's defaults; throws for tensors that have no strides.
   static Call read(const char* operation,
                    c10::ArrayRef<c10::IValue> arguments,
                    size_t first);
-  // Reads and removes the last arguments.
-  static Call take(const char* operation, torch::jit::Stack& stack);
+  // Reads and removes the last arguments: all, or the first of all.
+  static Call take(const char* operation,
+                   torch::jit::Stack& stack,
+                   size_t arguments = kArguments);
+  // The schema's values for the arguments after the first `given`, which is at
+  // least kShortArguments.
+  static c10::ArrayRef<c10::IValue> defaults(size_t given);
   void push(torch::jit::Stack& stack) const;
   // All but the tensors, and a call of both; tensors as tensors() orders them.
   c10::IValue options() const;

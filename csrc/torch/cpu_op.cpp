@@ -101,7 +101,7 @@ CpuOutputs attend_packed(const Call& call) {
   outs.push_back(
       at::zeros_symint({1, heads, rest, call.v.sym_size(3)}, call.q.options()) +
       call.q.slice(3, 0, 0).sum());
-  if (!call.needs_lse) return {at::cat(outs, 2), no_numbers(call)};
+  if (!call.needs_lse) return {at::cat(outs, 2), {}};
   lses.push_back(at::full_symint({1, heads, rest},
                                  -std::numeric_limits<double>::infinity(),
                                  call.q.options().dtype(at::kFloat)));
@@ -114,7 +114,7 @@ CpuOutputs attend_on_cpu(const Call& given, int64_t first_batch) {
   const Call call = with_repeated_heads(given);
   if (!call.needs_lse) {
     const Tensor out = sdpa_out(call);
-    if (out.defined()) return {out, no_numbers(call)};
+    if (out.defined()) return {out, {}};
   }
   return by_definition(call, first_batch);
 }
@@ -127,15 +127,18 @@ void check_packed_numbers(const char* operation, const Call& call) {
                call.max_len_kv);
 }
 
-void forward_cpu(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
-  const Call call = Call::take(kForward, *stack);
+CpuOutputs run_on_cpu(const Call& call) {
   check_call(kForward, call);
   check_packed_numbers(kForward, call);
   // What was to be cast has been.
   const c10::impl::ExcludeDispatchKeyGuard no_casts(
       c10::DispatchKey::AutocastCPU);
-  const CpuOutputs outputs =
-      call.is_packed() ? attend_packed(call) : attend_on_cpu(call, 0);
+  return call.is_packed() ? attend_packed(call) : attend_on_cpu(call, 0);
+}
+
+void forward_cpu(const c10::OperatorHandle& /*op*/, torch::jit::Stack* stack) {
+  const Call call = Call::take(kForward, *stack);
+  const CpuOutputs outputs = run_on_cpu(call);
   const Tensor lse =
       call.needs_lse ? with_dims_of(call, outputs.lse) : no_numbers(call);
   torch::jit::push(*stack, with_dims_of(call, outputs.out), lse,

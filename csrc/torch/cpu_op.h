@@ -8,8 +8,11 @@ namespace orchard::torch_ops {
 
 struct CpuOutputs {
   at::Tensor out;
-  at::Tensor lse;  // without numbers unless it is asked for
+  at::Tensor lse;  // undefined unless it is asked for
 };
+
+// Forward as the keys of the CPU call it: with the check, in four dimensions.
+CpuOutputs run_on_cpu(const Call& call);
 
 // Of a checked call that is not packed.  `first_batch`: keep_mask's.
 CpuOutputs attend_on_cpu(const Call& call, int64_t first_batch);

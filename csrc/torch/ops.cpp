@@ -166,6 +166,11 @@ TORCH_LIBRARY_IMPL(orchard_ops, CompositeExplicitAutograd, m) {
   m.impl("forward", boxed<&forward_elsewhere>());
 }
 
+// Nested tensors, which no other name above stands for: to refuse them.
+TORCH_LIBRARY_IMPL(orchard_ops, CompositeImplicitAutogradNestedTensor, m) {
+  m.impl("forward", boxed<&forward_elsewhere>());
+}
+
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) { implement_on_device(m); }
 
 #ifdef ORCHARD_WITH_METAL

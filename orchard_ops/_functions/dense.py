@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _native
 from .._arguments import dense_arguments, is_jagged, nested_like
-from .._arguments.checks import check_is_tensor
+from .._arguments.checks import check_is_tensor, window_sides
 from .._arguments.philox import NO_SEED, keep_mask
 from .._autocast import is_any_region
 from .._errors import OrchardError, translate
@@ -126,7 +126,7 @@ def flash_attention(
             autocast region q, k and v are cast to its dtype.
         k: ``[batch, heads_kv, len_kv, head_dim]``; dtype and device of q.
         v: ``[batch, heads_kv, len_kv, head_dim_v]``; dtype and device of q.
-            Head sizes from 1 to 256; head_dim_v may differ from head_dim.  Any
+            Head sizes from 1 to 576; head_dim_v may differ from head_dim.  Any
             strides; only a last dimension whose stride is not 1 is copied.  Nested
             q, k and v of layout torch.jagged (PyTorch 2.4 and newer), whose lengths
             differ, are packed sequences (``flash_attention_varlen``), and the results
@@ -173,28 +173,38 @@ def flash_attention(
         DeviceError: the tensors are on a device whose library is missing.
     """
     name = "flash_attention"
-    # The operator checks all but what only Python sees.  Of plain numbers, flags and
+    # The operators check all but what only Python sees.  Of plain numbers, flags and
     # tensors there is nothing such, which saves most calls the look.
     if (
         not is_compiling()  # first: old compilers know neither type() nor autocast
         and type(q) is type(k) is type(v) is Tensor and type(attn_mask) in _MASKS
-        and type(dropout_p) in _NUMBERS and dropout_p == 0.0 and window is None
+        and type(dropout_p) in _NUMBERS and dropout_p == 0.0
         and type(is_causal) is bool and type(scale) in _SCALES
         and type(enable_gqa) is bool and causal_alignment in _ALIGNMENTS
         and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
         and sinks is None and not return_lse
         and not is_any_region()
     ):  # fmt: skip
-        forward = _native.operator("forward")
         try:
-            if scale is None and enable_gqa and causal_alignment == "top-left":
-                # What is left out the operator fills in faster than Python.
-                out: Tensor = forward(q, k, v, attn_mask, 0.0, is_causal)[0]
+            if window is None and (not is_causal or causal_alignment == "top-left"):
+                attention = _native.operator("attention")
+                # What is left out the operator fills in faster than Python passes it.
+                if scale is not None or not enable_gqa:
+                    out: Tensor = attention(
+                        q, k, v, attn_mask, 0.0, is_causal, scale, enable_gqa
+                    )
+                elif is_causal:
+                    out = attention(q, k, v, attn_mask, 0.0, True)
+                elif attn_mask is not None:
+                    out = attention(q, k, v, attn_mask)
+                else:
+                    out = attention(q, k, v)
             else:
-                out = forward(
+                left, right = (-1, -1) if window is None else window_sides(name, window)
+                out = _native.operator("attention.window")(
                     q, k, v, attn_mask, 0.0, is_causal, scale, enable_gqa,
-                    causal_alignment == "bottom-right",
-                )[0]  # fmt: skip
+                    causal_alignment == "bottom-right", left, right,
+                )  # fmt: skip
         except RuntimeError as error:
             raise translate(error, name) from None
         return out

@@ -23,6 +23,8 @@ from .._child import python
 from . import work as counting
 from .calibration import efficiency, peer_ps_per_score
 from .chips import CHIPS, PUBLISHED, chip_named
+from .peak import peak_bytes
+from .wide import wide
 from .work import Shape
 
 __all__ = ["SUITES", "Row", "Suite"]
@@ -40,15 +42,18 @@ MEASURED_BY_OTHERS = {
 
 
 def work(
-    full: bool, backwards: Sequence[str] = ("recompute", "spill")
+    full: bool,
+    backwards: Sequence[str] = ("recompute", "spill"),
+    head_dims: Sequence[int] = (64, 128, 512, 576),
 ) -> Iterator[Row]:
     """Count the kernels' work at length 8192 and predict each chip's time.
 
     Args:
         full: whether all shapes are wanted.
         backwards: of `counting.BACKWARDS`, those to count.
+        head_dims: of q, k and v; all shapes have 256 too.
     """
-    sizes = (64, 128, 256) if full else (64, 128)
+    sizes = sorted({*head_dims, 256}) if full else head_dims
     kinds = (torch.float16, torch.float32) if full else (torch.float16,)
     for family, head_dim, dtype in itertools.product("AB", sizes, kinds):
         for is_causal in (False, True) if full else (False,):
@@ -191,12 +196,13 @@ def memory(full: bool) -> Iterator[Row]:
     """
     sim.enable()
     for length in (128, 256, 512, 1024, 2048, 4096) if full else (128, 256, 512):
+        size = (1, MEMORY_HEADS, length, 64)
         # Only the host allocates, so what our kernels compute does not matter here.
         ours, default = (
-            _peak_bytes(orchard_ops.flash_attention, length, scratch, is_idle=True)
+            peak_bytes(orchard_ops.flash_attention, size, scratch, is_idle=True)
             for scratch in (0, None)
         )
-        theirs = _peak_bytes(functional.scaled_dot_product_attention, length)
+        theirs = peak_bytes(functional.scaled_dot_product_attention, size)
         yield {
             "length": length,
             "peak_bytes": ours,
@@ -205,33 +211,6 @@ def memory(full: bool) -> Iterator[Row]:
             "peak_bytes_of_pytorch": theirs,
             "scores_would_take": 4 * MEMORY_HEADS * length**2,
         }
-
-
-def _peak_bytes(
-    attention: Callable[..., Any],
-    length: int,
-    scratch: int | None = None,
-    is_idle: bool = False,
-) -> int:
-    """Return the most that a step in float32 holds."""
-    before = sim.memory().allocated_bytes
-    sim.reset_peak_memory()
-    with sim.idle(is_idle), orchard_ops.backward_scratch(scratch):
-        _step(attention, length)
-        peak = sim.memory().peak_bytes
-    # Autograd's thread lets go of a step's tensors a moment after the step: they must
-    # not be counted among those that were there before the next one.
-    deadline = time.monotonic() + 1
-    while sim.memory().allocated_bytes > before and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return peak - before
-
-
-def _step(attention: Callable[..., Any], length: int) -> None:
-    size = (1, MEMORY_HEADS, length, 64)
-    q, k, v = (torch.randn(size).to(sim.DEVICE).requires_grad_() for _ in range(3))
-    out = attention(q, k, v)
-    torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 
 
 # Found before anything could replace it.
@@ -437,6 +416,7 @@ SUITES: dict[str, Suite] = {
     "work": work,
     "peers": peers,
     "memory": memory,
+    "wide": wide,
     "host": host,
     "cpu": cpu,
     "simulator": simulator,

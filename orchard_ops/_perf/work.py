@@ -26,9 +26,11 @@ __all__ = [
     "Counts",
     "Shape",
     "count",
+    "exchanged_slices",
     "ideal_multiplies",
     "passes",
     "predict_pass",
+    "work_of_slices",
 ]
 
 # Multiples of the rows and columns of every threadgroup, 128 at most.
@@ -129,22 +131,47 @@ def ideal_multiplies(shape: Shape, products: int) -> float:
 
 def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
     """Return the model's view of what the simulator counted for one kernel."""
+    # Of the loads, the kept gradients of the scores, which no two tiles share.
+    kept = _kept_bytes(shape) if kernel == "backward_dq_spilled" else 0.0
+    tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
+    slices = _slices_of(kernel, counters, shape)
+    return work_of_slices(
+        *(kernel, counters, slices, shape.head_dim // slices, shape.element_bytes),
+        *(_tensors_read(kernel) * tensor, kept),
+    )
+
+
+def work_of_slices(
+    kernel: str,
+    counters: dict[str, float],
+    slices: int,
+    slice_dim: int,
+    element_bytes: int,
+    read_bytes: float,
+    kept: float = 0.0,
+) -> Work:
+    """Return the model's view of a kernel whose simdgroups have slices of head_dim.
+
+    Args:
+        kernel: its name, for what its text does besides.
+        counters: of the simulator.
+        slices: slices of head_dim.
+        slice_dim: dimensions of each.
+        element_bytes: of q, k and v.
+        read_bytes: what DRAM must give at the least, without kept gradients.
+        kept: bytes of gradients of the scores that it reads.
+    """
     lanes = 32
     loads = counters["device_loads"] / lanes
-    slices = _slices_of(kernel, counters, shape)
-    slice_dim = shape.head_dim // slices
     reads = 0.0
     if kernel in KERNELS:
-        each = model.loads_of_reads(kernel, slice_dim, shape.element_bytes)
+        each = model.loads_of_reads(kernel, slice_dim, element_bytes)
         reads = counters["device_loads_of_16"] / lanes / each
     exchanged = (counters["threadgroup_loads"] + counters["threadgroup_stores"]) / lanes
     weights = counters["exponentials"] / lanes
     loaded, stored = counters["device_load_bytes"], counters["device_store_bytes"]
-    # Of the loads, the kept gradients of the scores, which no two tiles share.
-    kept = _kept_bytes(shape) if kernel == "backward_dq_spilled" else 0.0
     groups = max(counters["threadgroups"], 1.0)
     threads = counters["threads"] / groups
-    tensor = shape.heads * shape.length * shape.head_dim * shape.element_bytes
     return Work(
         multiplies=counters["matrix_multiplies"],
         alu=model.alu(kernel, weights, reads, slice_dim),
@@ -159,18 +186,25 @@ def work_of(kernel: str, counters: dict[str, float], shape: Shape) -> Work:
         + (loaded - slices * kept) / (1 if slices > 1 else 2),
         threadgroup_bytes=counters["threadgroup_load_bytes"]
         + counters["threadgroup_store_bytes"],
-        dram_bytes=_tensors_read(kernel) * tensor + kept + stored,
+        dram_bytes=read_bytes + kept + stored,
         threadgroups=groups,
         threads=threads,
     )
 
 
 def _slices_of(kernel: str, counters: dict[str, float], shape: Shape) -> int:
-    """Return in how many slices of head_dim a kernel works: each does all scores."""
-    done = counters["exponentials"]
-    if kernel == "backward_dq_spilled":  # two in each load
-        done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
+    """Return in how many slices of head_dim a kernel works."""
+    if kernel != "backward_dq_spilled":
+        return exchanged_slices(counters)
+    # Each loads all gradients of the scores, two at a time.
+    done = 2 * (counters["device_loads"] - counters["device_loads_of_16"])
     return max(1, round(done / shape.scores))
+
+
+def exchanged_slices(counters: dict[str, float]) -> int:
+    """Return how many slices add up their scores: each stores its own, loads all."""
+    stores = counters["threadgroup_stores"]
+    return round(counters["threadgroup_loads"] / stores) if stores else 1
 
 
 def _kept_bytes(shape: Shape) -> float:

@@ -17,7 +17,7 @@ Meanings that all of them share, as in Dao's:
   transformers passes them by this name to those that do.
 
 And what differs: a query without keys has lse -inf (Dao: +inf), and lse passes its
-gradient on (Dao drops it); float32 tensors and any head size from 1 to 256 are taken;
+gradient on (Dao drops it); float32 tensors and any head size from 1 to 576 are taken;
 dropout and softcap may be combined.  Errors are ``orchard_ops.flash_attention``'s, and
 name shapes with heads before lengths.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib.util
 import os
 import shlex
@@ -21,7 +22,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, overload
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
 
 import torch
 
@@ -53,6 +54,8 @@ __all__ = [
     "seed",
     "strict",
 ]
+
+_T = TypeVar("_T")
 
 DEVICE = "metalsim"
 """The device's name: ``torch.device(sim.DEVICE)``."""
@@ -98,9 +101,10 @@ class Footprint:
 class Setting:
     """A changed setting; as a context manager it is undone at the block's end."""
 
-    def __init__(self, undo: Callable[[], None]) -> None:
-        """Remember how to undo the change."""
-        self._undo = undo
+    def __init__(self, change: Callable[[_T], None], before: _T, now: _T) -> None:
+        """Change it, and remember what it was before."""
+        change(now)
+        self._undo = functools.partial(change, before)
 
     def __enter__(self) -> None:
         """Enter the block; the setting was changed before."""
@@ -164,8 +168,7 @@ def default_storage_mode(mode: str | None = None) -> str | Setting:
         raise InvalidProblemError(
             f"[sim.default_storage_mode] expected one of {_MODES}, got {mode!r}"
         )
-    ops.set_storage_mode(mode)
-    return Setting(lambda: ops.set_storage_mode(previous))
+    return Setting(ops.set_storage_mode, previous, mode)
 
 
 def memory() -> Memory:
@@ -202,9 +205,7 @@ def strict(enabled: bool = True) -> Setting:
     """
     enable()
     ops = _native.metalsim_ops
-    previous = ops.strict()
-    ops.set_strict(enabled)
-    return Setting(lambda: ops.set_strict(previous))
+    return Setting(ops.set_strict, ops.strict(), enabled)
 
 
 def idle(enabled: bool = True) -> Setting:
@@ -215,9 +216,7 @@ def idle(enabled: bool = True) -> Setting:
     """
     enable()
     ops = _native.metalsim_ops
-    previous = ops.idle()
-    ops.set_idle(enabled)
-    return Setting(lambda: ops.set_idle(previous))
+    return Setting(ops.set_idle, ops.idle(), enabled)
 
 
 def counters() -> dict[str, int]:
@@ -262,8 +261,7 @@ def family(name: str | None = None) -> str | Setting:
         raise InvalidProblemError(
             f"[sim.family] expected one of {_FAMILIES}, got {name!r}"
         )
-    ops.set_family(name)
-    return Setting(lambda: ops.set_family(previous))
+    return Setting(ops.set_family, previous, name)
 
 
 def reset_counters() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import cpu_torch
+import locked
 from macos import downloads
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -155,18 +155,17 @@ class Channel:
         )
 
     def download(self, platform_name: str, requirements: Iterable[str]) -> list[Path]:
-        """Download wheels, with all they require, for this Python."""
-        wanted = sorted(set(requirements))
-        key = hashlib.sha256("\0".join([PYTHON, *wanted]).encode()).hexdigest()[:12]
+        """Download wheels and all they require, as locks/ has them, for this Python."""
+        wanted = locked.chosen(requirements)
+        text = "".join([PYTHON, *(pin.text() for pin in wanted)])
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
         folder = self.wheels / f"{platform_name}-{key}"
         if not folder.exists():
             platforms = downloads.PLATFORMS if platform_name == MACOS else []
             options = [part for name in platforms for part in ("--platform", name)]
             with tempfile.TemporaryDirectory(dir=self.folder.parent) as work:
-                command = [sys.executable, "-m", "pip", "download", "--quiet"]
-                command += ["--disable-pip-version-check", "--only-binary=:all:"]
-                command += ["--python-version", PYTHON, *options, "--dest", work]
-                subprocess.run([*command, *wanted], check=True)
+                options += ["--python-version", PYTHON, "--only-binary=:all:"]
+                locked.pip(sys.executable, "download", wanted, *options, "--dest", work)
                 shutil.copytree(work, folder)
         return sorted(folder.glob("*.whl"))
 

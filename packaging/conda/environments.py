@@ -61,11 +61,6 @@ def solve(
         raise RefusedError(str(error)) from error
 
 
-def build_of(records: list[rattler.RepoDataRecord], name: str) -> str:
-    """Return the build string of a package of an environment."""
-    return next(str(r.build) for r in records if r.name.normalized == name)
-
-
 def metadata_channel(folder: Path) -> Channel:
     """Return a channel of every Python and PyTorch, no files: enough for a solver."""
     channel = Channel(folder / "solving")

@@ -13,6 +13,7 @@ Usage: python packaging conda.packages [--torch 2.4 ...] [--target 13.0 ...]
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -23,6 +24,9 @@ import time
 from pathlib import Path
 
 import contents
+import rattler
+import rattler.index
+import source_date
 from project import ROOT, minor
 from rattler_build import Package
 
@@ -37,6 +41,7 @@ from conda.channel import (
     Channel,
     build_recipe,
 )
+from conda.settle import settle
 from conda.variants import RECIPE, Variant, rendered
 
 TORCHES = {minor(version): version for version in MATRIX["conda"]["torch"]}
@@ -70,7 +75,9 @@ def pinned(variant: Variant, channel: Channel) -> Path:
     return path
 
 
-def build(variant: Variant, channel: Channel, out: Path) -> tuple[Path, float]:
+def build(
+    variant: Variant, channel: Channel, out: Path, can_test: bool = True
+) -> tuple[Path, float]:
     """Build one package; the recipe's tests run if this machine can."""
     start = time.monotonic()
     if variant.platform == MACOS:  # A cross build is solved for this macOS.
@@ -84,7 +91,7 @@ def build(variant: Variant, channel: Channel, out: Path) -> tuple[Path, float]:
             variant_config=[str(pinned(variant, channel))],
             target_platform=variant.platform,
             build_platform=LINUX,
-            test="native" if variant.platform == LINUX else "skip",
+            test="native" if can_test and variant.platform == LINUX else "skip",
         )
     except SystemExit as error:
         # What fails its tests is moved aside.
@@ -94,7 +101,17 @@ def build(variant: Variant, channel: Channel, out: Path) -> tuple[Path, float]:
     package = next(
         (out / variant.platform).glob(f"orchard-ops-*-{variant.build}.conda")
     )
+    settle(package, source_date.epoch())
+    # What is indexed and cached is the package as it was.
+    asyncio.run(rattler.index.index_fs(out, force=True))
+    forget(channel.folder.parent / "cache")
     return package, time.monotonic() - start
+
+
+def forget(cache: Path) -> None:
+    """Drop our packages from a cache, which knows them by their names alone."""
+    for old in cache.glob("pkgs/orchard-ops-*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def failed_test(package: Path, channel: Channel) -> str:
@@ -165,6 +182,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--platform", nargs="+", default=platforms, choices=platforms)
     add("--target", nargs="+", default=targets, choices=targets, help="of macOS")
     add("--sample", action="store_true", help="one PyTorch on Linux, as CI does")
+    add("--build-only", action="store_true", help="no tests, no environments")
     add("--work", type=Path, default=ROOT / "build" / "conda")
     add("--out", type=Path, default=ROOT / "dist" / "conda")
     return parser.parse_args(arguments)
@@ -180,6 +198,7 @@ def main() -> None:
             "pyenv or conda"
         )
     work, out = options.work.resolve(), options.out.resolve()
+    os.environ["SOURCE_DATE_EPOCH"] = str(source_date.epoch())
     os.environ["RATTLER_CACHE_DIR"] = str(work / "cache")
     variants = rendered(LINUX) + rendered(MACOS)
     print(f"rendered {len(variants)} variants", flush=True)
@@ -193,12 +212,11 @@ def main() -> None:
     environments.solve_all(picked, [channel.folder])
     # An old package of the same name would be taken from the cache.
     shutil.rmtree(out, ignore_errors=True)
-    for old in (work / "cache").glob("pkgs/orchard-ops-*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    forget(work / "cache")
     folders = [str(p) for p in (ROOT, work, out, Path.home(), sys.base_prefix)]
     rows = []
     for variant in picked:
-        package, seconds = build(variant, channel, out)
+        package, seconds = build(variant, channel, out, not options.build_only)
         rows.append(
             {
                 "platform": variant.platform,
@@ -212,6 +230,8 @@ def main() -> None:
         )
         print(ROW.format(**rows[-1]), flush=True)
     (out / "packages.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if options.build_only:
+        return
     environments.prove(picked, variants, channel, out)
     conda_build(picked, channel)
     print("\n" + ROW.format(**{name: name for name in rows[0]}))

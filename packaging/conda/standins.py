@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import cpu_torch
+import locked
 from macos import downloads
 from project import minor
 
@@ -203,7 +204,7 @@ def add_torch(channel: Channel, platform_name: str, version: str) -> None:
     tag = sys.implementation.cache_tag + "-linux-x86_64"
     tree = cpu_torch.cached_tree(version, sys.executable, tag, [numpy])
     needs: list[str] = json.loads((tree / "needs.json").read_text())
-    for wheel in channel.download(platform_name, [*needs, numpy]):
+    for wheel in channel.download(platform_name, [*locked.TORCH_NEEDS, numpy]):
         channel.add_wheel(wheel, platform_name)
     names = required(needs)
     names.append(numpy.replace("<", " <"))  # As conda writes it.

@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import locked
+from project import versions
+
 TORCH_FILES = re.compile(
     r"torch/(include/|version\.py$|lib/lib(torch_cpu|c10)\.dylib$)"
 )
@@ -34,7 +37,7 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def locked(name: str) -> Iterator[Path]:
+def held(name: str) -> Iterator[Path]:
     """Hold a cache entry; yields its folder, which may not exist yet."""
     root = cache_root()
     with (root / f"{name}.lock").open("w") as lock:
@@ -64,10 +67,12 @@ def download(requirement: str, python: str, into: Path) -> Path:
         NotFetchedError: pip refused or failed.
     """
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "download", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "download", *locked.OPTIONS]
     command += ["--only-binary=:all:", "--no-cache-dir", *platforms]
-    command += ["--python-version", python, "--dest", str(into), requirement]
-    done = subprocess.run(command, text=True, capture_output=True)
+    command += ["--python-version", python, "--dest", str(into)]
+    with locked.requirement_file([locked.wheel(requirement)]) as path:
+        command += ["--requirement", path]
+        done = subprocess.run(command, text=True, capture_output=True)
     if done.returncode != 0:
         # Which constraint it was pip says on stdout only.
         said = [line.strip() for line in f"{done.stdout}{done.stderr}".splitlines()]
@@ -78,8 +83,8 @@ def download(requirement: str, python: str, into: Path) -> Path:
 
 def unpacked(requirement: str, python: str, wanted: re.Pattern[str]) -> Path:
     """Return the cache's folder with the wanted files of a macOS wheel."""
-    name = requirement.replace("==", "-") or requirement
-    with locked(name) as tree:
+    name = requirement.replace("==", "-")
+    with held(name) as tree:
         if not tree.exists():
             with tempfile.TemporaryDirectory(prefix="making-", dir=tree.parent) as work:
                 print(f"downloading {requirement} for macOS", flush=True)
@@ -97,7 +102,15 @@ def torch_tree(version: str, python: str) -> Path:
 
 
 def metal_cpp(python: str, version: str | None = None) -> Path:
-    """Return the folder that holds ``Metal/Metal.hpp``, of a version or the newest."""
-    name = "mlx-metal" if version is None else f"mlx-metal=={version}"
-    tree = unpacked(name, python, METAL_CPP_FILES)
+    """Return the folder that holds ``Metal/Metal.hpp``, of a version of mlx-metal."""
+    version = version or versions()["nix"]["mlx_metal"]
+    tree = unpacked(f"mlx-metal=={version}", python, METAL_CPP_FILES)
     return next(tree.rglob("Metal/Metal.hpp")).parent.parent
+
+
+def headers_version(metal_cpp: Path) -> str | None:
+    """Return the version of mlx-metal that a folder of headers came in, if one did."""
+    for folder in metal_cpp.parents[:4]:
+        for info in folder.glob("mlx_metal-*.dist-info"):
+            return info.stem.partition("-")[2]
+    return None

@@ -31,7 +31,7 @@ from pack import check_wheel, pack
 from project import ROOT, Failure, default_python, macos_targets, minor, versions
 
 from macos import downloads, macho
-from macos.build import Build, compiler_name
+from macos.build import IS_NATIVE, Build, compiler_name
 from macos.checks import Owners, metal_cpp_tables, number
 from macos.proof import check, libraries, owners_for, write_stubs
 
@@ -121,6 +121,8 @@ def packed(build: Build, into: Path) -> Path:
         into,
         # Inline functions of metal-cpp are compiled into the library of the device.
         {"metal-cpp-LICENSE.txt": licence.read_bytes()},
+        downloads.headers_version(build.metal_cpp),
+        [] if IS_NATIVE else [("zig", compiler_name().removeprefix("zig "))],
     )
     check_wheel(wheel, list(build.libraries))
     held = contents.read_wheel(wheel)

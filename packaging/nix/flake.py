@@ -4,7 +4,7 @@
 flake may use and fails on any other.  Store and state lie in the user's cache,
 so neither a daemon nor a right to write to /nix is needed.
 
-Usage: python packaging nix.flake [--build]
+Usage: python packaging nix.flake [--build [--twice]]
   without --build: check lock, schema and format, instantiate all, print a table
   with it: build a package and enter its shell, those that have this very Python
 """
@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import compare
 import contents
 from macos import build
 from project import ROOT, macos_targets, minor, versions
@@ -40,7 +41,7 @@ INSTALL = (
 PARTS = (
     *("flake.nix", "flake.lock", "nix", "versions.toml", "pyproject.toml"),
     *("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc", "kernels"),
-    *("orchard_ops", "packaging", "tests", "tools"),
+    *("orchard_ops", "packaging", "tests", "tools", "locks"),
     *(".ci", ".github", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs"),
     *("recipe", "examples", "mkdocs.yml", "noxfile.py", ".pre-commit-config.yaml"),
 )
@@ -311,6 +312,18 @@ def realise(nix: Nix, tree: Path, attribute: str) -> Path:
     return Path(nix.flake("eval", "--raw", attribute, tree=tree))
 
 
+def rebuild(nix: Nix, tree: Path, attribute: str, built: Path) -> None:
+    """Build an output again; fail, and name the first difference, if it is another."""
+    command = ("build", "--no-link", "--rebuild", "--keep-failed", attribute)
+    try:
+        nix.flake(*command, tree=tree)
+    except FlakeError as error:
+        again = built.with_name(f"{built.name}.check")
+        found = compare.difference(built, again) if again.exists() else None
+        raise FlakeError(f"{found or error}") from error
+    print(f"built again from nothing, with the same bytes: {built}")
+
+
 def check_contents(package: Path, torch: str) -> None:
     """List what a built package holds; fail on what is missing or too much."""
     files = contents.read_folder(package)
@@ -337,6 +350,7 @@ def main() -> None:
     parser.add_argument(
         "--build", action="store_true", help="one package and its shell, and no table"
     )
+    parser.add_argument("--twice", action="store_true", help="and compare the bytes")
     options = parser.parse_args()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     try:
@@ -350,6 +364,8 @@ def main() -> None:
                 package = realise(nix, tree, attribute)
                 version = matrix["torch"][name]["version"]
                 check_contents(package, minor(version))
+                if options.twice:
+                    rebuild(nix, tree, attribute, package)
                 print(f"built {package}")
                 shell = f"path:{tree}#devShells.{system}.{name}"
                 command = ("bash", "-c", f"cd {tree}; {CONFIGURE}")

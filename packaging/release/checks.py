@@ -177,6 +177,9 @@ def archive_problems(path: Path, root: Path) -> Iterator[str]:
         yield problem
     is_wheel = path.suffix == ".whl"
     files = contents.read_wheel(path) if is_wheel else contents.read_sdist(path)
+    if is_wheel:
+        wrong = contents.record_problems(files)
+        yield from (f"{path.name}: {sentence}" for sentence in wrong)
     ours = (root / "LICENSE").read_bytes()
     for name, data in files.items():
         if name == "PKG-INFO" or name.endswith(".dist-info/METADATA"):

@@ -7,6 +7,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
+from needs import TORCH
 from torch import Tensor
 
 import orchard_ops
@@ -132,12 +133,14 @@ def test_integers_of_the_other_functions() -> None:
     """The same for padding and for the backward's scratch."""
     tokens = draw(3, 4)
     want = bert_padding.pad_input(tokens, torch.tensor([0, 1, 5]), 2, 4)
-    for make in (np.int64, torch.tensor):
+    makers: list[Any] = [np.int64, torch.tensor]
+    for make in makers:
         got = bert_padding.pad_input(tokens, torch.tensor([0, 1, 5]), make(2), make(4))
         assert torch.equal(got, want)
         with orchard_ops.backward_scratch(make(7)):
             assert torch.ops.orchard_ops.backward_scratch() == 7
-    for wrong in (4.0, None, "4", True):
+    wrongs: list[Any] = [4.0, None, "4", True]
+    for wrong in wrongs:
         with pytest.raises(InvalidProblemError, match="seqlen to be an int"):
             bert_padding.pad_input(tokens, torch.tensor([0, 1, 5]), 2, wrong)
 
@@ -240,7 +243,7 @@ MORE: dict[str, dict[str, Tensor]] = {
 
 
 OTHER_LAYOUTS = [nested, sparse]
-if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 3):
+if TORCH >= (2, 3):
     OTHER_LAYOUTS.append(jagged)
 
 
@@ -273,7 +276,7 @@ def test_sdpa_leaves_other_layouts_to_pytorch(
     q = draw(1, 2, 8, 64)
     for given in ((make(q), q, q), (q, q, make(q)), (q, q, q, make(torch.ones(8, 8)))):
         assert not orchard_ops.sdpa.explain(*given).is_routed
-    there = [tensor.to(device) for tensor in (q, q, q)]
+    there: Any = [tensor.to(device) for tensor in (q, q, q)]
     mask = make(torch.ones(8, 8))
     decision = orchard_ops.sdpa.explain(*there, mask)
     assert not decision.is_routed

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from needs import needs_metalsim, skip_without
+from needs import TORCH, needs_metalsim, skip_without
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +19,7 @@ from orchard_ops import _autocast, sim
 Q = torch.randn(1, 2, 12, 64)
 
 
-def attend(q: Tensor, **options: object) -> Tensor:
+def attend(q: Tensor, **options: Any) -> Tensor:
     """Attend to itself."""
     out = orchard_ops.flash_attention(q, q, q, **options)
     assert isinstance(out, Tensor)
@@ -85,7 +86,7 @@ class TestMetalsim:
     # The CPU multiplies no matrices of float16 before PyTorch 2.2, nor does metalsim.
     @pytest.mark.parametrize(
         "dtype",
-        [torch.bfloat16] + [torch.float16] * (not torch.__version__.startswith("2.1.")),
+        [torch.bfloat16] + [torch.float16] * (TORCH > (2, 1)),
     )
     def test_operators_follow_pytorchs_lists(self, dtype: torch.dtype) -> None:
         """Products take the region's type, sums and logarithms float32."""
@@ -112,9 +113,9 @@ class TestMetalsim:
             with torch.autocast("metalsim", enabled=False):
                 assert (x @ x).dtype == torch.float32
             assert (x @ x).dtype == torch.bfloat16
-            assert torch.metalsim.is_autocast_enabled()
-            assert torch.metalsim.get_autocast_dtype() == torch.bfloat16
-        assert not torch.metalsim.is_autocast_enabled()
+            assert torch.metalsim.is_autocast_enabled()  # type: ignore[attr-defined]
+            assert torch.metalsim.get_autocast_dtype() == torch.bfloat16  # type: ignore[attr-defined]
+        assert not torch.metalsim.is_autocast_enabled()  # type: ignore[attr-defined]
 
     def test_a_model_trains_as_on_the_cpu(self) -> None:
         """Gradients are float32 and those of the CPU's region; checkpoints agree."""

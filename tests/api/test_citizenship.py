@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import bits, count_calls
+from needs import TORCH
 from torch import Tensor, nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +23,6 @@ from orchard_ops import UnsupportedError, flash_attention, flash_attn, sdpa
 from orchard_ops._arguments import Arguments
 from orchard_ops.flash_attn import bert_padding
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SHAPE = (2, 4, 17, 64)
 aot_eager = lookup_backend("aot_eager")
 
@@ -45,7 +45,7 @@ def draw(device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
 class Program:
     """A function of leaves of these shapes, as a user would compile it."""
 
-    call: Callable[..., Tensor]
+    call: Callable[..., Any]
     shapes: tuple[tuple[int, ...], ...] = (SHAPE,) * 3
 
 
@@ -135,7 +135,8 @@ def test_one_graph_for_all_lengths(device: torch.device) -> None:
 
 def longest_of(ends: Tensor) -> int:
     """Return the longest sequence's length, as a model computes it."""
-    return (ends[1:] - ends[:-1]).max().item()
+    longest: Any = (ends[1:] - ends[:-1]).max().item()  # a symbol, when compiled
+    return longest
 
 
 def ragged(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ def ragged(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
     )
 
 
-def ragged_dao(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
+def ragged_dao(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Any:
     """Do the same by Dao's function."""
     longest = longest_of(ends)
     return flash_attn.flash_attn_varlen_func(
@@ -157,7 +158,7 @@ def ragged_dao(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
 def unpadded(x: Tensor, _: Tensor, __: Tensor, mask: Tensor) -> Tensor:
     """Attend to the tokens that a mask keeps: as many as the device says."""
     tokens, places, ends, longest, _ = bert_padding.unpad_input(x, mask)
-    out = flash_attn.flash_attn_varlen_func(
+    out: Any = flash_attn.flash_attn_varlen_func(
         tokens, tokens, tokens, ends, ends, longest, longest, causal=True
     )
     return bert_padding.pad_input(out, places, *mask.shape)
@@ -221,8 +222,8 @@ def test_a_computed_cache_length(device: torch.device) -> None:
     """cache_seqlens may be a number out of a tensor, in one graph."""
     (q, cache) = (t.detach() for t in draw(device, (2, 1, 2, 64), (2, 32, 2, 64)))
 
-    def decode(filled: Tensor) -> Tensor:
-        length = filled.max().item()
+    def decode(filled: Tensor) -> Any:
+        length: Any = filled.max().item()
         return flash_attn.flash_attn_with_kvcache(q, cache, cache, cache_seqlens=length)
 
     compiled = torch.compile(decode, backend="aot_eager", fullgraph=True)
@@ -238,7 +239,7 @@ def test_a_computed_length_is_checked_when_it_runs(device: torch.device) -> None
     ends = torch.tensor([0, 31], dtype=torch.int32).to(device)
 
     def attend(longest: Tensor) -> Tensor:
-        number = longest.max().item()
+        number: Any = longest.max().item()
         return orchard_ops.flash_attention_varlen(q, q, q, ends, ends, number, number)
 
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
@@ -364,7 +365,9 @@ def opcheck(operator: Any, arguments: tuple[Any, ...]) -> None:
     if TORCH >= (2, 4):
         check = torch.library.opcheck
     else:
-        from torch.testing._internal.optests import opcheck as check
+        from torch.testing._internal import optests
+
+        check = optests.opcheck  # type: ignore[attr-defined]
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     check(operator, arguments, test_utils=utilities)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key

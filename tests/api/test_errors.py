@@ -40,7 +40,7 @@ def on_cpu(name: str) -> Callable[[torch.device], Inputs]:
     """Return a maker of arguments of which one lies on the CPU."""
 
     def build(device: torch.device) -> Inputs:
-        inputs = make(
+        inputs: Any = make(
             attn_mask=torch.ones(6, 6), sinks=torch.ones(4), alibi_slopes=torch.ones(4)
         )(device)
         inputs[name] = inputs[name].cpu()
@@ -89,14 +89,14 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
     "head_dim 0": (
         make(q=(2, 4, 6, 0), k=(2, 4, 6, 0)),
         InvalidProblemError,
-        ["head_dim", "0", "256"],
+        ["head_dim", "0", "576"],
     ),
-    "head_dim 257": (
-        make(q=(2, 4, 6, 257), k=(2, 4, 6, 257)),
+    "head_dim 577": (
+        make(q=(2, 4, 6, 577), k=(2, 4, 6, 577)),
         InvalidProblemError,
-        ["head_dim", "257", "256"],
+        ["head_dim", "577", "576"],
     ),
-    "head_dim_v 300": (make(v=(2, 4, 6, 300)), InvalidProblemError, ["300", "256"]),
+    "head_dim_v 600": (make(v=(2, 4, 6, 600)), InvalidProblemError, ["600", "576"]),
     "scale NaN": (make(scale=float("nan")), InvalidProblemError, ["scale", "nan"]),
     "scale infinite": (make(scale=float("inf")), InvalidProblemError, ["scale", "inf"]),
     "dropout 1": (make(dropout_p=1.0), InvalidProblemError, ["dropout_p", "1.0"]),
@@ -210,7 +210,7 @@ MIXED_DEVICES = {name for name in BAD if name.endswith("on the CPU")}
 def check(name: str, device: torch.device) -> None:
     """Assert the error, its words, and what supports() says of the same input."""
     build, error, words = BAD[name]
-    inputs = build(device)
+    inputs: Any = build(device)
     with pytest.raises(error) as caught:
         orchard_ops.flash_attention(**inputs)
     assert isinstance(caught.value, orchard_ops.OrchardError)
@@ -267,7 +267,7 @@ def test_gradient_of_the_wrong_shape(
 
 def test_the_device_works_after_an_error(device: torch.device) -> None:
     """A refused problem leaves nothing behind."""
-    bad = torch.zeros(1, 1, 4, 257).to(device)
+    bad = torch.zeros(1, 1, 4, 577).to(device)
     with pytest.raises(InvalidProblemError):
         orchard_ops.flash_attention(bad, bad, bad)
     q = torch.ones(1, 1, 4, 16).to(device)
@@ -315,10 +315,11 @@ def test_tree(cls: type[Exception], builtin: type[Exception]) -> None:
 def test_numbers_of_other_types(where: str, device: torch.device) -> None:
     """NumPy's numbers and tensors of one number are numbers; far windows are open."""
     place = device if where == "device" else torch.device("cpu")
-    inputs = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
+    inputs: Any = {n: torch.randn(2, 4, 6, 16, device="cpu").to(place) for n in "qkv"}
     want = orchard_ops.flash_attention(**inputs, scale=0.5, window=(2, 1))
-    for scale in (np.float64(0.5), torch.tensor(0.5)):
-        window = (np.int64(2), np.int32(1))
+    scales: list[Any] = [np.float64(0.5), torch.tensor(0.5)]
+    for scale in scales:
+        window: Any = (np.int64(2), np.int32(1))
         got = orchard_ops.flash_attention(**inputs, scale=scale, window=window)
         assert torch.equal(got.cpu(), want.cpu())
     got = orchard_ops.flash_attention(**inputs, window=(2**63, 2**64))
@@ -355,13 +356,14 @@ def test_learned_slopes_lose_no_gradient(where: str, device: torch.device) -> No
 def test_dao_functions_name_what_is_wrong(device: torch.device) -> None:
     """What is no tensor, and a window of another length."""
     q = torch.zeros(2, 6, 4, 16).to(device)
+    wrong: Any = [1.0]
     with pytest.raises(InvalidProblemError, match=r"k to be a .*Tensor, got list"):
-        orchard_ops.flash_attn.flash_attn_func(q, [1.0], q)
+        orchard_ops.flash_attn.flash_attn_func(q, wrong, q)
     with pytest.raises(InvalidProblemError, match="qkv to be a"):
         orchard_ops.flash_attn.flash_attn_qkvpacked_func(None)
-    for window in (None, (1, 1, 1)):
+    for wrong in (None, (1, 1, 1)):
         with pytest.raises(InvalidProblemError, match="window_size to be two integers"):
-            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=window)
+            orchard_ops.flash_attn.flash_attn_func(q, q, q, window_size=wrong)
 
 
 def test_supports_on_meta() -> None:

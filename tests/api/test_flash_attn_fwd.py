@@ -77,5 +77,5 @@ def test_mask_is_what_dropout_kept(ndim: int, device: torch.device) -> None:
 
 def test_the_old_module_still_has_its_names() -> None:
     """enable_flash.main() returns, and flash_attn is the same function."""
-    assert enable_flash.main(verbose=True) is None
+    enable_flash.main(verbose=True)
     assert enable_flash.flash_attn is orchard_ops.flash_attn_fwd

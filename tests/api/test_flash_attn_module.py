@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ PACKED_CASES = [
 ]  # fmt: skip
 
 
-def signature(function: object) -> list[tuple[str, object]]:
+def signature(function: Callable[..., Any]) -> list[tuple[str, object]]:
     """Return name and default of each parameter."""
     return [
         (name, REQUIRED if p.default is inspect.Parameter.empty else p.default)
@@ -102,7 +103,7 @@ def test_rotary_signature() -> None:
     assert signature(rotary.apply_rotary_emb) == ROTARY
 
 
-def keywords(case: Case, inputs: Inputs, device: torch.device) -> dict[str, object]:
+def keywords(case: Case, inputs: Inputs, device: torch.device) -> dict[str, Any]:
     """Return the arguments that all functions share."""
     slopes = inputs.alibi_slopes
     return {
@@ -211,7 +212,7 @@ def test_packed_tensors_mean_their_parts(causal: bool, device: torch.device) -> 
     q, k, v = (leaf(part.detach(), device) for part in qkv.detach().unbind(2))
     kv = leaf(torch.stack([k.detach().cpu(), v.detach().cpu()], 2), device)
     grad = torch.randn(2, 23, 2, 64).to(device)
-    calls = {
+    calls: dict[str, Any] = {
         "parts": flash_attn.flash_attn_func(q, k, v, causal=causal),
         "qkv": flash_attn.flash_attn_qkvpacked_func(qkv, causal=causal),
         "kv": flash_attn.flash_attn_kvpacked_func(q, kv, causal=causal),
@@ -235,9 +236,9 @@ def test_packed_tensors_of_sequences_mean_their_parts(device: torch.device) -> N
     grad = torch.randn(23, 2, 64).to(device)
     ends = torch.tensor([0, 9, 23], dtype=torch.int32).to(device)
     both = (ends, ends, 14, 14)
-    parts = flash_attn.flash_attn_varlen_func(q, k, v, *both, causal=True)
-    one = flash_attn.flash_attn_varlen_qkvpacked_func(qkv, ends, 14, causal=True)
-    two = flash_attn.flash_attn_varlen_kvpacked_func(q, kv, *both, causal=True)
+    parts: Any = flash_attn.flash_attn_varlen_func(q, k, v, *both, causal=True)
+    one: Any = flash_attn.flash_attn_varlen_qkvpacked_func(qkv, ends, 14, causal=True)
+    two: Any = flash_attn.flash_attn_varlen_kvpacked_func(q, kv, *both, causal=True)
     wanted = torch.autograd.grad(parts, (q, k, v), grad)
     (dqkv,) = torch.autograd.grad(one, qkv, grad)
     dq, dkv = torch.autograd.grad(two, (q, kv), grad)
@@ -259,12 +260,13 @@ def test_pages_are_gathered(device: torch.device) -> None:
     ends_q = torch.tensor([0, 5, 12], dtype=torch.int32)
     ends_k = torch.tensor([0, 20, 27], dtype=torch.int32)
     results = []
+    paged: dict[str, Any] = {"block_table": table.to(device)}
     for k, v, more in (
-        (pages_k, pages_v, {"block_table": table.to(device)}),
+        (pages_k, pages_v, paged),
         (pages_k.flatten(0, 1)[rows], pages_v.flatten(0, 1)[rows], {}),
     ):
-        leaves = [leaf(tensor.clone(), device) for tensor in (q, k, v)]
-        out = flash_attn.flash_attn_varlen_func(
+        leaves: Any = [leaf(tensor.clone(), device) for tensor in (q, k, v)]
+        out: Any = flash_attn.flash_attn_varlen_func(
             *leaves, ends_q.to(device), ends_k.to(device), 7, max(used), **more
         )
         grads = torch.autograd.grad(out, leaves, grad.to(device))
@@ -275,9 +277,14 @@ def test_pages_are_gathered(device: torch.device) -> None:
         assert of_pages.count_nonzero() == of_rows.count_nonzero()
 
 
+def zeros(count: int, *shape: int) -> list[Any]:
+    """Return so many tensors of zeros."""
+    return [torch.zeros(shape)] * count
+
+
 BAD = {
     "flat q": (
-        lambda: flash_attn.flash_attn_func(*[torch.zeros(2, 3, 4)] * 3),
+        lambda: flash_attn.flash_attn_func(*zeros(3, 2, 3, 4)),
         ["flash_attn_func", "[batch, len, heads, head_dim]", "[2, 3, 4]"],
     ),
     "two parts": (
@@ -292,7 +299,7 @@ BAD = {
     ),
     "few pages": (
         lambda: flash_attn.flash_attn_varlen_func(
-            torch.zeros(3, 2, 8), *[torch.zeros(2, 4, 2, 8)] * 2,
+            torch.zeros(3, 2, 8), *zeros(2, 2, 4, 2, 8),
             torch.tensor([0, 3], dtype=torch.int32),
             torch.tensor([0, 9], dtype=torch.int32), 3, 9,
             block_table=torch.zeros(1, 2, dtype=torch.int32),
@@ -301,7 +308,7 @@ BAD = {
     ),
     "table of another batch": (
         lambda: flash_attn.flash_attn_varlen_func(
-            torch.zeros(3, 2, 8), *[torch.zeros(2, 4, 2, 8)] * 2,
+            torch.zeros(3, 2, 8), *zeros(2, 2, 4, 2, 8),
             torch.tensor([0, 3], dtype=torch.int32),
             torch.tensor([0, 3], dtype=torch.int32), 3, 3,
             block_table=torch.zeros(2, 2, dtype=torch.int32),
@@ -310,12 +317,12 @@ BAD = {
     ),
     "head sizes": (
         lambda: flash_attn.flash_attn_func(
-            torch.zeros(1, 3, 2, 8), *[torch.zeros(1, 3, 2, 16)] * 2
+            torch.zeros(1, 3, 2, 8), *zeros(2, 1, 3, 2, 16)
         ),
         ["flash_attn_func", "head_dim", "8, 16"],
     ),
     "new keys without lengths": (
-        lambda: flash_attn.flash_attn_with_kvcache(*[torch.zeros(1, 3, 2, 8)] * 5),
+        lambda: flash_attn.flash_attn_with_kvcache(*zeros(5, 1, 3, 2, 8)),
         ["flash_attn_with_kvcache", "cache_seqlens"],
     ),
 }  # fmt: skip

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from cases import F16, Case
 from harness import bits, count_calls, options, sequence_ends
-from needs import chosen_device, skip_without
+from needs import TORCH, chosen_device, skip_without
 from reference import Results, assert_close, make_inputs
 from torch import Tensor, nn
 
 import orchard_ops
 from orchard_ops import InvalidProblemError, UnsupportedError, flash_attention, sdpa
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 pytestmark = pytest.mark.skipif(
     TORCH < (2, 4), reason="PyTorch makes jagged tensors of values from 2.4 on"
 )

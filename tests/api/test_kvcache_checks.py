@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def place(request: pytest.FixtureRequest, device: torch.device) -> torch.device:
     return device if request.param == "device" else torch.device("cpu")
 
 
-def arguments(place: torch.device, **given: object) -> dict[str, object]:
+def arguments(place: torch.device, **given: Any) -> dict[str, Any]:
     """Return those of a good step with one new key, but for what is given."""
-    step: dict[str, object] = {
+    step: dict[str, Any] = {
         "q": draw(2, 1, 4, 8),
         "k_cache": draw(2, 16, 2, 8),
         "v_cache": draw(2, 16, 2, 6),
@@ -58,7 +59,7 @@ def arguments(place: torch.device, **given: object) -> dict[str, object]:
 
 
 def refuse(
-    place: torch.device, error: type[OrchardError], words: str, **given: object
+    place: torch.device, error: type[OrchardError], words: str, **given: Any
 ) -> None:
     """Check that a step raises the error, and that its caches stay as they are."""
     step = arguments(place, **given)
@@ -72,7 +73,7 @@ def refuse(
 
 
 PAGES = {"k_cache": draw(5, 8, 2, 8), "v_cache": draw(5, 8, 2, 6)}
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "dense": {},
     "paged": {**PAGES, "block_table": table(1, 3, 0, 4)},
     "rows": {"cache_batch_idx": whole(1, 0)},
@@ -91,7 +92,7 @@ def test_slopes_of_another_shape(
 
 SHORT = {"rotary_cos": torch.ones(8, 4), "rotary_sin": torch.zeros(8, 4)}
 LONG = {"rotary_cos": torch.ones(20, 4), "rotary_sin": torch.zeros(20, 4)}
-REFUSED = {
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "scale-nan": ("scale", {"scale": math.nan}),
     "scale-text": ("scale", {"scale": "1"}),
     "softcap-negative": ("softcap", {"softcap": -1.0}),
@@ -149,7 +150,7 @@ def test_a_table_with_entries_is_refused(place: torch.device) -> None:
     refuse(place, UnsupportedError, "without block_table", **given)
 
 
-REFUSED_ON_CPU = {
+REFUSED_ON_CPU: dict[str, tuple[str, dict[str, Any]]] = {
     "length-negative": ("got -1", {"cache_seqlens": whole(4, -1)}),
     "length-without-room": ("got 16", {"cache_seqlens": whole(4, 16)}),
     "length-above-int32": (

@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import bits, count_calls
-from needs import skip_without
+from needs import TORCH, skip_without
 from torch import Tensor, nn
 
 import orchard_ops
 from orchard_ops import OrchardError, sdpa
 
-PYTORCH = F.scaled_dot_product_attention
-HAS_GQA = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
+PYTORCH: Any = F.scaled_dot_product_attention
+HAS_GQA = TORCH >= (2, 5)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,8 @@ def test_a_replacement_underneath_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", other)
     with sdpa.enabled():
-        F.scaled_dot_product_attention(*[torch.randn(1, 2, 3, 8)] * 3)
+        q = torch.randn(1, 2, 3, 8)
+        F.scaled_dot_product_attention(q, q, q)
     assert calls == [1]
     assert F.scaled_dot_product_attention is other
 
@@ -242,8 +243,8 @@ class Overriding(Tensor):
 FALLBACKS: dict[str, tuple[Callable[[torch.device], tuple[Any, ...]], str]] = {
     "on the CPU": (lambda _: ([torch.ones(1, 2, 3, 8)] * 3, {}), "device cpu"),
     "wide heads": (
-        lambda device: ([torch.ones(1, 1, 3, 300).to(device)] * 3, {}),
-        "expected head_dim from 1 to 256",
+        lambda device: ([torch.ones(1, 1, 3, 600).to(device)] * 3, {}),
+        "expected head_dim from 1 to 576",
     ),
 }
 
@@ -267,11 +268,26 @@ def test_fallbacks_are_explained_and_counted(name: str, device: torch.device) ->
     assert sdpa.fallbacks() == {}
 
 
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [(512, 512), (576, 512)])
+def test_wide_heads_are_served(
+    head_dim: int, head_dim_v: int, device: torch.device
+) -> None:
+    """Those of Stable Diffusion's VAE and of latent attention go to our kernels."""
+    q, k = (torch.randn(1, 1, 9, head_dim).to(device) for _ in range(2))
+    v = torch.randn(1, 1, 9, head_dim_v).to(device)
+    assert sdpa.explain(q, k, v).is_routed
+    with sdpa.enabled(), count_calls() as calls:
+        out = F.scaled_dot_product_attention(q, k, v)
+    assert calls.fwd == 1
+    assert torch.allclose(out.cpu(), PYTORCH(q.cpu(), k.cpu(), v.cpu()), atol=2e-5)
+
+
 def test_counts_do_not_grow_with_lengths(device: torch.device) -> None:
     """Calls refused by one rule share an entry, whatever their sizes."""
     with sdpa.enabled():
-        for size in (257, 300, 310):
-            F.scaled_dot_product_attention(*[torch.ones(1, 1, 3, size).to(device)] * 3)
+        for size in (577, 600, 610):
+            q = torch.ones(1, 1, 3, size).to(device)
+            F.scaled_dot_product_attention(q, q, q)
     assert list(sdpa.fallbacks().values()) == [3]
 
 
@@ -366,7 +382,7 @@ def test_errors_of_the_kernels_are_not_swallowed(
 ) -> None:
     """An exception from flash_attention reaches the caller; nothing falls back."""
 
-    def fail(*_: object, **__: object) -> Tensor:
+    def fail(*_: object, **__: Any) -> Tensor:
         raise orchard_ops.DeviceError("lost")
 
     monkeypatch.setattr(orchard_ops._sdpa_call, "flash_attention", fail)

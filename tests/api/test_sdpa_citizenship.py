@@ -16,6 +16,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from harness import count_calls
+from needs import TORCH
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -26,7 +27,6 @@ from torch.utils._pytree import tree_map
 
 from orchard_ops import sdpa
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SHAPE = (2, 4, 17, 64)
 needs_bias = pytest.mark.skipif(
     TORCH < (2, 3), reason="torch.nn.attention.bias came with PyTorch 2.3"
@@ -309,32 +309,36 @@ def test_make_fx(device: torch.device) -> None:
     with sdpa.enabled():
         traced = make_fx(lambda q: F.scaled_dot_product_attention(q, q, q))(q)
     assert traced.code == without.code
-    assert torch.allclose(traced(q).cpu(), PYTORCH(*[q.cpu()] * 3), atol=1e-5)
+    assert torch.allclose(
+        traced(q).cpu(), PYTORCH(q.cpu(), q.cpu(), q.cpu()), atol=1e-5
+    )
 
 
 class Wrapping(Tensor):
     """As DTensor: a tensor that holds another, and knows PyTorch's operators."""
 
-    inner: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> Wrapping:
+    def __new__(cls, held: Tensor) -> Wrapping:
         """Wrap a tensor."""
         made = Tensor._make_wrapper_subclass(
-            cls, inner.shape, dtype=inner.dtype, device=inner.device
+            cls, held.shape, dtype=held.dtype, device=held.device
         )
-        made.inner = inner
+        made.held = held
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Run PyTorch's operators on what is held, and refuse all others."""
         if not function.name().startswith("aten::"):
             raise NotImplementedError(function.name())
 
         def unwrap(x: Any) -> Any:
-            return x.inner if isinstance(x, Wrapping) else x
+            return x.held if isinstance(x, Wrapping) else x
 
         def wrap(x: Any) -> Any:
             return cls(x) if isinstance(x, Tensor) else x
@@ -349,8 +353,9 @@ def test_wrappers_see_pytorchs_operators(device: torch.device) -> None:
     with sdpa.enabled():
         assert "subclass" in sdpa.explain(wrapped, q, q).reason
         out = F.scaled_dot_product_attention(wrapped, Wrapping(q), Wrapping(q))
-    want = PYTORCH(*[q.cpu()] * 3)
-    assert torch.allclose(out.inner.cpu(), want, atol=1e-5)
+    assert isinstance(out, Wrapping)
+    want = PYTORCH(q.cpu(), q.cpu(), q.cpu())
+    assert torch.allclose(out.held.cpu(), want, atol=1e-5)
 
 
 class Strict(Tensor):
@@ -389,7 +394,7 @@ def test_a_reference_kept_from_before_and_after(device: torch.device) -> None:
     with count_calls() as calls:
         out = kept(q, q, q)
     assert (calls.fwd, sdpa.fallbacks()) == (0, {})
-    assert torch.allclose(out.cpu(), PYTORCH(*[q.cpu()] * 3), atol=1e-5)
+    assert torch.allclose(out.cpu(), PYTORCH(q.cpu(), q.cpu(), q.cpu()), atol=1e-5)
 
 
 def test_threads_share_the_switch(device: torch.device) -> None:
@@ -397,11 +402,12 @@ def test_threads_share_the_switch(device: torch.device) -> None:
     (q,) = draw(device, (1, 1, 3, 8))
     sdpa.enable()
     wrong: list[BaseException] = []
+    here = q.cpu()
 
     def work() -> None:
         try:
             for _ in range(20):
-                F.scaled_dot_product_attention(*[q.cpu()] * 3)
+                F.scaled_dot_product_attention(here, here, here)
                 with sdpa.enabled():
                     F.scaled_dot_product_attention(q, q, q)
         except BaseException as error:
@@ -426,7 +432,7 @@ def test_modules_are_copied_and_pickled(device: torch.device) -> None:
     with sdpa.enabled(), count_calls() as calls:
         twins = [copy.deepcopy(module), pickle.loads(pickle.dumps(module))]
         outs = [twin(x) for twin in twins]
-        weights = dict(module.named_parameters())
+        weights: dict[str, Tensor] = dict(module.named_parameters())
         outs.append(torch.func.functional_call(module, weights, (x,)))
     assert calls.fwd == 3
     for out in outs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ LAYOUTS: dict[
 
 def run(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Results:
     """Run forward and backward on tensors that lie on the device."""
-    leaves = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+    leaves: Any = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
     out, lse = orchard_ops.flash_attention(*leaves, is_causal=True, return_lse=True)
     gradients = torch.autograd.grad(out, leaves, grad)
     return Results(*(t.detach().cpu() for t in (out, lse, *gradients)))
@@ -137,7 +137,9 @@ def test_expanded_tensors(dim: int, device: torch.device) -> None:
     ]
     with count_calls() as calls:
         actual = run(*tensors)
-    expanded = (tensor.narrow(dim, 0, 1).expand(tensor.shape) for tensor in inputs.core)
+    expanded: Any = (
+        tensor.narrow(dim, 0, 1).expand(tensor.shape) for tensor in inputs.core
+    )
     assert_close(CASE, Inputs(*expanded), actual)
     assert calls.copies == 0
 
@@ -163,7 +165,7 @@ def test_strided_last_dimension_is_copied_and_counted(device: torch.device) -> N
     """Only a last dimension whose stride is not 1 costs a copy, and it is counted."""
     inputs = make_inputs(CASE)
     q = inputs.q.transpose(-1, -2).contiguous().to(device).transpose(-1, -2)
-    others = (tensor.to(device) for tensor in (inputs.k, inputs.v))
+    others: Any = (tensor.to(device) for tensor in (inputs.k, inputs.v))
     with count_calls() as calls:
         orchard_ops.flash_attention(q, *others, is_causal=True)
     assert (calls.copies, calls.bytes_copied) == (1, inputs.q.numel() * 4)
@@ -179,7 +181,7 @@ def test_sixteen_bit_views_at_odd_offsets(device: torch.device) -> None:
         base = torch.full((size + 8,), torch.nan, dtype=torch.float16)
         base[start : start + size] = values.flatten()
         views.append(base.to(device)[start : start + size].view(values.shape))
-    leaves = [tensor.detach().requires_grad_() for tensor in views[:3]]
+    leaves: Any = [tensor.detach().requires_grad_() for tensor in views[:3]]
     out, lse = orchard_ops.flash_attention(*leaves, return_lse=True)
     gradients = torch.autograd.grad(out, leaves, views[3])
     actual = Results(*(t.detach().cpu() for t in (out, lse, *gradients)))

@@ -26,7 +26,7 @@ HAS_MASKS = VERSION >= (4, 53)  # functions that make them
 SIZES = {"vocab_size": 61, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
-def llama(**changes: Any) -> nn.Module:
+def llama(**changes: Any) -> Any:
     """Return a small Llama: rotary positions, grouped heads."""
     config = transformers.LlamaConfig(
         **SIZES,
@@ -41,7 +41,7 @@ def llama(**changes: Any) -> nn.Module:
     return transformers.LlamaForCausalLM(config)
 
 
-def gpt2(**changes: Any) -> nn.Module:
+def gpt2(**changes: Any) -> Any:
     """Return a small GPT-2: learned positions, attention dropout."""
     options = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes}
     config = transformers.GPT2Config(
@@ -50,7 +50,7 @@ def gpt2(**changes: Any) -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
-def t5(**changes: Any) -> nn.Module:
+def t5(**changes: Any) -> Any:
     """Return a small T5: encoder and decoder, a learned bias on the scores."""
     config = transformers.T5Config(
         **SIZES,
@@ -79,7 +79,7 @@ def registered() -> None:
     integration.register()
 
 
-def build(name: str, implementation: str, **changes: Any) -> nn.Module:
+def build(name: str, implementation: str, **changes: Any) -> Any:
     """Return a model with weights that its name decides."""
     torch.manual_seed(len(name))
     model = MODELS[name](attn_implementation=implementation, **changes)
@@ -87,7 +87,7 @@ def build(name: str, implementation: str, **changes: Any) -> nn.Module:
     return model
 
 
-def pair(name: str, device: torch.device, **changes: Any) -> tuple[nn.Module, ...]:
+def pair(name: str, device: torch.device, **changes: Any) -> tuple[Any, Any]:
     """Return the same model twice: eager on the CPU, ours on the device.
 
     In float32, because eager Llama takes its softmax in float32 whatever it is given.
@@ -291,7 +291,7 @@ def test_sinks_and_softcap_are_passed_on(device: torch.device) -> None:
     columns = torch.cat([scores, sinks.view(1, 4, 1, 1).expand(1, 4, 6, 1)], -1)
     want = (columns.softmax(-1)[..., :-1] @ v).transpose(1, 2)
     got, weights = integration.attention(
-        nn.Identity(), *(t.to(device) for t in (q, k, v)), None, scaling=0.5,
+        nn.Identity(), q.to(device), k.to(device), v.to(device), None, scaling=0.5,
         is_causal=False, softcap=2.0, s_aux=sinks.to(device),
     )  # fmt: skip
     assert weights is None
@@ -351,7 +351,7 @@ def test_a_prompt_in_two_pieces(name: str, device: torch.device) -> None:
     assert (second.logits.cpu() - want).abs().max() <= 2e-4 * size
 
 
-def bert(implementation: str) -> nn.Module:
+def bert(implementation: str) -> Any:
     """Return a small BERT, which asks no registry before transformers 5."""
     config = transformers.BertConfig(
         vocab_size=61,

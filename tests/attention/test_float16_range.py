@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def errors(actual: Results, exact: Results) -> dict[str, float]:
     ids=lambda changes: "-".join(changes) or "plain",
 )
 def test_gradients_that_fit_are_right(
-    changes: dict[str, object], max_bytes: int, device: torch.device
+    changes: dict[str, Any], max_bytes: int, device: torch.device
 ) -> None:
     """They are as near to float64 as rounding to float16 lets them be."""
     case = replace(WIDE, **changes)

@@ -7,6 +7,7 @@ SEED:INDEX`` one.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -61,12 +62,12 @@ def run_dao(case: Case, inputs: Inputs) -> Results:
     if not is_packed:
         tensors = [t.transpose(1, 2) for t in tensors]
     q, k, v, grad = (t.detach().requires_grad_() for t in tensors)
-    options = dict(
+    options: dict[str, Any] = dict(
         softmax_scale=case.scale, causal=case.causal != "none", softcap=case.softcap,
         window_size=case.window or (-1, -1),
     )  # fmt: skip
     if is_packed:
-        out = flash_attn.flash_attn_varlen_func(q, k, v, *lengths(case), **options)
+        out: Any = flash_attn.flash_attn_varlen_func(q, k, v, *lengths(case), **options)
     else:
         out = flash_attn.flash_attn_func(q, k, v, **options)
     grads = torch.autograd.grad(out, (q, k, v), grad)
@@ -87,11 +88,11 @@ def lengths(case: Case) -> tuple[Tensor, Tensor, int, int]:
 def run_kvcache(case: Case, inputs: Inputs) -> Results:
     """Decode from a cache of poison behind the keys; it has no gradients."""
     q, k, v = (t.transpose(1, 2) for t in inputs.core[:3])
-    caches = [
+    caches: Any = [
         torch.cat([t, t.new_full((t.size(0), 3, *t.shape[2:]), torch.nan)], 1)
         for t in (k, v)
     ]
-    out = flash_attn.flash_attn_with_kvcache(
+    out: Any = flash_attn.flash_attn_with_kvcache(
         q, *caches, cache_seqlens=case.len_kv, softmax_scale=case.scale,
         causal=case.causal != "none", softcap=case.softcap,
         window_size=case.window or (-1, -1),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_the_future_does_not_leak_into_the_past(
         q, k, v = (tensor.clone() for tensor in inputs.core[:3])
         for tensor, value in zip((q, k, v), values):
             tensor[:, :, past:] = value
-        leaves = [leaf(tensor, device) for tensor in (q, k, v)]
+        leaves: Any = [leaf(tensor, device) for tensor in (q, k, v)]
         out, lse = attend(case, *leaves)
         (dq,) = torch.autograd.grad(out, leaves[0], inputs.grad_out.to(device))
         results.append([bits(t)[:, :, :past] for t in (out, lse, dq)])
@@ -83,7 +84,7 @@ def test_permuted_inputs(order: tuple[int, ...], device: torch.device) -> None:
     back = [order.index(dim) for dim in range(4)]
     tensors = [t.permute(order).contiguous().to(device) for t in inputs.core]
     q, k, v, grad_out = (tensor.permute(back) for tensor in tensors)
-    leaves = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+    leaves: Any = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
     out, lse = attend(case, *leaves)
     gradients = torch.autograd.grad(out, leaves, grad_out)
     results = [t.detach().cpu() for t in (out, lse, *gradients)]
@@ -136,7 +137,7 @@ def test_more_scores_than_32_bits_count(device: torch.device) -> None:
     length = 65_700
     v = torch.arange(length, dtype=F32).view(1, 1, length, 1).repeat(1, 1, 1, 8)
     q = torch.ones(1, 1, length, 8)
-    leaves = [leaf(tensor, device) for tensor in (q, q, v)]
+    leaves: Any = [leaf(tensor, device) for tensor in (q, q, v)]
     out = orchard_ops.flash_attention(*leaves, window=(0, 0))
     assert torch.equal(out.detach().cpu(), v)
     (dv,) = torch.autograd.grad(out, leaves[2], v.to(device))
@@ -154,7 +155,6 @@ FAR = {
     "first wide row": (64, 128, 2**28 - 2**13),
     "last narrow row": (64, 128, 2**28 - 2**13 - 64),
 }
-FAR_SIZES = (2, 2, 9, 64)
 FAR_NAMES = ("q", "k", "v", "grad_out", "mask")
 
 
@@ -182,7 +182,9 @@ def test_offsets_beyond_32_bits(axis: str, name: str, device: torch.device) -> N
     far[name] = far_view(tensors[name], strides, device)
     results = []
     for given in (near, far):
-        leaves = [given[label].detach().requires_grad_() for label in ("q", "k", "v")]
+        leaves: Any = [
+            given[label].detach().requires_grad_() for label in ("q", "k", "v")
+        ]
         mask = given["mask"].detach().requires_grad_()
         out, lse = attend(case, *leaves, attn_mask=mask)
         gradients = torch.autograd.grad(out, (*leaves, mask), given["grad_out"])
@@ -196,7 +198,7 @@ def test_varying_lengths_leave_no_memory_behind(device: torch.device) -> None:
     q = torch.randn(1, 2, 64, 64).to(device)
     before = allocated_bytes(device)
     for length in range(1, 41):
-        leaves = [q[:, :, :length].detach().requires_grad_() for _ in range(3)]
+        leaves: Any = [q[:, :, :length].detach().requires_grad_() for _ in range(3)]
         out = orchard_ops.flash_attention(*leaves, is_causal=True, dropout_p=0.1)
         out.backward(torch.ones(out.shape).to(device))
         del leaves, out

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from cases import FLOOR, Case
-from needs import skip_without
+from needs import TORCH, skip_without
 from reference import Part, attend, largest
 from rotation import turn
 from torch import Tensor
 
 import orchard_ops
-from orchard_ops import InvalidProblemError, UnsupportedError, flash_attn
+from orchard_ops import InvalidProblemError, OrchardError, UnsupportedError, flash_attn
 
 POISON = math.nan  # in every place of a cache that must not be read
 
@@ -41,7 +42,7 @@ class Step:
     rotary: str = ""  # or "interleaved", "halves"
     slopes: str = ""
     sinks: bool = False
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 F16, BF16 = torch.float16, torch.bfloat16
@@ -51,6 +52,12 @@ STEPS = [
     Step("f16-one-split", F16, options={"num_splits": 1}),
     Step("bf16-d128", BF16, head_dim=128, head_dim_v=128),
     Step("f32-d256", head_dim=256, head_dim_v=256, lengths=(5, 40, 33), capacity=40),
+    Step("f32-d512", head_dim=512, head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    # Latent attention: many query heads, one key head.
+    Step("bf16-d576-dv512", BF16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40),
+    Step("f16-d576-dv512-paged", F16, heads_q=16, heads_kv=1, head_dim=576,
+         head_dim_v=512, lengths=(5, 40, 33), capacity=40, page_size=16),
     Step("f16-d40-dv72", F16, head_dim=40, head_dim_v=72),
     Step("mqa-causal", F16, heads_q=8, heads_kv=1, len_q=5,
          options={"is_causal": True}),
@@ -182,17 +189,17 @@ class Problem:
                 slopes = slopes[index]
             parts = (q, self.final_keys(index)[first:length],
                      self.values[index][first:length])  # fmt: skip
-            parts = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
+            exact = (t.double().transpose(0, 1).unsqueeze(0) for t in parts)
             sinks = self.sinks.double() if s.sinks else None
-            out, lse = attend(case, Part(*parts, None, slopes, sinks, None))
+            out, lse = attend(case, Part(*exact, None, slopes, sinks, None))
             outs.append(out.transpose(1, 2))
             lses.append(lse)
         return torch.cat(outs), torch.cat(lses)
 
-    def arguments(self, device: torch.device) -> dict[str, object]:
+    def arguments(self, device: torch.device) -> dict[str, Any]:
         """Return the public function's arguments but the first three."""
         s = self.step
-        given: dict[str, object] = dict(s.options)
+        given: dict[str, Any] = dict(s.options)
         numbers = {"cache_seqlens": self.old, "cache_batch_idx": s.rows,
                    "cache_leftpad": s.left_pads}  # fmt: skip
         for name, values in numbers.items():
@@ -253,6 +260,22 @@ def test_matches_float64_on_the_cpu(step: Step) -> None:
     check(step, torch.device("cpu"))
 
 
+def test_values_may_be_a_part_of_the_keys(device: torch.device) -> None:
+    """Latent attention keeps one cache, whose first dimensions are the values."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 2, 8, 576, generator=generator).half().to(device)
+    cache = torch.randn(1, 40, 1, 576, generator=generator).half().to(device)
+    values = cache[..., :512]
+    attend_to = partial(
+        orchard_ops.flash_attention_with_kvcache, q, cache, cache_seqlens=33
+    )
+    out = attend_to(v_cache=values).cpu()
+    assert torch.equal(out, attend_to(v_cache=values.clone()).cpu())
+    keys = cache[0, :33, 0].double().cpu()
+    weights = torch.softmax(q.double().cpu() @ keys.T / 576**0.5, -1)
+    assert largest(out.double() - weights @ keys[:, :512]) < 2e-3
+
+
 def test_same_bits_on_every_run(device: torch.device) -> None:
     """The parts of the keys are added in their order, whoever finishes first."""
     problem = Problem(STEPS[1])
@@ -291,7 +314,6 @@ def test_sinks_of_the_drop_in(device: torch.device) -> None:
         dao(q, *caches, s_aux=sinks.clone().requires_grad_(), **given)
 
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 COMPILED = [
     step
     for step in STEPS
@@ -337,7 +359,7 @@ def test_exported(device: torch.device) -> None:
     assert torch.equal(exported(q, cache).cpu(), Decode()(q, cache).cpu())
 
 
-WRONG = {
+WRONG: dict[str, tuple[type[OrchardError], dict[str, Any]]] = {
     "k-without-v": (InvalidProblemError, {"k": (2, 1, 2, 64)}),
     "k-of-other-heads": (InvalidProblemError, {"k": (2, 1, 3, 64), "v": (2, 1, 3, 64)}),
     "rotary-without-k": (InvalidProblemError, {"rotary_cos": (40, 32)}),
@@ -353,7 +375,7 @@ def test_refuses(name: str, device: torch.device) -> None:
     """Arguments that do not fit together are refused before anything runs."""
     error, shapes = WRONG[name]
     q, cache = torch.randn(2, 1, 2, 64).to(device), torch.randn(2, 40, 2, 64).to(device)
-    given: dict[str, object] = {"cache_seqlens": 3}
+    given: dict[str, Any] = {"cache_seqlens": 3}
     for key, shape in shapes.items():
         is_whole = key.startswith(("cache", "block"))
         dtype = torch.int32 if is_whole else torch.float32

@@ -7,6 +7,7 @@ ten times what plain operators, which add blocks first, are off by.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_many_rows_and_many_keys(
     leaves.append(torch.randn(1, 1, 1, len_kv, generator=generator))  # a bias
     grad_out = torch.randn(1, 1, len_q, 16, generator=generator)
     want = attend([t.double() for t in leaves], grad_out.double())
-    given = [t.to(device).requires_grad_() for t in leaves]
+    given: Any = [t.to(device).requires_grad_() for t in leaves]
     with orchard_ops.backward_scratch(scratch):
         out, lse = orchard_ops.flash_attention(*given, return_lse=True)
         found = torch.autograd.grad(out, given, grad_out.to(device))

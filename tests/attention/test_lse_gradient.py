@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from needs import TORCH
 from torch import Tensor
 
 import orchard_ops
@@ -51,13 +54,14 @@ def test_one_key_packed(place: str, device: torch.device) -> None:
     device = where(place, device)
     v = one(device, 2.0, dims=3)
     ends = torch.tensor([0, 1], dtype=torch.int32).to(device)
-    for function, options in (
+    calls: list[tuple[Any, dict[str, Any]]] = [
         (orchard_ops.flash_attention_varlen, dict(scale=1.0, return_lse=True)),
         (
             flash_attn.flash_attn_varlen_func,
             dict(softmax_scale=1.0, return_attn_probs=True),
         ),
-    ):
+    ]
+    for function, options in calls:
         q = one(device, 1.0, dims=3).requires_grad_()
         pair = function(q, one(device, 1.0, dims=3), v, ends, ends, 1, 1, **options)
         product(*pair[:2]).backward()
@@ -66,7 +70,7 @@ def test_one_key_packed(place: str, device: torch.device) -> None:
 
 def test_one_key_compiled(device: torch.device) -> None:
     """The same inside torch.compile."""
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4):
+    if TORCH < (2, 4):
         pytest.skip("torch.compile is supported from PyTorch 2.4 on")
 
     @torch.compile(backend="aot_eager", fullgraph=True)
@@ -133,7 +137,7 @@ def test_parts_of_the_keys_merge(device: torch.device) -> None:
         for half in (slice(0, 10), slice(10, 24))
     ]
     shares = torch.softmax(torch.stack([lse for _, lse in parts], -1), -1)
-    merged = sum(out * shares[..., i : i + 1] for i, (out, _) in enumerate(parts))
+    merged: Any = sum(out * shares[..., i : i + 1] for i, (out, _) in enumerate(parts))
     whole = orchard_ops.flash_attention(q, k, v)
     assert torch.allclose(merged.cpu(), whole.cpu(), atol=1e-5)
     for got, want in zip(

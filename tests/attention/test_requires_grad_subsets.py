@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ CASE = Case("subset", len_q=20, len_kv=12)
 def test_each_subset(wanted: tuple[bool, ...], device: torch.device) -> None:
     """Every subset of q, k, v that requires gradients gets them, the rest nothing."""
     inputs = make_inputs(CASE)
-    parts = [
+    parts: Any = [
         tensor.to(device).requires_grad_(flag)
         for tensor, flag in zip((inputs.q, inputs.k, inputs.v), wanted)
     ]

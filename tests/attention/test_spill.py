@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +39,13 @@ SPILLING = [
     *("varlen-empty-sequences", "varlen-gqa-f16", "varlen-window", "layout-sliced"),
     *("layout-transposed-f16", "together-all", "together-bias-softcap"),
     *("together-all-varlen", "together-all-bool-f16"),
+    *("wide-d512-f16", "wide-latent-f32", "wide-all-f32"),
 ]
 RECOMPUTING = [
     *("f16-d64", "bf16-d64", "f16-d128", "bf16-d256", "f16-d64-gqa", "float-mask-f16"),
     *("float-mask-lowest-bf16", "dropout-f16", "varlen-gqa-f16", "softcap-d128-f16"),
     *("together-all-bool-f16", "alibi-bf16", "window-f16", "sinks-bf16"),
+    *("wide-d512-f16", "wide-latent-f32", "wide-bias-bf16"),
 ]
 
 
@@ -144,7 +147,7 @@ SOME_COLUMNS = 2 * 32 * 1100 * 2
     ids=lambda changes: "-".join(changes) or "plain",
 )
 def test_chunks_of_columns(
-    changes: dict[str, object], device: torch.device, launched: dict[str, int]
+    changes: dict[str, Any], device: torch.device, launched: dict[str, int]
 ) -> None:
     """One key head that does not fit goes through in parts; dq adds them up."""
     case = replace(COLUMNS, **changes)
@@ -214,6 +217,7 @@ def test_the_setting_is_restored_and_checked() -> None:
             assert current() == -1
         assert current() == 7
     assert current() == before
-    for wrong in (-1, 1.5, True, "1"):
+    wrongs: list[Any] = [-1, 1.5, True, "1"]
+    for wrong in wrongs:
         with pytest.raises(InvalidProblemError, match="expected max_bytes to be"):
             orchard_ops.backward_scratch(wrong)

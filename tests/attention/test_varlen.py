@@ -72,7 +72,7 @@ def test_bad_input_on_the_device(name: str, device: torch.device) -> None:
     check(*BAD[name], device)
 
 
-@pytest.mark.parametrize("name", {**BAD, **BAD_ON_CPU})
+@pytest.mark.parametrize("name", [*BAD, *BAD_ON_CPU])
 def test_bad_input_on_the_cpu(name: str) -> None:
     """On the CPU the ends themselves are checked too."""
     check(*{**BAD, **BAD_ON_CPU}[name], torch.device("cpu"))
@@ -107,8 +107,8 @@ def test_packing_changes_no_bit(device: torch.device) -> None:
 
 def test_dropout_does_not_depend_on_the_packing(device: torch.device) -> None:
     """The batch entries of a dense call lose the same weights when they are packed."""
-    dense = [torch.randn(3, 2, 17, 64).to(device) for _ in "qkv"]
-    packed = [t.transpose(1, 2).reshape(51, 2, 64) for t in dense]
+    dense: Any = [torch.randn(3, 2, 17, 64).to(device) for _ in "qkv"]
+    packed: Any = [t.transpose(1, 2).reshape(51, 2, 64) for t in dense]
     torch.manual_seed(1)
     expected = orchard_ops.flash_attention(*dense, dropout_p=0.4)
     torch.manual_seed(1)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import standin_build
 
 HERE = Path(__file__).parent / "runtime"
 PROGRAM = sorted((HERE / "program").glob("*_tests.cpp"))
@@ -32,10 +33,7 @@ MINORS = (4, 13, 14, 15)
 
 def build(minor: int) -> Path:
     """Build the program, once for all processes of a test run."""
-    sys.path.insert(0, str(HERE))
-    import build
-
-    return build.build(build.FOLDER, minor)
+    return standin_build.build(standin_build.FOLDER, minor)
 
 
 @pytest.fixture(scope="session")

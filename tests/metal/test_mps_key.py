@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import standin_build
 from paths import TESTS
 
 from orchard_ops import _native
@@ -56,21 +57,16 @@ KNOWN = re.compile(r"needs metalsim: |no torch\.bfloat16 on mps: ")
 @pytest.fixture(scope="module")
 def libraries() -> Path:
     """The package's libraries for a Mac, over the stand-in."""
-    sys.path.insert(0, str(TESTS / "metal" / "runtime"))
-    import build
-
-    return build.build_for_torch()
+    return standin_build.build_for_torch()
 
 
 def run(
     libraries: Path, mode: str, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run some tests on the stand-in's mps device."""
-    import build
-
-    environment = build.environment(libraries, mode) | variables
+    environment = standin_build.environment(libraries, mode) | variables
     environment["ORCHARD_TEST_REPLAY_DIR"] = str(_native.library_dir())
-    command = python(build.PYTEST, "-q", "-p", "no:cacheprovider", *arguments)
+    command = python(standin_build.PYTEST, "-q", "-p", "no:cacheprovider", *arguments)
     return subprocess.run(command, env=environment, text=True, capture_output=True)
 
 

@@ -6,7 +6,7 @@ own macOS wheels can tell: mps_operators.txt lists what each of them has.
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -103,10 +103,11 @@ def decoding(device: torch.device) -> None:
         pages = torch.tensor([[1, 0], [3, 2]], dtype=torch.int32).to(device)
         for table, shape in ((None, (2, 32, 2, 16)), (pages, (4, 16, 2, 16))):
             caches = [draw(device, *shape).detach() for _ in "kv"]
-            for call in (
+            calls: list[Callable[..., Any]] = [
                 orchard_ops.flash_attention_with_kvcache,
                 flash_attn.flash_attn_with_kvcache,
-            ):
+            ]
+            for call in calls:
                 call(
                     *(q, *caches, k, v),
                     rotary_cos=angles,
@@ -119,7 +120,8 @@ def decoding(device: torch.device) -> None:
 def drop_ins(device: torch.device) -> None:
     """The calls of other libraries."""
     q, k, v = (draw(device, 1, 9, 2, 16) for _ in "qkv")
-    train(flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(4, 0)))
+    out: Any = flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(4, 0))
+    train(out)
     flash_attn.flash_attn_func(q, k, v, dropout_p=0.3, return_attn_probs=True)
     orchard_ops.sdpa.enable()
     try:

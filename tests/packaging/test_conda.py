@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from conda.channel import (
     MACOS,
     MATRIX,
     PROJECT,
+    PYTHON,
     SITE,
     Channel,
     Package,
@@ -215,6 +217,42 @@ def test_only_what_is_required_here_becomes_a_dependency() -> None:
     assert required([mkl, "Jinja2", "ninja; extra == 'dev'"]) == ["jinja2"]
 
 
+TINY = """
+schema_version: 1
+package: {name: tiny, version: "1"}
+build:
+  script:
+    content:
+      - mkdir -p $PREFIX/bin
+      - echo $PREFIX > $PREFIX/bin/where
+      - ln -s where $PREFIX/bin/link
+"""
+
+
+def test_a_package_is_the_same_wherever_it_was_built(tmp_path: Path) -> None:
+    """Neither the folder nor the time of a build is left, and the prefix can move."""
+    from compare import difference
+    from conda.channel import build_recipe
+    from conda.settle import settle
+    from rattler.package_streaming import extract
+
+    recipe, found = tmp_path / "recipe.yaml", []
+    recipe.write_text(TINY)
+    for out in (tmp_path / "a", tmp_path / "another" / "folder"):
+        build_recipe(recipe, out, channel=[], target_platform=LINUX, test="skip")
+        found.append(next(out.glob("linux-64/*.conda")))
+    assert difference(*found) is not None
+    for package in found:
+        settle(package, 1_700_000_000)
+    assert difference(*found) is None
+    extract(found[0], tmp_path / "tiny")
+    paths = json.loads((tmp_path / "tiny" / "info" / "paths.json").read_text())["paths"]
+    where = next(path for path in paths if path["_path"] == "bin/where")
+    text = (tmp_path / "tiny" / "bin" / "where").read_bytes()
+    assert text == where["prefix_placeholder"].encode() + b"\n"
+    assert where["sha256"] == hashlib.sha256(text).hexdigest()
+
+
 def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:
     """What a build script prints before it fails is in the error."""
     from conda.channel import build_recipe
@@ -266,7 +304,7 @@ def test_everything_is_built_unless_less_is_asked_for(
     variants = rendered(LINUX) + rendered(MACOS)
     picked = packages.chosen(packages.parsed(arguments), variants)
     assert {variant.platform for variant in picked} == platforms
-    linux = [v for v in variants if v.keys["python"] == standins.PYTHON]
+    linux = [v for v in variants if v.keys["python"] == PYTHON]
     assert len(picked) == (len(linux) if count is None else count)
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("kernels")
 
 import hub
 import project
-from kernels import variants
+from kernels import variants  # type: ignore[attr-defined]
 from kernels._rust import Digest, DigestAlgorithm, Metadata
 from kernels.backends import Metal
 from packaging.version import Version

@@ -147,7 +147,7 @@ def test_the_tool_fails_on_a_wrong_symbol_or_selector(tmp_path: Path) -> None:
     path = library(tmp_path)
     needed = macho.read(path).imports
     owners = checks.Owners({owner: set() for owner in needed.values()})
-    with pytest.raises(proof.Failure) as caught:
+    with pytest.raises(project.Failure) as caught:
         proof.check({}, [], TARGET, owners, [path], [sender])
     assert "libpart.dylib: _present" in str(caught.value)
     assert "explode_ is in none of metal-cpp's tables" in str(caught.value)
@@ -269,7 +269,7 @@ def test_a_wheel_with_another_stamp_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    with pytest.raises(pack.Failure, match=r"the loader's stamp: 2\.1\.2"):
+    with pytest.raises(project.Failure, match=r"the loader's stamp: 2\.1\.2"):
         pack.check_wheel(wheel, "2.4.1", TARGET)
 
 
@@ -324,7 +324,7 @@ def test_a_second_build_with_other_bytes_is_named() -> None:
 @pytest.mark.parametrize("flags", [["--torch", "2.4.1", "9.9.9"], ["--target", "12.0"]])
 def test_a_version_that_is_not_in_the_matrix_is_refused(flags: list[str]) -> None:
     """Nothing that was asked for is left out in silence."""
-    command = [sys.executable, ROOT / "packaging", "macos.wheels", *flags]
+    command = [sys.executable, str(ROOT / "packaging"), "macos.wheels", *flags]
     done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 1
     assert f"lists no {flags[-1]}" in done.stderr
@@ -352,7 +352,7 @@ def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
     asked = ["--torch", "2.2.2", "2.4.1", "--target", "14.0", "--out", str(tmp_path)]
     program = ["wheels.py", *asked, "--work", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", program)
-    with pytest.raises(wheels.Failure) as caught:
+    with pytest.raises(project.Failure) as caught:
         wheels.main()
     assert f"no wheels were made for PyTorch {', '.join(lost)}" in str(caught.value)
     assert all(f"torch=={version}: Not Found" in str(caught.value) for version in lost)

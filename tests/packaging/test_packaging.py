@@ -119,7 +119,7 @@ def test_conda_keeps_headers_beside_the_environment(tmp_path: Path) -> None:
 
 METADATA = "\n".join(
     [
-        *("License-Expression: MIT", "Requires-Dist: torch==2.4.*"),
+        *("Version: 0.1.0", "License-Expression: MIT", "Requires-Dist: torch==2.4.*"),
         *(
             f"Provides-Extra: {name}"
             for name in ("sim", "cli", "demo", "bench", "transformers", "test")
@@ -127,6 +127,16 @@ METADATA = "\n".join(
         *("Provides-Extra: lint", "Provides-Extra: dev"),
     ]
 )
+
+
+SBOM = "orchard_ops-0.1.0.dist-info/sboms/orchard-ops.cdx.json"
+
+
+def sbom_of(version: str) -> bytes:
+    """Return the SBOM of a package."""
+    import sbom
+
+    return sbom.document("orchard-ops", version, 0, [sbom.pytorch("2.4.1")])
 
 
 def good_package() -> dict[str, bytes]:
@@ -142,6 +152,7 @@ def good_package() -> dict[str, bytes]:
         "orchard_ops/_metalsim.so": b"",
         "orchard_ops/_sim.cpython-311-x86_64-linux-gnu.so": b"",
         f"{info}/METADATA": METADATA.encode(),
+        SBOM: sbom_of("0.1.0"),
         f"{info}/entry_points.txt": (
             b"[console_scripts]\norchard-ops = orchard_ops.cli:app\n"
         ),
@@ -204,6 +215,10 @@ def test_apples_licence_goes_with_apples_code() -> None:
         ("orchard_ops-0.1.0.dist-info/METADATA", b"", "no extra transformers"),
         ("orchard_ops-0.1.0.dist-info/entry_points.txt", b"", "no command"),
         ("orchard_ops-0.1.0.dist-info/licenses/LICENSE", b"GPL", "is not ours"),
+        ("orchard_ops-0.1.0.dist-info/licenses/LICENSE", None, "is not ours"),
+        ("orchard_ops-0.1.0.dist-info/METADATA", b"Version: 9.0.0", "toml says 0.1.0"),
+        (SBOM, None, "cdx.json: version none"),
+        (SBOM, sbom_of("9.0.0"), "version 9.0.0, METADATA says 0.1.0"),
         ("orchard_ops-0.1.0.dist-info/direct_url.json", b"/build/here", "the path"),
     ],
 )

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import orchard_ops
 from orchard_ops import _child
-from orchard_ops._perf import plots, suites
+from orchard_ops._perf import chips, plots, suites, wide
+from orchard_ops._perf.work import Shape
 from orchard_ops.cli import app
 
 
@@ -65,12 +66,30 @@ def test_bench_forces_a_backward() -> None:
     assert done.exit_code == 2
     assert "both" in done.output
     for backward, products in (("recompute", 7), ("spill", 5)):
-        rows = list(suites.work(False, backwards=[backward]))
+        rows = list(suites.work(False, [backward], head_dims=(64, 128)))
         counted = [row for row in rows if row["kind"] == "counted"]
         assert {row["pass"] for row in counted} == {"forward", f"backward, {backward}"}
         assert {row["products"] for row in counted if row["pass"] != "forward"} == {
             products
         }
+
+
+@needs_metalsim("device")
+def test_bench_of_wide_heads() -> None:
+    """Memory is linear, PyTorch's is not; times are near the least of PyTorch's."""
+    orchard_ops.sim.enable()
+    short, long = (wide.vae_memory(length) for length in wide.VAE_LENGTHS)
+    assert long["peak_bytes"] <= 4.01 * short["peak_bytes"]
+    assert long["peak_bytes_of_pytorch"] > 2 * 4 * long["length"] ** 2
+    short, long = (wide.latent_memory(length) for length in wide.LATENT_LENGTHS)
+    assert long["peak_bytes"] < long["peak_bytes_of_pytorch"]
+    m4 = [chips.chip_named("M4")]
+    rows = [*wide.vae_times(Shape(4096, 512, heads=1), m4)]
+    rows += wide.latent_times(8192, m4)
+    assert [row["pass"] for row in rows] == ["forward", "backward", "forward"]
+    for row in rows:
+        assert 0.7 < row["predicted_utilisation"] < 0.85, row
+        assert 0.9 < row["predicted_ms"] / row["composite_at_least_ms"] < 1.4, row
 
 
 @pytest.mark.parametrize("name", ["speed", "gpu"])

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import Operators
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import orchard_ops
 from orchard_ops import flash_attn
@@ -95,22 +95,6 @@ def test_other_calls_enter_few_python_functions_too(
     assert len(checks) <= 1, entered
 
 
-class Operators(TorchDispatchMode):
-    """Collects the operators that reach a device."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Note the name and go on."""
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("is_recorded", [False, True])
 def test_a_plain_call_is_one_operator(is_recorded: bool, device: torch.device) -> None:
     """Whoever watches operators sees forward alone, as in the long way."""
@@ -127,13 +111,13 @@ def test_a_plain_call_is_one_operator(is_recorded: bool, device: torch.device) -
 def no_grad(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend with nothing recorded."""
     with torch.no_grad():
-        return orchard_ops.flash_attention(q, k, v)  # type: ignore[return-value]
+        return orchard_ops.flash_attention(q, k, v)
 
 
 def inference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend in inference mode."""
     with torch.inference_mode():
-        return orchard_ops.flash_attention(q, k, v)  # type: ignore[return-value]
+        return orchard_ops.flash_attention(q, k, v)
 
 
 @pytest.mark.parametrize("call", [no_grad, inference])
@@ -167,11 +151,11 @@ def test_short_and_long_way_agree(name: str, device: torch.device) -> None:
     mask = MASKS[name]
     short = orchard_ops.flash_attention(q, k, v, mask)
     long, _ = orchard_ops.flash_attention(q, k, v, mask, return_lse=True)
-    there = [tensor.to(device) for tensor in (q, k, v, mask)]
+    there: Any = [tensor.to(device) for tensor in (q, k, v, mask)]
     on_device = orchard_ops.flash_attention(*there)
     assert isinstance(short, Tensor)
     assert isinstance(on_device, Tensor)
-    same = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}
+    same: Any = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}
     torch.testing.assert_close(short, long, **same)
     torch.testing.assert_close(on_device.cpu(), long, **same)
 

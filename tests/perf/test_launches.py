@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from types import ModuleType
 from typing import Any
 
 import pytest
 import specialisations
 import torch
+import tune
 from cases import BF16, F16, F32, Case, Mask
 from harness import run_case
-from paths import ROOT
 from reference import Results, make_inputs
 
 import orchard_ops
@@ -31,20 +28,6 @@ NO_MASK = (0, 0, 0, 0)
 # The gradient of a mask takes a product with q and one with grad_out of each score, as
 # the forward takes two; the tile is the forward's or not.
 MODEL_OF = {"backward_dbias": "forward", "decode": "forward"}
-
-
-def load_tune() -> ModuleType:
-    """Import tools/tune.py."""
-    path = ROOT / "tools" / "tune.py"
-    spec = importlib.util.spec_from_file_location("tune", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["tune"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tune = load_tune()
 
 
 @dataclass(frozen=True)
@@ -170,6 +153,8 @@ PROBLEMS = [
     Problem("backward", scratch=1 << 34),
     Problem("backward", head_dim=128, heads_q=64, scratch=0),
     Problem("backward", "float32", 256, heads_q=71, scratch=0),
+    *(Problem(kind, dtype, dim, 8, 2, scratch=0) for kind in ("forward", "backward")
+      for dtype in ("float16", "float32", "bfloat16") for dim in (512, 576)),
     Problem("backward", heads_q=8, window=4096, batch=4),
     Problem("decode", heads_q=32, heads_kv=8, len_q=512),
     # Masks that were added to everything, to all rows, to all columns, to all heads.
@@ -249,7 +234,7 @@ def test_the_bound_is_near_the_model() -> None:
     problems = [
         Problem(kind, dtype, dim, len_q=4096, len_kv=4096, scratch=scratch)
         for dtype in ("float16", "bfloat16", "float32")
-        for dim in range(8, 257, 8)
+        for dim in (*range(8, 257, 8), *range(272, 577, 16))
         for kind, scratch in (("forward", 0), ("backward", 0), ("backward", 1 << 30))
     ]
     ratios = [

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
-import sys
-from types import ModuleType
 from typing import Any
 
 import budget
 import pytest
 import specialisations
 import torch
+import tune
 from needs import needs_metalsim, skip_without_metalsim
-from paths import ROOT
 
 import orchard_ops
 from orchard_ops import sim
@@ -32,20 +29,6 @@ RESIDUALS = {
     ("B", 2): (0.07, 0.08),
     ("B", 4): (0.16, 0.22),
 }
-
-
-def load_tune() -> ModuleType:
-    """Import tools/tune.py."""
-    path = ROOT / "tools" / "tune.py"
-    spec = importlib.util.spec_from_file_location("tune", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["tune"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tune = load_tune()
 
 
 def multiplies(family: str, length: int = LENGTH, dim: int = 64, **more: Any) -> float:
@@ -170,7 +153,7 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
 
 @needs_metalsim("simulator")
 @pytest.mark.parametrize("family", CLASSES)
-@pytest.mark.parametrize("head_dim", [128, 192, 256])
+@pytest.mark.parametrize("head_dim", [128, 192, 256, 576])
 def test_the_exchange_has_no_bank_conflict(family: str, head_dim: int) -> None:
     """Simdgroups that share a tile pass partial sums without an extra pass."""
     with sim.family(family):

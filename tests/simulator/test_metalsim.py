@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import subprocess
-from typing import Callable
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 import torch
-from needs import skip_without_metalsim
+from needs import TORCH, skip_without_metalsim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ DTYPES = (
 
 
 @pytest.fixture(params=MODES, autouse=True)
-def storage_mode(request: pytest.FixtureRequest) -> str:
+def storage_mode(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run every test with tensors of both storage modes."""
     with sim.default_storage_mode(request.param):
         yield request.param
@@ -209,7 +210,7 @@ class TestCopies:
     def test_pinned_memory_says_so(self) -> None:
         """pin_memory makes a CPU copy that is_pinned knows."""
         x = sample(9)
-        args = () if torch.__version__ >= "2.13" else (DEVICE.type,)
+        args = () if TORCH >= (2, 13) else (DEVICE.type,)
         pinned = x.pin_memory(*args)
         assert pinned.is_pinned(*args)
         assert not x.is_pinned(*args)
@@ -359,17 +360,17 @@ class TestRandom:
         assert not torch.equal(first, draw())
         torch.manual_seed(5)
         assert torch.equal(first, draw())
-        torch.metalsim.manual_seed(5)
+        torch.metalsim.manual_seed(5)  # type: ignore[attr-defined]
         torch.rand(3)  # the CPU's generator is another one
         assert torch.equal(first, draw())
 
     def test_state_can_be_restored(self) -> None:
         """get_rng_state, set_rng_state and fork_rng bring a draw back."""
-        state = torch.metalsim.get_rng_state()
+        state = torch.metalsim.get_rng_state()  # type: ignore[attr-defined]
         with torch.random.fork_rng(devices=[0], device_type="metalsim"):
             first = torch.rand(4, device=DEVICE)
         assert torch.equal(first, torch.rand(4, device=DEVICE))
-        torch.metalsim.set_rng_state(state)
+        torch.metalsim.set_rng_state(state)  # type: ignore[attr-defined]
         assert torch.equal(first, torch.rand(4, device=DEVICE))
 
     def test_own_generator(self) -> None:
@@ -442,7 +443,7 @@ class Block(nn.Module):
 Make = Callable[..., torch.optim.Optimizer]
 
 
-def train(make: Make, device: torch.device, **options: object) -> list[float]:
+def train(make: Make, device: torch.device, **options: Any) -> list[float]:
     """Return the losses of a few steps from a fixed seed."""
     torch.manual_seed(0)
     model = Block()
@@ -492,14 +493,15 @@ class TestTraining:
     def test_modules_work(self) -> None:
         """Convolution, batch norm and pooling give the CPU's numbers."""
         torch.manual_seed(0)
-        layers = (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2))
-        model, x = nn.Sequential(*layers), sample(2, 4, 12)
+        convolution, norm = nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6)
+        model = nn.Sequential(convolution, norm, nn.ReLU(), nn.MaxPool1d(2))
+        x = sample(2, 4, 12)
         expected = model(x).detach()
-        model[1].reset_running_stats()
+        norm.reset_running_stats()
         actual = model.to(DEVICE)(x.to(DEVICE))
         torch.testing.assert_close(actual.detach().cpu(), expected)
         actual.sum().backward()
-        assert model[0].weight.grad.device.type == "metalsim"
+        assert convolution.weight.grad.device.type == "metalsim"
 
 
 class TestErrors:

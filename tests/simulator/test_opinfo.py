@@ -64,7 +64,7 @@ def to_device(value: Any) -> Any:
 def seed() -> None:
     """Give both devices the same random numbers."""
     torch.default_generator.manual_seed(0)
-    torch.metalsim.manual_seed(0)
+    torch.metalsim.manual_seed(0)  # type: ignore[attr-defined]
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from cases import BF16, F16, F32, Case, Mask
@@ -77,10 +78,10 @@ def draw_case(seed: int, index: int) -> Case:
     )
 
 
-def _draw_sizes(rng: random.Random, kind: Kind) -> dict[str, object]:
+def _draw_sizes(rng: random.Random, kind: Kind) -> dict[str, Any]:
     heads_kv = rng.choice([1, 1, 2, 3])
     heads_q = heads_kv * rng.choice([1, 1, 2, 3, 4])
-    sizes: dict[str, object] = dict(heads_q=heads_q, heads_kv=heads_kv)
+    sizes: dict[str, Any] = dict(heads_q=heads_q, heads_kv=heads_kv)
     most = MOST_WORK / heads_q / kind.head_dim  # scores
     if "packed" in kind.features:
         count = rng.randint(1, 5)

@@ -7,6 +7,7 @@ lengths, heads, values and strides freely, and those three sparingly.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from cases import BF16, F16, F32, Case, Mask, with_lse_gradients
 
@@ -16,14 +17,14 @@ _SQUARE = replace(_BASE, len_q=39, len_kv=39)
 _DTYPES = {"f32": F32, "f16": F16, "bf16": BF16}
 
 
-def _named(prefix: str, base: Case, rows: dict[str, dict[str, object]]) -> list[Case]:
+def _named(prefix: str, base: Case, rows: dict[str, dict[str, Any]]) -> list[Case]:
     return [
         replace(base, name=f"{prefix}-{name}", **changes)
         for name, changes in rows.items()
     ]
 
 
-def _in_each_dtype(prefix: str, base: Case, **changes: object) -> list[Case]:
+def _in_each_dtype(prefix: str, base: Case, **changes: Any) -> list[Case]:
     rows = {name: dict(changes, dtype=dtype) for name, dtype in _DTYPES.items()}
     return _named(prefix, base, rows)
 
@@ -263,6 +264,31 @@ TOGETHER = _named("together", _BASE, {
     "dv-dropout-bias": dict(head_dim_v=40, dropout=0.2, mask=Mask("float", "bqk")),
 })  # fmt: skip
 
+# Heads above 256: Stable Diffusion's VAE has one of 512, latent attention q and k of
+# 576 whose first 512 are v.  Lengths are short: the products are long.
+_WIDE = Case("", F32, head_dim=512, len_q=19, len_kv=27)
+_LATENT = replace(_WIDE, head_dim=576, head_dim_v=512, heads_q=2)
+WIDE_HEADS = [
+    *_in_each_dtype("wide-d512", _WIDE),
+    *_in_each_dtype("wide-latent", _LATENT, causal="bottom-right"),
+    *_named("wide", _WIDE, {
+        "d320-f32": dict(head_dim=320, causal="top-left"),
+        "d333-dv401-f16": dict(head_dim=333, head_dim_v=401, dtype=F16),
+        "dv576-f32": dict(head_dim=64, head_dim_v=576),
+        "all-f32": dict(mask=Mask("float", "bqk"), window=(15, 11), softcap=3.0,
+                        alibi="heads", sinks="normal", dropout=0.2, heads_q=2,
+                        alignment="bottom-right"),
+        "varlen-bf16": dict(dtype=BF16, sequences=((5, 20), (17, 7), (1, 9)), rest=2,
+                            window=(9, 2), dropout=0.2, heads_q=2),
+    }),
+    *_named("wide", _LATENT, {
+        "all-bool-f16": dict(mask=Mask(), causal="bottom-right", softcap=3.0,
+                             alibi="batch-heads", sinks="normal", dropout=0.2,
+                             dtype=F16),
+        "bias-bf16": dict(mask=Mask("float", "hqk"), dtype=BF16),
+    }),
+]  # fmt: skip
+
 FEATURE_CASES = with_lse_gradients([
     *BOOL_MASKS,
     *FLOAT_MASKS,
@@ -275,4 +301,5 @@ FEATURE_CASES = with_lse_gradients([
     *LAYOUTS,
     *LEADING,
     *TOGETHER,
+    *WIDE_HEADS,
 ])  # fmt: skip

@@ -30,7 +30,7 @@ class Problem:
 def draw_problem(seed: int, index: int) -> Problem:
     """Return problem ``index`` of a seed; it depends on nothing else."""
     rng = random.Random(f"fuzz {seed}:{index}")
-    (call,) = rng.choices(list(CALLS), CALLS.values())
+    (call,) = rng.choices(list(CALLS), list(CALLS.values()))
     heads_kv = rng.choice([1, 1, 2, 3])
     groups = rng.choice([1, 1, 1, 2, 4]) if call != "sdpa" else 1
     head_dim = rng.choice([1, 3, 8, 16, 33, 64])

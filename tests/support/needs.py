@@ -15,6 +15,9 @@ import torch
 
 from orchard_ops import _native
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+"""PyTorch's major and minor version: ``TORCH >= (2, 4)``."""
+
 ONLY_METALSIM = {
     "device": "about PyTorch's device metalsim",
     "simulator": "runs Metal text, or counts what it does, in the simulator",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from cases import (
@@ -163,7 +163,9 @@ class Steps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, scores, v, is_dead, factor):
+    def forward(
+        ctx: Any, scores: Tensor, v: Tensor, is_dead: Tensor, factor: Tensor
+    ) -> Tensor:
         top = scores.amax(-1, keepdim=True) if scores.numel() else scores[..., :1]
         terms = torch.exp(scores - top)
         terms = terms.masked_fill(is_dead, 0.0)
@@ -176,7 +178,7 @@ class Steps(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         weights, dropped, v, out, factor = ctx.saved_tensors
         grad, values = grad_out.float(), v.float()
         dweights = torch.matmul(grad, values.transpose(-1, -2)) * factor

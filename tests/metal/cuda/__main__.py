@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cuda_build
 import torch
@@ -37,7 +38,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def table(results: dict[str, object]) -> bool:
+def table(results: dict[str, Any]) -> bool:
     """Run the suite's table of small problems."""
     options = ["-q", "-n", str(os.cpu_count() or 1), "-p", "no:cacheprovider"]
     done = subprocess.run(
@@ -52,7 +53,7 @@ def table(results: dict[str, object]) -> bool:
     return done.returncode == 0
 
 
-def long(results: dict[str, object]) -> bool:
+def long(results: dict[str, Any]) -> bool:
     """Compare real models' sizes with float64."""
     import long as sizes
 
@@ -71,7 +72,7 @@ def long(results: dict[str, object]) -> bool:
     return all(row["is_good"] for row in rows)
 
 
-def memory(results: dict[str, object]) -> bool:
+def memory(results: dict[str, Any]) -> bool:
     """Check that memory beside the inputs grows with the length, not its square."""
     import speed
 
@@ -92,7 +93,7 @@ def memory(results: dict[str, object]) -> bool:
     return is_bounded and max(per_row) <= 1.05 * min(per_row)
 
 
-def speed(results: dict[str, object]) -> bool:
+def speed(results: dict[str, Any]) -> bool:
     """Time forward + backward beside math attention."""
     import speed as timing
 
@@ -114,7 +115,7 @@ def speed(results: dict[str, object]) -> bool:
     return all(row["ratio"] > 1.0 for row in rows if row["length"] >= 2048)
 
 
-def sanitize(results: dict[str, object]) -> bool:
+def sanitize(results: dict[str, Any]) -> bool:
     """Run the memory and race checkers: silent, but for the planted faults."""
     runs = [
         ("memcheck", [], {}, True),
@@ -174,7 +175,7 @@ def main() -> int:
     from cuda_device import open_device
 
     open_device()
-    results: dict[str, object] = {
+    results: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "driver_cuda": torch.version.cuda,

@@ -16,28 +16,30 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from cmake_sources import listed  # noqa: E402  Found beside it, not installed.
+
+# CMake's lists, and what else there is.
+LISTS = ("operator_sources", "attention_sources", "device_sources")
 SOURCES = (
-    *(
-        "csrc/torch/*.cpp",
-        "csrc/torch/trace/*.cpp",
-        "csrc/attention/*.cpp",
-        "csrc/device/*.cpp",
-    ),
     *("csrc/device/sim/compile/translate.cpp", "csrc/device/sim/compile/token*.cpp"),
     "csrc/device/sim/compile/files.cpp",
     "tests/metal/cuda/*.cpp",
 )
 # bridge.cpp of tests/metal/cuda takes the place of the first.
 LEFT_OUT = ("csrc/torch/bridge.cpp", "csrc/torch/mps_stream.cpp")
-TEXTS = (
-    *("kernels/**/*.metal", "kernels/**/*.h"),
-    *("csrc/device/sim/msl/macros.h", "tests/metal/cuda/metal_on_cuda.h"),
-)
+TEXTS = ("csrc/device/sim/msl/macros.h", "tests/metal/cuda/metal_on_cuda.h")
 
 
 def files(*patterns: str) -> list[Path]:
     """Return the project's files that match, in a fixed order."""
-    found = {path for p in patterns for path in ROOT.glob(p) if path.is_file()}
+    return sorted({path for p in patterns for path in ROOT.glob(p) if path.is_file()})
+
+
+def sources() -> list[Path]:
+    """Return what is compiled."""
+    found = {*listed(*LISTS), *files(*SOURCES)}
     return sorted(found - {ROOT / name for name in LEFT_OUT})
 
 
@@ -109,7 +111,7 @@ def build(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     embedded = folder / "embedded_texts.cpp"
     embed = [sys.executable, str(ROOT / "cmake" / "embed.py"), str(embedded)]
-    run([*embed, str(ROOT), *map(str, files(*TEXTS))])
+    run([*embed, str(ROOT), *map(str, [*listed("texts"), *files(*TEXTS)])])
     flags = compile_flags()
     newest = max(
         map(stamp, files("csrc/**/*.h", "tests/metal/cuda/*.h", "kernels/params.h"))
@@ -124,7 +126,7 @@ def build(folder: Path) -> Path:
         return str(out)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, [*files(*SOURCES), embedded]))
+        objects = list(pool.map(compiled, [*sources(), embedded]))
     # First, since some libtorch exports parts of a C++ library of its own, too old
     # for ours: std::filesystem of PyTorch 2.11 for CUDA crashes when called by us.
     libraries = ["-lstdc++"]

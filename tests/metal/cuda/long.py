@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import exact
 import philox
@@ -47,6 +48,8 @@ SIZES = [
     *(Size("Llama 3", dtype, (32, 8), 2048, 128, True) for dtype in (F32, F16, BF16)),
     *(Size("Llama 3", dtype, (32, 8), 4096, 128, True) for dtype in (F16, BF16)),
     Size("Gemma", BF16, (8, 4), 4096, 256, True),
+    *(Size("VAE", dtype, (1, 1), 4096, 512) for dtype in (F32, F16, BF16)),
+    Size("latent", BF16, (8, 1), 2048, 576, True),
     Size("Phi", F16, (32, 32), 2048, 80, True),
     Size("Mistral", BF16, (32, 8), 4096, 128, True, "window"),
     Size("padding", F16, (12, 12), 2048, 64, False, "mask"),
@@ -134,7 +137,7 @@ def allowed(size: Size, natural: tuple[float, float]) -> tuple[float, float]:
 
 def judge(
     size: Size, got: exact.Results, want: exact.Results, plain: exact.Results
-) -> tuple[dict[str, object], bool]:
+) -> tuple[dict[str, Any], bool]:
     """Return each result's error and that of plain operators, and the verdict."""
     exactly, naturally = dict(want.items()), dict(plain.items())
     errors, is_good = {}, True
@@ -147,7 +150,7 @@ def judge(
     return errors, is_good
 
 
-def check(size: Size) -> list[dict[str, object]]:
+def check(size: Size) -> list[dict[str, Any]]:
     """Run one size twice, as it comes and without scratch: a row for each."""
     problem = make_problem(size)
     want = exact.solve(problem, torch.float64)

@@ -15,13 +15,15 @@ import orchard_ops
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 # dtype, heads of q, of k and v, len_q, len_kv, head_dim.  From 128 on the backward,
-# at 256 the forward too, exchange partial scores through threadgroup memory.
+# at 256 the forward too, exchange partial scores through threadgroup memory; at 576
+# among nine slices.
 SIZES = [
     (F16, 4, 2, 333, 333, 64),
     (F16, 2, 2, 200, 333, 128),
     (BF16, 2, 1, 130, 200, 256),
     (F32, 2, 1, 150, 150, 128),
     (F32, 1, 1, 131, 97, 33),
+    (F32, 2, 1, 60, 90, 576),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ def _draw(length: int, head_dim: int) -> list[Tensor]:
     return [*(t.requires_grad_() for t in made[:3]), made[3]]
 
 
-def measure(length: int, head_dim: int, is_causal: bool) -> dict[str, object]:
+def measure(length: int, head_dim: int, is_causal: bool) -> dict[str, Any]:
     """Return the medians of forward + backward, all taking turns."""
     tensors = _draw(length, head_dim)
     functions: dict[str, Attention] = {

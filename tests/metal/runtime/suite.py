@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build
+import standin_build
 
 from orchard_ops import _native
 from orchard_ops._child import python
@@ -72,10 +72,10 @@ def main() -> int:
     if "--sample" in arguments:
         arguments[arguments.index("--sample")] = f"--every={SAMPLE}"
     chosen = any(argument.startswith("tests/") for argument in arguments)
-    command = python(build.PYTEST, *arguments, *([] if chosen else files()))
+    command = python(standin_build.PYTEST, *arguments, *([] if chosen else files()))
     for test in LACKING:
         command.append(f"--deselect=tests/{test}")
-    environment = build.environment(build.build_for_torch())
+    environment = standin_build.environment(standin_build.build_for_torch())
     # Its simulator replays what is recorded; the stand-in's libraries have no module.
     environment["ORCHARD_TEST_REPLAY_DIR"] = str(_native.library_dir())
     return subprocess.run(command, cwd=ROOT, env=environment).returncode

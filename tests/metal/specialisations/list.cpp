@@ -82,7 +82,7 @@ const KernelRow& named(std::string_view entry) {
 }
 
 // Whether a tile's registers are as few as they get: one fragment of scores, of
-// head_dim one fragment or a quarter.
+// head_dim one fragment or as many slices as there may be.
 bool is_smallest(const device::PipelineRequest& request) {
   std::map<std::string, int> defines;
   for (const auto& [name, value] : request.defines) {
@@ -91,7 +91,7 @@ bool is_smallest(const device::PipelineRequest& request) {
   const int largest = std::max(defines["HEAD_DIM"], defines["HEAD_DIM_V"]);
   const bool has_slices = named(request.entry).tiles != TileTable::row_each;
   return defines["TILE_ROWS"] * defines["TILE_COLS"] == 1 &&
-         (!has_slices || defines["SLICES"] == 4 ||
+         (!has_slices || defines["SLICES"] == attention::most_slices(largest) ||
           largest <= 8 * defines["SLICES"]);
 }
 

@@ -84,14 +84,14 @@ def program() -> Path:
 @cache
 def listed(families: str = "abc") -> list[Specialisation]:
     """Return what the launch plan asks for now on some classes of GPU."""
-    command = [program(), families]
+    command = [str(program()), families]
     done = subprocess.run(command, check=True, text=True, capture_output=True)
     return [Specialisation(line) for line in done.stdout.splitlines()]
 
 
 def launches(problems: list[str]) -> list[list[list[str]]]:
     """Return the launches that problems are cut into, in the words of launches.h."""
-    command = [program(), "launches"]
+    command = [str(program()), "launches"]
     given = "".join(f"{problem}\n" for problem in problems)
     done = subprocess.run(
         command, check=True, text=True, capture_output=True, input=given

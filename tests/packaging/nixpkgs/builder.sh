@@ -36,6 +36,7 @@ for package in $pythonPath; do
 done
 export PATH PYTHONPATH PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1
 PIP_DISABLE_PIP_VERSION_CHECK=1
+export SOURCE_DATE_EPOCH=315532800 # As nixpkgs' stdenv: 1980.
 
 if [ -n "$pyproject" ]; then
   cp -r "$src" source

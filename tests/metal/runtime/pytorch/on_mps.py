@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def causal_gradients(
         torch.randn(1, 2, 72, dim, generator=generator).to(device, dtype)
         for _ in range(4)
     )
-    leaves = [x.requires_grad_() for x in (q, k, v)]
+    leaves: Any = [x.requires_grad_() for x in (q, k, v)]
     out = orchard_ops.flash_attention(*leaves, is_causal=True)
     return [x.detach().cpu() for x in (out, *torch.autograd.grad(out, leaves, grad))]
 
@@ -181,7 +182,7 @@ def check_gradients(
         torch.randn(1, 2, 72, dim, generator=generator).to(dtype).float()
         for _ in range(4)
     )
-    leaves = [x.requires_grad_() for x in (q, k, v)]
+    leaves: Any = [x.requires_grad_() for x in (q, k, v)]
     out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
     expected = [out, *torch.autograd.grad(out, leaves, grad)]
     tolerance = 1e-5 if dtype == torch.float32 else 4e-3

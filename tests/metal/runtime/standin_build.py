@@ -22,21 +22,21 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from cmake_sources import listed  # noqa: E402  Found beside it, not installed.
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 FOLDER = CACHE / "orchard-ops-dev" / "metal_runtime"
-DEVICE = (
-    *("csrc/device/*.cpp", "csrc/device/metal/*.cpp"),
-    *(f"csrc/device/sim/{room}/*.cpp" for room in ("check", "compile", "execute")),
-)
+# CMake's lists (support/cmake_sources.py).
+DEVICE = ("device_sources", "metal_sources", "sim_sources")
+ATTENTION = "attention_sources"
+OPERATORS = "operator_sources"
+TEXTS = ("texts", "sim_texts")
 STAND_IN = ("tests/metal/runtime/*.cpp", "tests/metal/runtime/*.S")
-ATTENTION = ("csrc/attention/*.cpp",)
 # They depend on the PyTorch whose streams they are.
 PYTORCH = ("tests/metal/runtime/pytorch/*.cpp",)
 STREAMS = ("csrc/torch/mps_stream.cpp", "tests/metal/runtime/streams/*.cpp")
-TEXTS = (
-    *("kernels/**/*.metal", "kernels/**/*.h"),
-    *("csrc/device/sim/msl/*", "csrc/device/sim/compile/t*"),
-)
 HEADERS = (
     "csrc/attention/*.h",
     "csrc/torch/**/*.h",
@@ -145,7 +145,7 @@ def opened(path: Path) -> Iterator[tuple[Folder, Path]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         embedded = path / "embedded_texts.cpp"
         embed = [sys.executable, str(ROOT / "cmake" / "embed.py"), str(embedded)]
-        run([*embed, str(ROOT), *map(str, files(*TEXTS))])
+        run([*embed, str(ROOT), *map(str, listed(*TEXTS))])
         yield Folder(path, digest.digest()), embedded
 
 
@@ -157,7 +157,8 @@ def build(path: Path, minor: int) -> Path:
     with opened(path) as (folder, embedded):
         plain = clang()
         streams = [*plain, "-DORCHARD_TORCH_MAJOR=2", f"-DORCHARD_TORCH_MINOR={minor}"]
-        own = files(*DEVICE, *STAND_IN, *ATTENTION, "tests/metal/runtime/program/*.cpp")
+        own = files(*STAND_IN, "tests/metal/runtime/program/*.cpp")
+        own += listed(*DEVICE, ATTENTION)
         jobs = [(plain, source) for source in [*own, embedded]]
         jobs += [(streams, source) for source in files(*STREAMS)]
         objects = folder.compile_all(jobs)
@@ -193,7 +194,8 @@ def torch_flags(root: Path) -> tuple[str, list[str]]:
 def device_objects(folder: Folder, embedded: Path, abi: str) -> list[str]:
     """Compile the device library: the Metal device, the stand-in, the simulator."""
     metal = [*clang(), "-fPIC", *gcc_headers(), abi]
-    jobs = [(metal, source) for source in [*files(*DEVICE, STAND_IN[0]), embedded]]
+    sources = [*listed(*DEVICE), *files(STAND_IN[0]), embedded]
+    jobs = [(metal, source) for source in sources]
     jobs += [(["g++", "-c", "-fPIC"], source) for source in files(STAND_IN[1])]
     return folder.compile_all(jobs)
 
@@ -202,14 +204,8 @@ def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
     """Compile _C with the MPS key, PyTorch's streams and its mps device."""
     plain = ["g++", "-c", "-std=c++20", "-O1", "-g0", "-fPIC", *own_includes(), *flags]
     plain += ["-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"]
-    parts = (
-        "csrc/torch/*.cpp",
-        "csrc/torch/trace/*.cpp",
-        *ATTENTION,
-        STREAMS[1],
-        *PYTORCH,
-    )
-    return folder.compile_all([(plain, source) for source in files(*parts)])
+    sources = [*listed(ATTENTION, OPERATORS), *files(STREAMS[1], *PYTORCH)]
+    return folder.compile_all([(plain, source) for source in sources])
 
 
 def environment(libraries: Path, mode: str = "private") -> dict[str, str]:
@@ -218,7 +214,6 @@ def environment(libraries: Path, mode: str = "private") -> dict[str, str]:
     ``libraries`` is what `build_for_torch` returned, ``mode`` the storage mode of
     PyTorch's buffers, which are private up to 2.11 and then shared.
     """
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
     import mps_table
     import torch
 
