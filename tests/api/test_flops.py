@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def counted(call: Any, *arguments: Any, **options: Any) -> tuple[int, Any]:
+def counted(
+    call: Callable[..., Any], *arguments: object, **options: object
+) -> tuple[int, Any]:
     """Return how many operations a call takes, and what it returns."""
     mode = flop_counter.FlopCounterMode(display=False)
     with mode:

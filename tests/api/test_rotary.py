@@ -111,11 +111,7 @@ def test_bad_arguments(name: str) -> None:
     """A bad argument gives a typed error that says what came."""
     changes, words = BAD[name]
     cos, sin = table(torch.device("cpu"))
-    given: dict[str, Any] = {
-        "x": torch.zeros(1, 2, 2, 16),
-        "cos": cos,
-        "sin": sin,
-        **changes,
-    }
+    given: dict[str, Any] = {"x": torch.zeros(1, 2, 2, 16), "cos": cos, "sin": sin}
+    given.update(changes)
     with pytest.raises(InvalidProblemError, match=words):
         apply_rotary_emb(**given)
