@@ -182,7 +182,7 @@ WRONG: dict[str, Callable[[Tensor], list[Tensor]]] = {
     "devices": lambda q: [q, q.to("meta"), q],
     "dtypes": lambda q: [q, q.half(), q],
     "shapes": lambda q: [q, q[..., :4], q],
-    "ranks": lambda q: [q, q[0], q],
+    "ranks": lambda q: [q, q[0, 0, 0], q],
 }
 
 
