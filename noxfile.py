@@ -366,7 +366,8 @@ def release(session: nox.Session) -> None:
     dist = ROOT / ("build/release" if is_sample else "dist")
     shutil.rmtree(dist, ignore_errors=True)
     groups = PROJECT["dependency-groups"]
-    install(session, *BUILD_TOOLS, "build", *groups["release"], *groups["conda"])
+    tools = (*groups["release"], *groups["conda"], *groups["wheels"])
+    install(session, *BUILD_TOOLS, "build", *tools)
     install_torch(session, DEMO_TORCH)
     numpy = MATRIX[DEMO_TORCH]["numpy"]
     install(session, "pytest", numpy, "ziglang")
@@ -381,7 +382,10 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "build", *sdist)
     if not is_sample:
         session.run("python", "packaging", "macos.wheels", "--werror")
-        session.run("python", "packaging", "conda.packages", env=kernel_cache())
+        session.run("python", "packaging", "linux.wheels")
+        # Those for Linux are tests: conda-forge's PyTorch there is another build.
+        mac = ("--platform", "osx-arm64")
+        session.run("python", "packaging", "conda.packages", *mac, env=kernel_cache())
         wheels = map(str, (dist / "macos").glob("*.whl"))
         session.run("python", "packaging", "hub", *wheels)
     options = [word for word in session.posargs if word != "--check"]
@@ -400,7 +404,9 @@ def nix(session: nox.Session) -> None:
     tools = (*BUILD_TOOLS, "build", "nox", "ruff", *locked.TORCH_NEEDS)
     # The package that is built is for this Python: an older PyTorch, which breaks
     # with NumPy 2.
-    install(session, *tools, *EXTRAS["cli"], *EXTRAS["test"][1:], "numpy<2")
+    # zig stands for nixpkgs'.
+    extras = (*EXTRAS["cli"], *EXTRAS["sim"][:1], *EXTRAS["test"][1:])
+    install(session, *tools, *extras, "numpy<2")
     session.run("python", "packaging", "nix.flake")
     session.run("pytest", "--noconftest", "-n", "2", "tests/packaging/test_nix.py")
     if "--evaluate" in session.posargs:  # no downloads

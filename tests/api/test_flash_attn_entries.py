@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -36,9 +37,7 @@ CASES = [
 DEVICES = ["cpu"] if chosen_device() == "cpu" else [chosen_device(), "cpu"]
 
 
-def options(
-    case: Case, slopes: Tensor | None, device: torch.device
-) -> dict[str, object]:
+def options(case: Case, slopes: Tensor | None, device: torch.device) -> dict[str, Any]:
     """Return what all four entries take, as keywords."""
     left, right = case.window or (-1, -1)
     return {
@@ -62,15 +61,15 @@ def test_matches_float64(case: Case, kind: str) -> None:
     swap = (lambda t: t) if case.sequences else (lambda t: t.transpose(1, 2))
     q, k, v, grad = (swap(t).to(device) for t in inputs.core)
     given = options(case, inputs.alibi_slopes, device)
-    packed = sequence_ends(case, device) if case.sequences else ()
-    forward = _flash_attn_varlen_forward if packed else _flash_attn_forward
-    backward = _flash_attn_varlen_backward if packed else _flash_attn_backward
+    packed: Any = sequence_ends(case, device) if case.sequences else ()
+    forward: Any = _flash_attn_varlen_forward if packed else _flash_attn_forward
+    backward: Any = _flash_attn_varlen_backward if packed else _flash_attn_backward
     torch.manual_seed(case.manual_seed)
     with count_calls() as calls:
         out, lse, mask, state = forward(
             q, k, v, *packed, **given, return_softmax=case.dropout > 0
         )
-        written = [torch.full_like(t, torch.nan) for t in (q, k, v)]
+        written: Any = [torch.full_like(t, torch.nan) for t in (q, k, v)]
         sums = backward(
             grad, q, k, v, out, lse, *written, *packed, **given, deterministic=True,
             rng_state=state,
@@ -88,8 +87,10 @@ def merged(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return out and lse of all keys from those of each block of them."""
     lse = torch.logsumexp(torch.stack([lse for _, lse in parts]), 0)
     shares = [(each - lse).exp().transpose(1, 2).unsqueeze(-1) for _, each in parts]
-    out = sum(out.float() * share for (out, _), share in zip(parts, shares))
-    return out.to(parts[0][0].dtype), lse
+    total = torch.zeros(())
+    for (out, _), share in zip(parts, shares):
+        total = total.to(out.device) + out.float() * share
+    return total.to(parts[0][0].dtype), lse
 
 
 @pytest.mark.parametrize("kind", DEVICES)
@@ -110,7 +111,7 @@ def test_a_ring_of_blocks_matches_float64(dtype: torch.dtype, kind: str) -> None
     out, lse = merged(parts)
     dq, dk, dv = torch.zeros_like(q).float(), [], []
     for block in blocks:
-        written = [torch.empty_like(t) for t in (q, *block)]
+        written: Any = [torch.empty_like(t) for t in (q, *block)]
         _flash_attn_backward(
             grad, q, *block, out, lse, *written, **given, deterministic=False
         )
@@ -140,7 +141,7 @@ def test_bad_arguments(device: torch.device) -> None:
     q = torch.randn(1, 3, 2, 8).to(device)
     lse = torch.zeros(1, 2, 3).to(device)
     given = {**options(_BASE, None, device), "deterministic": True}
-    grads = [torch.empty_like(q) for _ in range(3)]
+    grads: Any = [torch.empty_like(q) for _ in range(3)]
     with pytest.raises(InvalidProblemError, match="rng_state"):
         _flash_attn_backward(q, q, q, q, q, lse, *grads, **{**given, "dropout_p": 0.5})
     with pytest.raises(InvalidProblemError, match="lse"):

@@ -149,18 +149,19 @@ def test_sinks_match_float64(asks_lse: bool, device: torch.device) -> None:
     for case in (dense, packed):
         inputs = make_inputs(case)
         swap = (lambda t: t) if case.sequences else (lambda t: t.transpose(1, 2))
+        assert inputs.sinks is not None
         *leaves, grad = (leaf(swap(t), device) for t in inputs.core)
-        given = keywords(case, inputs, device)
-        given.update(s_aux=leaf(inputs.sinks, device), return_attn_probs=asks_lse)
-        function = flash_attn.flash_attn_func
+        sinks = leaf(inputs.sinks, device)
+        given: dict[str, Any] = dict(keywords(case, inputs, device), s_aux=sinks)
+        given["return_attn_probs"] = asks_lse
+        function: Any = flash_attn.flash_attn_func
+        ends: tuple[Any, ...] = ()
         if case.sequences:
             function = flash_attn.flash_attn_varlen_func
-            leaves_and_ends = (*leaves, *sequence_ends(case, device))
-        else:
-            leaves_and_ends = leaves
-        found = function(*leaves_and_ends, **given)
+            ends = sequence_ends(case, device)
+        found = function(*leaves, *ends, **given)
         out, lse = (found[0], found[1].cpu()) if asks_lse else (found, None)
-        *grads, dsinks = torch.autograd.grad(out, (*leaves, given["s_aux"]), grad)
+        *grads, dsinks = torch.autograd.grad(out, (*leaves, sinks), grad)
         out, *grads = (swap(t).cpu() for t in (out, *grads))
         results = Results(out, lse, *grads, dsinks=dsinks.cpu())
         assert_close(case, inputs, results)

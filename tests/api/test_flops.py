@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def counted(call: object, *arguments: object, **options: object) -> tuple[int, object]:
+def counted(
+    call: Callable[..., Any], *arguments: object, **options: object
+) -> tuple[int, Any]:
     """Return how many operations a call takes, and what it returns."""
     mode = flop_counter.FlopCounterMode(display=False)
     with mode:

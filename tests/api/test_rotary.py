@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from rotation import turn
@@ -95,7 +97,7 @@ def test_in_place(device: torch.device) -> None:
     assert torch.equal(*grads)
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "table": ({"sin": torch.zeros(40, 7)}, "cos and sin"),
     "few rows": ({"seqlen_offsets": 39}, "from 0 to 38"),
     "offsets": ({"seqlen_offsets": torch.zeros(3, dtype=torch.int32)}, r"\[1\]"),
@@ -109,6 +111,7 @@ def test_bad_arguments(name: str) -> None:
     """A bad argument gives a typed error that says what came."""
     changes, words = BAD[name]
     cos, sin = table(torch.device("cpu"))
-    given = {"x": torch.zeros(1, 2, 2, 16), "cos": cos, "sin": sin, **changes}
+    given: dict[str, Any] = {"x": torch.zeros(1, 2, 2, 16), "cos": cos, "sin": sin}
+    given.update(changes)
     with pytest.raises(InvalidProblemError, match=words):
         apply_rotary_emb(**given)

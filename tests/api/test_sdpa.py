@@ -313,7 +313,7 @@ def test_a_mask_and_causal_mean_both(device: torch.device) -> None:
     want = PYTORCH(*there, both)
     wanted = torch.autograd.grad(want.square().sum(), there)
     for given in (mask, torch.zeros(17, 17).masked_fill(~mask, -torch.inf)):
-        here = [t.to(device).requires_grad_() for t in tensors]
+        here: Any = [t.to(device).requires_grad_() for t in tensors]
         decision = sdpa.explain(*here, given.to(device), is_causal=True)
         assert decision.is_routed
         assert "must pass both" in decision.note
@@ -366,7 +366,7 @@ def test_leading_dimensions_broadcast(name: str, device: torch.device) -> None:
     grad = draw(torch.device("cpu"), want.shape)[0]
     wanted = torch.autograd.grad(want, exact, grad.double())
     for place in (torch.device("cpu"), device):
-        leaves = [t.to(place).requires_grad_() for t in tensors]
+        leaves: Any = [t.to(place).requires_grad_() for t in tensors]
         with count_calls() as calls:
             out = orchard_ops.flash_attention(*leaves, enable_gqa=False)
         assert calls.fwd == (place is device and out.numel() > 0)

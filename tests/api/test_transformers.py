@@ -182,7 +182,7 @@ def test_generating_equals_eager(name: str, padding: str, device: torch.device) 
     eager, ours = pair(name, device)
     inputs = batch(name, padding)
     inputs.pop("labels")
-    options = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+    options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
     want = eager.eval().generate(**inputs, **options)
     with count_calls() as calls:
         got = ours.eval().generate(
@@ -208,12 +208,12 @@ def test_steps_through_the_cache_entry(
         served.append(out is not None)
         return out
 
-    step = integration.step
+    step = _steps.step
     monkeypatch.setattr(integration, "step", watched)
     eager, ours = pair("llama", device)
     inputs = batch("llama", padding)
     inputs.pop("labels")
-    options = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+    options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
     want = eager.eval().generate(**inputs, **options)
     if cache == "static":
         options["cache_implementation"] = "static"

@@ -117,11 +117,14 @@ def test_memory_is_linear_in_length(name: str, device: torch.device) -> None:
 
 def ring_entries(length: int, device: torch.device) -> None:
     """Run forward and backward of one block of keys, as ring attention does."""
-    q, k, v, *written = torch.zeros(6, 1, length, 2, 16).half().to(device).unbind()
+    tensors = torch.zeros(6, 1, length, 2, 16).half().to(device).unbind()
+    q, k, v, dq, dk, dv = tensors
     options = (0.0, 0.25, True, -1, -1, 0.0, None)
     entries = flash_attn.flash_attn_interface
     out, lse, *_ = entries._flash_attn_forward(q, k, v, *options, False)
-    entries._flash_attn_backward(out, q, k, v, out, lse, *written, *options, True)
+    entries._flash_attn_backward(
+        out, q, k, v, out, lse, dq, dk, dv, *options, deterministic=True
+    )
 
 
 def rotary(length: int, device: torch.device) -> None:

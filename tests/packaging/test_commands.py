@@ -71,6 +71,7 @@ RUN_BY = {
     "nox -s package": (CI, "session package -- sdist"),
     "nox -s lock": ("tools/check_locks.py", "def requirement_problems"),
     "nox -s reproduce": (CI, "session reproduce -- sdist wheel"),
+    "nox -s release": (CI, "session release -- --sample"),
     "nox -s test-mps-standin": (CI, "session test-mps-standin -- --sample"),
     "nox -s tune": (CI, "session tune -- --check"),
     "nox -s smoke": (HOSTED, "nox -s smoke"),
@@ -108,6 +109,7 @@ RUN_BY = {
         "def test_a_difference_is_named",
     ),
     "python tools/locked.py": (CI, "tools/locked.py nox"),
+    "python packaging hub": (SESSIONS, '"packaging", "hub"'),
     "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
     "python tools/stubs.py": ("tests/api/test_stubs.py", "stubs.stub(library)"),
 }

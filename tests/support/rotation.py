@@ -13,7 +13,7 @@ def turn(x: Tensor, angles: Tensor, style: str) -> Tensor:
     size = 2 * angles.size(1)
     part, rest = x[..., :size], x[..., size:]
     if style == "interleaved":
-        pairs = part.unflatten(-1, (-1, 2))
+        pairs = part.reshape(*part.shape[:-1], -1, 2)
     else:
         pairs = torch.stack(part.chunk(2, -1), -1)
     factor = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)

@@ -123,10 +123,11 @@ def _packed_positions(
     check_is_tensor(_NAME, "cu_seqlens", cu_seqlens)
     starts = cu_seqlens.long()
     # How many sequences have ended at each token; the rest belongs to the last one.
-    ends = torch.ones_like(starts[1:-1])
-    marks = torch.zeros(total + 1, dtype=torch.long, device=starts.device)
-    marks = marks.index_put((starts[1:-1],), ends, accumulate=True)
-    sequence = marks[:total].cumsum(0)
+    # In float32, of which MPS has atomic sums.
+    ends = starts[1:-1]
+    marks = torch.zeros(total + 1, dtype=torch.float32, device=starts.device)
+    marks = marks.index_put((ends,), torch.ones_like(ends).float(), accumulate=True)
+    sequence = marks[:total].cumsum(0).long()
     positions = torch.arange(total, device=starts.device) - starts[sequence]
     if isinstance(offsets, Tensor):
         return (positions + offsets.long()[sequence]).unsqueeze(0)
