@@ -308,7 +308,7 @@ def test_sinks_of_the_drop_in(device: torch.device) -> None:
     q, given = problem.q.to(device), problem.arguments(device)
     want = orchard_ops.flash_attention_with_kvcache(q, *caches, **given)
     sinks = given.pop("sinks")
-    dao = flash_attn.flash_attn_with_kvcache
+    dao: Any = flash_attn.flash_attn_with_kvcache
     assert torch.equal(dao(q, *caches, s_aux=sinks, **given).cpu(), want.cpu())
     with pytest.raises(UnsupportedError, match="gradient"):
         dao(q, *caches, s_aux=sinks.clone().requires_grad_(), **given)
