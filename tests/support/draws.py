@@ -90,7 +90,8 @@ def _draw_mask(case: Case, mask: Mask, generator: torch.Generator) -> Tensor:
     if case.ndim < 4:
         values = values.squeeze(1)
     if case.ndim == 5:
-        values = values.unflatten(0, (2, -1) if "b" in mask.dims else (1, 1))
+        batch = (2, case.batch // 2) if "b" in mask.dims else (1, 1)
+        values = values.reshape(*batch, *values.shape[1:])
     return values.reshape(values.shape[values.dim() - mask.rank :])
 
 
