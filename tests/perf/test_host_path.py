@@ -72,8 +72,8 @@ def routed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 CALLS: dict[str, tuple[Callable[..., Any], int]] = {
     "causal": (partial(orchard_ops.flash_attention, is_causal=True), 5),
     "dropout": (partial(orchard_ops.flash_attention, dropout_p=0.5), 32),
-    "window": (partial(orchard_ops.flash_attention, window=(2, 0)), 34),
-    "sdpa.enable()": (routed, 19),
+    "window": (partial(orchard_ops.flash_attention, window=(2, 0)), 11),
+    "sdpa.enable()": (routed, 13),
     "flash_attn_func": (partial(flash_attn.flash_attn_func, causal=True), 15),
 }
 
