@@ -181,7 +181,7 @@ def test_no_mac_needs_a_gpu_or_the_simulator(nix: Any, tree: Path) -> None:
 def test_the_build_has_what_its_metadata_reads(nix: Any, tree: Path) -> None:
     """A wheel's requirements can be told from the part that is built."""
     folder = part_of(nix, tree, "source") / "cmake"
-    ask = "import wheel_metadata as w; print(w.requirements('2.4.1'))"
+    ask = "import wheel_metadata as w; print(w.requirements(['2.4']))"
     command = [
         sys.executable,
         "-B",
