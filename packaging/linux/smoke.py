@@ -55,7 +55,7 @@ def environment(folder: Path, version: str, wheel: Path) -> Path:
     numpy = NUMPY.get(minor(version), "numpy")
     cpu_torch = ROOT / "tools" / "cpu_torch.py"
     run(sys.executable, cpu_torch, version, "--python", python, numpy)
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
     return python
 
 

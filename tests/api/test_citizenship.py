@@ -280,7 +280,7 @@ def test_compiled_dropout_draws_anew(device: torch.device) -> None:
 def test_compiled_sdpa_falls_back(device: torch.device) -> None:
     """What the kernels do not take is PyTorch's in compiled code too."""
     with sdpa.enabled(), count_calls() as calls:
-        for where, size in (("cpu", 64), (device, 300)):
+        for where, size in (("cpu", 64), (device, 600)):
             q = torch.randn(1, 2, 5, size).to(where)
             compiled = torch.compile(
                 lambda q: F.scaled_dot_product_attention(q, q, q), backend="aot_eager"

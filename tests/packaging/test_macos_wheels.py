@@ -321,7 +321,7 @@ def test_a_wheel_that_contradicts_itself_is_refused(
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    with pytest.raises(pack.Failure, match=words):
+    with pytest.raises(project.Failure, match=words):
         pack.check_wheel(wheel, ALL)
 
 
@@ -388,7 +388,7 @@ def test_a_pytorch_that_cannot_be_downloaded_is_named(
         return tmp_path
 
     monkeypatch.setattr(downloads, "torch_tree", torch_tree)
-    with pytest.raises(wheels.Failure) as caught:
+    with pytest.raises(project.Failure) as caught:
         wheels.fetch(["2.1.2", *lost, "2.13.0"])
     assert "no wheel was made without 2.2.2, 2.4.1" in str(caught.value)
     assert all(f"torch=={version}: Not Found" in str(caught.value) for version in lost)
