@@ -331,12 +331,13 @@ def package(session: nox.Session) -> None:
 
 @nox.session(python=interpreter(DEMO_TORCH, also=()))
 def reproduce(session: nox.Session) -> None:
-    """Build each kind of package twice, and compare (sdist wheel macos conda nix)."""
+    """Build packages twice and compare (sdist, wheel, linux, macos, conda, nix)."""
     groups = PROJECT["dependency-groups"]
     install_torch(session, DEMO_TORCH)
     first = built_wheel(session, DEMO_TORCH)
     install(session, *BUILD_TOOLS, "build", "ziglang", MATRIX[DEMO_TORCH]["numpy"])
-    install(session, *groups["conda"], *groups["reproduce"], *EXTRAS["test"][1:])
+    install(session, *groups["conda"], *groups["reproduce"], *groups["wheels"])
+    install(session, *EXTRAS["test"][1:])
     session.run("pytest", "--noconftest", "-q", "tests/packaging/test_reproduce.py")
     session.run(
         *("python", "packaging", "reproduce", *session.posargs, "--wheel", str(first))

@@ -7,7 +7,8 @@ what time it is from.
 
 Usage: python packaging reproduce [KIND...] [--torch 2.4.1] [--target 14.0]
        [--platform linux-64] [--wheel FILE]
-  KIND: sdist, wheel, macos, conda, nix (default: all)
+  KIND: sdist, wheel, linux, macos, conda, nix (default: all); wheel is what pip
+    builds, linux and macos are what is published
   --wheel: a wheel of this tree and Python that was built before, as the first one
 """
 
@@ -22,13 +23,14 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from compare import difference
 from project import ROOT, Failure, default_torch, macos_targets, minor, versions
 from release.checks import digest
 
-KINDS = ("sdist", "wheel", "macos", "conda", "nix")
+KINDS = ("sdist", "wheel", "linux", "macos", "conda", "nix")
 MATRIX = versions()
 ROW = "{kind:<8} {same:<6} {digest}  {name}"
 
@@ -113,12 +115,12 @@ def wheel(place: Place) -> Path:
     return next(place.out("wheel").glob("*.whl"))
 
 
-def macos(place: Place, options: argparse.Namespace) -> list[Path]:
-    """Cross-build the macOS wheel, with the library for one PyTorch."""
-    folders = ("--work", place.source.parent / "macos", "--out", place.out("macos"))
+def published(kind: str, place: Place, options: argparse.Namespace) -> list[Path]:
+    """Build the wheel of a system that is published, with one PyTorch's library."""
+    folders = ("--work", place.source.parent / kind, "--out", place.out(kind))
     choice = ("--torch", options.torch)
-    place.run("packaging", "macos.wheels", *choice, *folders)
-    return sorted(place.out("macos").glob("*.whl"))
+    place.run("packaging", f"{kind}.wheels", *choice, *folders)
+    return sorted(place.out(kind).glob("*.whl"))
 
 
 def conda(place: Place, options: argparse.Namespace) -> list[Path]:
@@ -150,7 +152,9 @@ def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", default=KINDS)
-    parser.add_argument("--torch", default=default_torch(), help="of macOS and conda")
+    parser.add_argument(
+        "--torch", default=default_torch(), help="of all but wheel and nix"
+    )
     parser.add_argument("--target", help="macOS of conda's (default: the oldest)")
     both = ["linux-64", "osx-arm64"]
     parser.add_argument("--platform", nargs="+", choices=both, default=both)
@@ -171,7 +175,8 @@ def build_twice(options: argparse.Namespace, work: Path) -> Iterator[str]:
     if "wheel" in options.kinds:
         before = options.wheel or wheel(first)
         yield from compared("wheel", [before], [wheel(second)])
-    for kind, build in (("macos", macos), ("conda", conda)):
+    linux, macos = (partial(published, kind) for kind in ("linux", "macos"))
+    for kind, build in (("linux", linux), ("macos", macos), ("conda", conda)):
         if kind in options.kinds:
             built = build(first, options)
             yield from compared(kind, built, build(second, options))

@@ -2,7 +2,8 @@
 
 The locks are requirement files with a hash for each file that may be installed, which
 ``nox -s lock`` writes (tools/lock.py).  One covers every Python, and names what asked
-for a package, so a few of them can be installed with all that they need and no more.
+for a package, so a few of them can be installed with all that they need, and with the
+extras of it that any session asks for.
 This runs before anything is installed, so it imports only Python's own modules.
 
 Usage: python tools/locked.py [--python VENV/bin/python] [--lock NAME] REQUIREMENT...

@@ -469,3 +469,38 @@ def test_says_what_to_install_without_nix(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(nix_flake.FlakeError, match="apt-get install nix-bin"):
         nix_flake.Nix(tmp_path / "nix")
+
+
+SMALL = """
+{{
+  inputs.nixpkgs.url = "nixpkgs";
+  outputs = {{ nixpkgs, self }}: {{
+    small = derivation {{
+      name = "small";
+      system = "{system}";
+      builder = "/bin/bash";
+      args = [ "-c" "echo {text} > $out; exit 0" ];
+    }};
+  }};
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("same", None), ("$RANDOM$RANDOM$RANDOM", "-small: byte ")]
+)
+def test_a_second_build_with_other_bytes_is_named(
+    nix: Any, tree: Path, text: str, words: str | None
+) -> None:
+    """`--twice` builds an output again, and names the first difference."""
+    system = nix_flake.with_host(tree)
+    (tree / "flake.nix").write_text(SMALL.format(system=system, text=text))
+    (tree / "flake.lock").unlink()
+    attribute = f"path:{tree}#small"
+    nix.flake("build", "--no-link", attribute, tree=tree)
+    built = Path(nix.flake("eval", "--raw", attribute, tree=tree))
+    if words is None:
+        nix_flake.rebuild(nix, tree, attribute, built)
+        return
+    with pytest.raises(nix_flake.FlakeError, match=words):
+        nix_flake.rebuild(nix, tree, attribute, built)
