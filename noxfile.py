@@ -28,6 +28,7 @@ nox.needs_version = ">=2024.10.9"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 VERSIONS = nox.project.load_toml(ROOT / "versions.toml")
 MATRIX = VERSIONS["torch"]
+ENTRIES = {**MATRIX, **VERSIONS["between"]}
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 CMAKE = ("cmake>=3.24", "ninja>=1.10")
 BUILD_TOOLS = [*PROJECT["build-system"]["requires"], *CMAKE]
@@ -38,7 +39,7 @@ OLDEST_TORCH, *_, NEWEST_TORCH = MATRIX
 # What a session of tools/ alone may run on: they read TOML.
 TOOL_PYTHONS = ("3.11", "3.12", "3.13")
 
-nox.options.sessions = ["lint", *(f"test-{name}" for name in MATRIX)]
+nox.options.sessions = ["lint", *(f"test-{name}" for name in ENTRIES)]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -59,8 +60,8 @@ def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
     default the other Pythons that the PyTorch has wheels for.
     """
     running = "{}.{}".format(*sys.version_info)
-    wanted = MATRIX[name]["python"]
-    allowed = MATRIX[name]["pythons"] if also is None else also
+    wanted = ENTRIES[name]["python"]
+    allowed = ENTRIES[name]["pythons"] if also is None else also
     if running == wanted:
         return None
     if runs(wanted):
@@ -85,7 +86,7 @@ def install_wheel(session: nox.Session, wheel: Path) -> None:
 
 def install_torch(session: nox.Session, name: str) -> None:
     """Put the PyTorch of a matrix entry into the session's environment."""
-    entry = MATRIX[name]
+    entry = ENTRIES[name]
     session.run(
         *("python", ROOT / "tools" / "cpu_torch.py", entry["version"]),
         *("--python", session.virtualenv.bin + "/python", entry["numpy"]),
@@ -137,7 +138,7 @@ def install_package(session: nox.Session, name: str, extra: str) -> None:
     """Build and install the package for a PyTorch; reuse old object files."""
     install_torch(session, name)
     install_wheel(session, built_wheel(session, name))
-    install(session, f"orchard-ops[{extra}]", MATRIX[name]["numpy"])
+    install(session, f"orchard-ops[{extra}]", ENTRIES[name]["numpy"])
     check_environment(session)
 
 
@@ -166,10 +167,11 @@ def in_processes() -> tuple[str, ...]:
 
 
 def test(session: nox.Session, name: str) -> None:
-    """Build for one PyTorch and run the test suite; arguments go to pytest."""
+    """Build for one PyTorch and run its tests; arguments go to pytest."""
     install_package(session, name, "test")
     session.run(
-        *("pytest", *in_processes(), *session.posargs),
+        *("pytest", *in_processes(), *ENTRIES[name].get("tests", ())),
+        *session.posargs,
         env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
     )
 
@@ -180,14 +182,14 @@ def add_test_session(name: str) -> None:
     def run(session: nox.Session) -> None:
         test(session, name)
 
-    minor = MATRIX[name]["version"].rpartition(".")[0]
+    minor = ENTRIES[name]["version"].rpartition(".")[0]
     run.__doc__ = (
         f"Build against PyTorch {minor} and run the tests (pytest arguments after --)."
     )
     nox.session(run, name=f"test-{name}", python=interpreter(name))
 
 
-for entry in MATRIX:
+for entry in ENTRIES:
     add_test_session(entry)
 
 
@@ -261,9 +263,34 @@ def tune(session: nox.Session) -> None:
 
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def wheels_macos(session: nox.Session) -> None:
-    """Make and prove macOS wheels, on any machine (arguments: --torch, --target)."""
-    install(session, "ziglang", *CMAKE)
+    """Make and prove the macOS wheel, on any machine (--torch: not for all)."""
+    install(session, "ziglang", *CMAKE, *PROJECT["dependency-groups"]["wheels"])
     session.run("python", "packaging", "macos.wheels", "--werror", *session.posargs)
+    session.run("twine", "check", "--strict", *wheels_in("macos"))
+
+
+@nox.session(name="wheels-linux", python=interpreter(DEMO_TORCH, also=()))
+def wheels_linux(session: nox.Session) -> None:
+    """Make the Linux wheel of this Python, for every PyTorch (--torch: not for all)."""
+    install(session, *BUILD_TOOLS, *PROJECT["dependency-groups"]["wheels"])
+    session.run("python", "packaging", "linux.wheels", *session.posargs)
+    session.run("twine", "check", "--strict", *wheels_in("linux"))
+
+
+def wheels_in(system: str) -> list[str]:
+    """Return the wheels that lie in dist/."""
+    return [str(path) for path in (ROOT / "dist" / system).glob("*.whl")]
+
+
+@nox.session(python=interpreter(DEMO_TORCH, also=()))
+def smoke(session: nox.Session) -> None:
+    """Use the Linux wheel beside each PyTorch it is for (--torch 2.7; --no-doctor)."""
+    if not wheels_in("linux"):
+        session.error("dist/linux holds no wheel: nox -s wheels-linux makes it")
+    install(session, *EXTRAS["sim"], *EXTRAS["cli"])
+    session.run(
+        "python", "packaging", "linux.smoke", *session.posargs, env=kernel_cache()
+    )
 
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
@@ -339,7 +366,8 @@ def release(session: nox.Session) -> None:
     dist = ROOT / ("build/release" if is_sample else "dist")
     shutil.rmtree(dist, ignore_errors=True)
     groups = PROJECT["dependency-groups"]
-    install(session, *BUILD_TOOLS, "build", *groups["release"], *groups["conda"])
+    tools = (*groups["release"], *groups["conda"], *groups["wheels"])
+    install(session, *BUILD_TOOLS, "build", *tools)
     install_torch(session, DEMO_TORCH)
     numpy = MATRIX[DEMO_TORCH]["numpy"]
     install(session, "pytest", numpy, "ziglang")
@@ -354,7 +382,10 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "build", *sdist)
     if not is_sample:
         session.run("python", "packaging", "macos.wheels", "--werror")
-        session.run("python", "packaging", "conda.packages", env=kernel_cache())
+        session.run("python", "packaging", "linux.wheels")
+        # Those for Linux are tests: conda-forge's PyTorch there is another build.
+        mac = ("--platform", "osx-arm64")
+        session.run("python", "packaging", "conda.packages", *mac, env=kernel_cache())
         wheels = map(str, (dist / "macos").glob("*.whl"))
         session.run("python", "packaging", "hub", *wheels)
     options = [word for word in session.posargs if word != "--check"]
@@ -373,7 +404,9 @@ def nix(session: nox.Session) -> None:
     tools = (*BUILD_TOOLS, "build", "nox", "ruff", *locked.TORCH_NEEDS)
     # The package that is built is for this Python: an older PyTorch, which breaks
     # with NumPy 2.
-    install(session, *tools, *EXTRAS["cli"], *EXTRAS["test"][1:], "numpy<2")
+    # zig stands for nixpkgs'.
+    extras = (*EXTRAS["cli"], *EXTRAS["sim"][:1], *EXTRAS["test"][1:])
+    install(session, *tools, *extras, "numpy<2")
     session.run("python", "packaging", "nix.flake")
     session.run("pytest", "--noconftest", "-n", "2", "tests/packaging/test_nix.py")
     if "--evaluate" in session.posargs:  # no downloads
@@ -414,9 +447,7 @@ def cuda(session: nox.Session) -> None:
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def lint(session: nox.Session) -> None:
     """Check formats, types, lint rules and that all versions agree."""
-    install(
-        session, *EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["test"][1:], "packaging"
-    )
+    install(session, *EXTRAS["lint"], *EXTRAS["cli"], *EXTRAS["test"][1:], "packaging")
     install_torch(session, NEWEST_TORCH)
     session.run("python", "tools/check_versions.py")
     session.run("python", "tools/check_locks.py")

@@ -4,9 +4,35 @@ Written by tools/stubs.py from their schemas.
 """
 
 from collections.abc import Sequence
+from typing import overload
 
 from torch import Tensor
 
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+) -> Tensor: ...
+@overload
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+    is_bottom_right: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+) -> Tensor: ...
 def backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,

@@ -55,13 +55,25 @@ def matrix_claims(tree: Tree) -> dict[str, bool]:
         f"versions.toml: no SDK for macOS {target}": target in macos["sdk"]
         for target in targets
     }
-    for name, entry in tree.matrix["torch"].items():
+    wheels = tree.matrix["wheels"]["torch"]
+    minors = [tuple(map(int, minor(version).split("."))) for version in wheels]
+    first, last = minors[0], minors[-1]
+    claims |= {
+        "versions.toml: [wheels.torch] has a gap or another order": (
+            minors == [(first[0], number) for number in range(first[1], last[1] + 1)]
+        ),
+        "find_torch.py: wrong OLDEST_MACOS": (
+            f"OLDEST_MACOS = {int(min(map(float, wheels.values())))}\n"
+            in tree.read("cmake/find_torch.py")
+        ),
+    }
+    for name, entry in (tree.matrix["torch"] | tree.matrix["between"]).items():
         version = entry["version"]
         digits = minor(version).replace(".", "")
         claims |= {
             f"versions.toml: {name} is not torch{digits}": name == f"torch{digits}",
             f"versions.toml: no oldest macOS for {version}": (
-                macos["torch"].get(version) in targets
+                wheels.get(version) in targets
             ),
             f"versions.toml: {name}: unknown Python": (
                 {entry["python"], *entry["pythons"]} <= set(pythons)
@@ -123,6 +135,17 @@ def conda_claims(tree: Tree) -> dict[str, bool]:
             f"then: python {project['requires-python']} " in recipe
         ),
         "recipe.yaml: wrong command": f"- {command} = {function}\n" in recipe,
+    }
+
+
+def wheel_claims(tree: Tree) -> dict[str, bool]:
+    """Return sentence → truth for what the documents say of the wheels."""
+    versions = list(tree.matrix["wheels"]["torch"])
+    span = f"{minor(versions[0])} to {minor(versions[-1])}"
+    return {
+        f"{name}: the wheels' PyTorches are not {span}": f"PyTorch {span}"
+        in " ".join(tree.read(name).split())
+        for name in ("README.md", "docs/packaging.md")
     }
 
 
@@ -193,7 +216,7 @@ def workflow_claims(tree: Tree) -> dict[str, bool]:
     """Return sentence → truth for the workflows: the Mac's tests every PyTorch."""
     names = list(tree.matrix["torch"])
     mac, tests = (tree.read(f".github/workflows/{n}.yml") for n in ("mac-gpu", "tests"))
-    known = {f"test-{name}" for name in names}
+    known = {f"test-{name}" for name in (*names, *tree.matrix["between"])}
     asked = set(re.findall(r"\btest-torch\d+", tests))
     version = tree.matrix["torch"][tree.matrix["package"]["default"]]["version"]
     return {
@@ -214,7 +237,7 @@ def disagreements(root: Path) -> list[str]:
     claims = matrix_claims(tree)
     if all(claims.values()):  # What follows builds on a sound matrix.
         claims |= build_claims(tree) | conda_claims(tree) | document_claims(tree)
-        claims |= workflow_claims(tree) | nix_claims(tree)
+        claims |= workflow_claims(tree) | nix_claims(tree) | wheel_claims(tree)
     return [sentence for sentence, holds in claims.items() if not holds]
 
 

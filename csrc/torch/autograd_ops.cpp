@@ -177,8 +177,8 @@ Outputs dispatch_below(const Call& call) {
   Stack stack;
   call.push(stack);
   stack = run_below(forward_op(), std::move(stack));
-  return {std::move(stack[0]).toTensor(), std::move(stack[1]).toTensor(),
-          std::move(stack[2]).toTensor()};
+  return {std::move(stack[kOut]).toTensor(), std::move(stack[kLse]).toTensor(),
+          std::move(stack[kStats]).toTensor()};
 }
 
 }  // namespace

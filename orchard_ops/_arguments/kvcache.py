@@ -225,9 +225,9 @@ def _lengths_of(
     if isinstance(cache_seqlens, Tensor) and cache_seqlens.dim() == 0:
         cache_seqlens = cache_seqlens.expand(q.size(0))
     if isinstance(cache_seqlens, Tensor):
+        lengths = _int32_of("cache_seqlens", cache_seqlens)
         if is_on_cpu and cache_seqlens.device == q.device:
             counts = cache_seqlens.flatten().tolist()
-        lengths = _int32_of("cache_seqlens", cache_seqlens)
     else:
         advice = "several lengths are an int32 tensor of shape [batch] on q's device"
         count = whole_number(NAME, "cache_seqlens", cache_seqlens, advice)

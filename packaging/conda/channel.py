@@ -198,6 +198,18 @@ def required(requirements: Iterable[str]) -> list[str]:
     ]
 
 
+def on_a_mac(requirements: Iterable[str]) -> list[str]:
+    """Return what a wheel for macOS requires, of no extra, without conditions."""
+    mac = {"platform_system": "Darwin", "sys_platform": "darwin", "extra": ""}
+    mac |= {"platform_machine": "arm64", "os_name": "posix"}
+    needs = [Requirement(text) for text in requirements]
+    return [
+        f"{need.name}{need.specifier}"
+        for need in needs
+        if need.marker is None or need.marker.evaluate(mac)
+    ]
+
+
 def described(wheel: Path) -> tuple[str, str, list[str]]:
     """Return a wheel's name, its version and what it requires on this Python."""
     with zipfile.ZipFile(wheel) as archive:

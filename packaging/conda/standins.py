@@ -32,8 +32,10 @@ from conda.channel import (
     Package,
     abi,
     link_tree,
+    on_a_mac,
     required,
 )
+from nix import wheels
 
 # Parts of an installed Python that no build or test of ours opens.
 UNUSED = ("site-packages", "test", "idlelib", "tkinter", "config-*", "turtledemo")
@@ -197,19 +199,26 @@ def numpy_for(version: str) -> str:
     return bounds.get(minor(version), "numpy")
 
 
+def torch_files(platform_name: str, version: str) -> tuple[Path, list[str]]:
+    """Return a PyTorch's files for a platform, and what it requires."""
+    if platform_name == MACOS:
+        # Its metadata alone: the Linux wheel is twenty times as large.
+        wheel = wheels.Wheel("torch", version, wheels.DARWIN, PYTHON)
+        told = wheels.report(wheel)["metadata"]["requires_dist"]
+        return downloads.torch_tree(version, PYTHON), on_a_mac(told)
+    tag = sys.implementation.cache_tag + "-linux-x86_64"
+    tree = cpu_torch.cached_tree(version, sys.executable, tag, [numpy_for(version)])
+    return tree, json.loads((tree / "needs.json").read_text())
+
+
 def add_torch(channel: Channel, platform_name: str, version: str) -> None:
     """Add a PyTorch for a platform."""
     numpy = numpy_for(version)
-    # What a PyTorch needs, its Linux wheel says for both.
-    tag = sys.implementation.cache_tag + "-linux-x86_64"
-    tree = cpu_torch.cached_tree(version, sys.executable, tag, [numpy])
-    needs: list[str] = json.loads((tree / "needs.json").read_text())
+    tree, needs = torch_files(platform_name, version)
     for wheel in channel.download(platform_name, [*locked.TORCH_NEEDS, numpy]):
         channel.add_wheel(wheel, platform_name)
     names = required(needs)
     names.append(numpy.replace("<", " <"))  # As conda writes it.
-    if platform_name == MACOS:
-        tree = downloads.torch_tree(version, PYTHON)
     package = torch_package(version, platform_name, names)
     with channel.package(package, tree.name) as stage:
         if stage is not None:

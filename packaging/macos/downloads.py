@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class NotFetchedError(RuntimeError):
 
 def refusal(requirement: str, python: str, said: str) -> str:
     """Say why pip gave no wheel, and what to do."""
-    text = f"pip gave no {requirement} for macOS arm64 and Python {python}:\n{said}"
+    text = f"pip gave no {requirement} for this platform and Python {python}:\n{said}"
     if "constraint" in said:
         text += (
             "\nThe cause is a constraint in pip's own configuration: `pip config debug`"
@@ -60,13 +60,15 @@ def refusal(requirement: str, python: str, said: str) -> str:
     return text
 
 
-def download(requirement: str, python: str, into: Path) -> Path:
-    """Download the macOS arm64 wheel of a requirement for a Python.
+def download(
+    requirement: str, python: str, into: Path, names: Sequence[str] = PLATFORMS
+) -> Path:
+    """Download the wheel of a requirement for a Python and one of some platforms.
 
     Raises:
         NotFetchedError: pip refused or failed.
     """
-    platforms = [part for name in PLATFORMS for part in ("--platform", name)]
+    platforms = [part for name in names for part in ("--platform", name)]
     command = [sys.executable, "-m", "pip", "download", *locked.OPTIONS]
     command += ["--only-binary=:all:", "--no-cache-dir", *platforms]
     command += ["--python-version", python, "--dest", str(into)]
@@ -81,14 +83,20 @@ def download(requirement: str, python: str, into: Path) -> Path:
     return next(into.glob("*.whl"))
 
 
-def unpacked(requirement: str, python: str, wanted: re.Pattern[str]) -> Path:
-    """Return the cache's folder with the wanted files of a macOS wheel."""
-    name = requirement.replace("==", "-")
+def unpacked(
+    requirement: str,
+    python: str,
+    wanted: re.Pattern[str],
+    platforms: Sequence[str] = PLATFORMS,
+) -> Path:
+    """Return the cached folder with what is wanted of a wheel, by default macOS's."""
+    system = "" if platforms is PLATFORMS else f"-{platforms[0]}"
+    name = requirement.replace("==", "-") + system
     with held(name) as tree:
         if not tree.exists():
             with tempfile.TemporaryDirectory(prefix="making-", dir=tree.parent) as work:
-                print(f"downloading {requirement} for macOS", flush=True)
-                wheel = download(requirement, python, Path(work))
+                print(f"downloading {requirement} for {platforms[-1]}", flush=True)
+                wheel = download(requirement, python, Path(work), platforms)
                 with zipfile.ZipFile(wheel) as archive:
                     names = [n for n in archive.namelist() if wanted.match(n)]
                     archive.extractall(Path(work, "tree"), names)

@@ -332,7 +332,7 @@ def check_contents(package: Path, torch: str) -> None:
     print(contents.listing(files), end="")
     # The host's Python, which the stand-in takes, may lie in this tree: its path is
     # that of no build.
-    found = contents.problems(files, torch, ["nix-build-"])
+    found = contents.problems(files, [torch], ["nix-build-"])
     if found:
         raise FlakeError("\n".join(f"{package}: {sentence}" for sentence in found))
 

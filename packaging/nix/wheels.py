@@ -57,7 +57,7 @@ def needed(matrix: dict[str, Any]) -> Iterator[Wheel]:
     yield Wheel("mlx_metal", matrix["nix"]["mlx_metal"], DARWIN, ANY)
 
 
-def ask_pip(wheel: Wheel) -> dict[str, Any]:
+def report(wheel: Wheel) -> dict[str, Any]:
     """Return pip's report on the wheel that it would install."""
     python = "3.11" if wheel.python == ANY else wheel.python
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"]
@@ -71,18 +71,24 @@ def ask_pip(wheel: Wheel) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"pip finds no {wheel}:\n{done.stderr}")
-    report: dict[str, Any] = json.loads(done.stdout)["install"][0]["download_info"]
-    return report
+    found: dict[str, Any] = json.loads(done.stdout)["install"][0]
+    return found
+
+
+def ask_pip(wheel: Wheel) -> dict[str, Any]:
+    """Return where pip would download a wheel from, and its hash."""
+    found: dict[str, Any] = report(wheel)["download_info"]
+    return found
 
 
 def pin(wheel: Wheel) -> dict[str, str]:
     """Return what ``fetchPypi`` is told of a wheel."""
-    report = ask_pip(wheel)
-    name = report["url"].rpartition("/")[2].removesuffix(".whl")
+    told = ask_pip(wheel)
+    name = told["url"].rpartition("/")[2].removesuffix(".whl")
     project, version, python, abi, platform = name.split("-")
     if (project, version) != (wheel.project, wheel.version):
         raise SystemExit(f"expected a wheel of {wheel}, pip names {name}")
-    digest = bytes.fromhex(report["archive_info"]["hashes"]["sha256"])
+    digest = bytes.fromhex(told["archive_info"]["hashes"]["sha256"])
     return {
         "python": python,
         "abi": abi,

@@ -83,9 +83,11 @@ def commit_problems(root: Path) -> Iterator[str]:
     """Look whether a release is made of what its tag names."""
 
     def git(*command: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *command], text=True, capture_output=True
-        )
+        asked = ["git", "-C", str(root), *command]
+        try:
+            done = subprocess.run(asked, text=True, capture_output=True)
+        except FileNotFoundError:  # No git here, so no tag.
+            return ""
         return done.stdout.strip()
 
     tag = f"v{version_of(root)}"
@@ -227,7 +229,11 @@ def sum_problems(dist: Path) -> Iterator[str]:
 def dist_problems(dist: Path, root: Path, is_whole: bool = True) -> list[str]:
     """Check everything that was built; of a sample what there is."""
     archives = files_of(dist, PYPI)
-    kinds = {"source distribution": ".tar.gz", "wheel for macOS": "_arm64.whl"}
+    kinds = {
+        "source distribution": ".tar.gz",
+        "wheel for macOS": "_arm64.whl",
+        "wheel for Linux": "_x86_64.whl",
+    }
     found = [
         f"dist: expected a {kind}, found none"
         for kind, ending in kinds.items()

@@ -87,7 +87,7 @@ def write_forge(root: Path, out: Path, digest: str, maintainers: list[str]) -> N
     (folder / "recipe.yaml").write_text(recipe(root, digest, maintainers))
     for name in ("build.sh", "smoke.py"):
         shutil.copy(root / "recipe" / name, folder)
-    # From PyTorch 2.12 on, which the pinning has, its libraries need macOS 14.
+    # What the PyTorch of the pinning, and the migrator's next one, need.
     target = versions()["wheels"]["torch"]["2.13.0"]
     lines = [
         f'{name}:  # [osx]\n  - "{target}"  # [osx]\n'

@@ -280,7 +280,7 @@ def test_compiled_dropout_draws_anew(device: torch.device) -> None:
 def test_compiled_sdpa_falls_back(device: torch.device) -> None:
     """What the kernels do not take is PyTorch's in compiled code too."""
     with sdpa.enabled(), count_calls() as calls:
-        for where, size in (("cpu", 64), (device, 300)):
+        for where, size in (("cpu", 64), (device, 600)):
             q = torch.randn(1, 2, 5, size).to(where)
             compiled = torch.compile(
                 lambda q: F.scaled_dot_product_attention(q, q, q), backend="aot_eager"
@@ -360,7 +360,20 @@ def test_operators_are_registered_well(name: str, device: torch.device) -> None:
     )
 
 
-def opcheck(operator: Any, arguments: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("name", ["plain", "causal"])
+def test_short_operators_are_registered_well(name: str, device: torch.device) -> None:
+    """They pass the same checks, as compositions of forward."""
+    arguments = tuple(operator_arguments(device, name))
+    short = torch.ops.orchard_ops.attention
+    for operator, given in ((short.default, 8), (short.window, 11)):
+        opcheck(operator, arguments[:given], ("CompositeImplicitAutograd",))
+
+
+def opcheck(
+    operator: Any,
+    arguments: tuple[Any, ...],
+    keys: tuple[str, ...] = ("Autograd", "Meta"),
+) -> None:
     """Run PyTorch's checks, by version; that of autograd knows no device but CUDA."""
     if TORCH >= (2, 4):
         check = torch.library.opcheck
@@ -371,7 +384,7 @@ def opcheck(operator: Any, arguments: tuple[Any, ...]) -> None:
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     check(operator, arguments, test_utils=utilities)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    assert all(has_kernel(operator.name(), key) for key in ("Autograd", "Meta"))
+    assert all(has_kernel(operator.name(), key) for key in keys)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

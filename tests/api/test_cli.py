@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import orchard_ops
+from orchard_ops._child import python
 from orchard_ops._demo.comparison import Comparison, Result
 from orchard_ops._demo.corpus import Batches, read_corpus
 from orchard_ops._demo.gpt import Shape
@@ -260,3 +262,19 @@ def test_a_loss_that_is_no_number_parts() -> None:
     """NaN at any step means that the curves part."""
     nan = float("nan")
     assert Result(losses=[2.0, nan, 1.0], losses_torch=[2.0, 1.5, 1.0]).has_parted
+
+
+def test_without_typer_the_command_says_what_it_needs() -> None:
+    """A sentence and a status, no traceback; the package itself imports."""
+    code = """
+import sys
+sys.modules["typer"] = None
+from orchard_ops.cli import app
+app()
+"""
+    done = subprocess.run(python(code), text=True, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "orchard-ops: the command line needs typer and rich: "
+        "pip install 'orchard-ops[cli]'\n"
+    )

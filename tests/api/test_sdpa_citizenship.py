@@ -134,7 +134,7 @@ def test_causal_biases_that_do_not_fit_are_pytorchs(device: torch.device) -> Non
 def test_causal_biases_too_wide_are_counted_once(device: torch.device) -> None:
     """What the kernels do not take stays right, and is one fallback."""
     bias, mask = causal_bias("lower_right", 3, 5)
-    q, k = draw(device, (1, 1, 3, 300), (1, 1, 5, 300))
+    q, k = draw(device, (1, 1, 3, 600), (1, 1, 5, 600))
     with sdpa.enabled(), count_calls() as calls, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = F.scaled_dot_product_attention(q, k, k, bias)

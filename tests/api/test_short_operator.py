@@ -1,4 +1,4 @@
-"""The operator of a call without further options, which runs what forward runs."""
+"""The operator of calls without further options, which runs what forward runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.harness import bits, count_calls
+from harness import bits, count_calls
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -25,14 +25,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "causal": {"is_causal": True},
     "scale": {"scale": 0.3},
     "one head each": {"enable_gqa": False},
+    "window": {"window": (False, 2, 1)},
+    "bottom right": {"is_causal": True, "window": (True, -1, -1)},
     "bool mask": {"attn_mask": torch.arange(9) % 4 < 3},
     "bias": {"attn_mask": torch.linspace(-2, 2, 81).view(9, 9).requires_grad_()},
 }
 
 
 def attention(*arguments: Any) -> Tensor:
-    """Call the short operator."""
-    out: Tensor = torch.ops.orchard_ops.attention(*arguments)
+    """Call the short operator, by the overload that takes as many arguments."""
+    short = torch.ops.orchard_ops.attention
+    out: Tensor = (short.default if len(arguments) <= 8 else short.window)(*arguments)
     return out
 
 
@@ -52,14 +55,19 @@ def arguments_of(
     name: str, where: str | torch.device, shape: tuple[int, ...] = SHAPE
 ) -> list[Any]:
     """Return what both operators are called with."""
-    given = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": True}
+    given: dict[str, Any] = {
+        "attn_mask": None,
+        "is_causal": False,
+        "scale": None,
+        "enable_gqa": True,
+    }
     given |= OPTIONS[name]
     mask = given["attn_mask"]
     if mask is not None:
         mask = mask.detach().to(where).requires_grad_(mask.requires_grad)
     return [
         *draw(where, shape), mask, 0.0, given["is_causal"], given["scale"],
-        given["enable_gqa"],
+        given["enable_gqa"], *given.get("window", ()),
     ]  # fmt: skip
 
 
@@ -103,10 +111,11 @@ def ours_among(names: Iterator[str]) -> list[str]:
     return [name for name in names if name.startswith("orchard_ops")]
 
 
+@pytest.mark.parametrize("name", ["causal", "window"])
 @pytest.mark.parametrize("how", ["mode", "fx", "fx, functionalized", "fake"])
-def test_who_looks_on_meets_forward(how: str, device: torch.device) -> None:
+def test_who_looks_on_meets_forward(how: str, name: str, device: torch.device) -> None:
     """Modes and tracers see the operator of all arguments, and the same numbers."""
-    given = arguments_of("causal", device)
+    given = arguments_of(name, device)
     want = attention(*given)
     names: list[str] = []
     if how.startswith("fx"):
@@ -132,16 +141,20 @@ def test_who_looks_on_meets_forward(how: str, device: torch.device) -> None:
     assert ours_among(iter(names)) == ["orchard_ops.forward.default"]
 
 
-def test_recorded_by_torchscript(device: torch.device) -> None:
+@pytest.mark.parametrize("window", [None, (2, 0)])
+def test_recorded_by_torchscript(
+    window: tuple[int, int] | None, device: torch.device
+) -> None:
     """A trace keeps the short operator, and what it was called with."""
     q, *_ = draw(device)
-    traced = torch.jit.trace(
-        lambda q: flash_attention(q, q, q, is_causal=True), (q.detach(),)
-    )
+
+    def attend(q: Tensor) -> Tensor:
+        return flash_attention(q, q, q, is_causal=window is None, window=window)
+
+    traced = torch.jit.trace(attend, (q.detach(),))
     kinds = [node.kind() for node in traced.graph.nodes()]
     assert ours_among(iter(kinds)) == ["orchard_ops::attention"]
-    out = traced(q)
-    want = flash_attention(q, q, q, is_causal=True)
+    out, want = traced(q), attend(q)
     assert torch.equal(bits(out), bits(want))
     (got,) = torch.autograd.grad(out.sum(), q)
     (exact,) = torch.autograd.grad(want.sum(), q)
@@ -174,7 +187,7 @@ WRONG: dict[str, Callable[[Tensor], list[Tensor]]] = {
     "devices": lambda q: [q, q.to("meta"), q],
     "dtypes": lambda q: [q, q.half(), q],
     "shapes": lambda q: [q, q[..., :4], q],
-    "ranks": lambda q: [q, q[0], q],
+    "ranks": lambda q: [q, q[0, 0, 0], q],
 }
 
 

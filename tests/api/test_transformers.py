@@ -182,7 +182,7 @@ def test_generating_equals_eager(name: str, padding: str, device: torch.device) 
     eager, ours = pair(name, device)
     inputs = batch(name, padding)
     inputs.pop("labels")
-    options = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+    options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
     want = eager.eval().generate(**inputs, **options)
     with count_calls() as calls:
         got = ours.eval().generate(

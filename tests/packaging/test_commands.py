@@ -44,9 +44,9 @@ RUN_BY = {
     "nix run": ("packaging/nix/flake.py", "apps"),
     "nox": (CI, '"$environment/bin/nox" --non-interactive'),
     "nox -l": (CI, "noxfile.py --list"),
-    "nox -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
-    "nox -r -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
-    "nox -R -s test-torch": (SESSIONS, 'f"test-{name}" for name in MATRIX'),
+    "nox -s test-torch": (SESSIONS, 'f"test-{name}" for name in ENTRIES'),
+    "nox -r -s test-torch": (SESSIONS, 'f"test-{name}" for name in ENTRIES'),
+    "nox -R -s test-torch": (SESSIONS, 'f"test-{name}" for name in ENTRIES'),
     'nox -s "test-opinfo': (
         "tests/simulator/test_opinfo.py",
         "def test_operator_agrees",
@@ -71,8 +71,11 @@ RUN_BY = {
     "nox -s package": (CI, "session package -- sdist"),
     "nox -s lock": ("tools/check_locks.py", "def requirement_problems"),
     "nox -s reproduce": (CI, "session reproduce -- sdist wheel"),
+    "nox -s release": (CI, "session release -- --sample"),
     "nox -s test-mps-standin": (CI, "session test-mps-standin -- --sample"),
     "nox -s tune": (CI, "session tune -- --check"),
+    "nox -s smoke": (HOSTED, "nox -s smoke"),
+    "nox -s wheels-linux": (HOSTED, "nox -s wheels-linux"),
     "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
     "orchard-ops bench": ("tests/perf/test_bench.py", "def test_bench_reports"),
     "orchard-ops doctor": (
@@ -106,6 +109,7 @@ RUN_BY = {
         "def test_a_difference_is_named",
     ),
     "python tools/locked.py": (CI, "tools/locked.py nox"),
+    "python packaging hub": (SESSIONS, '"packaging", "hub"'),
     "python tools/cpu_torch.py": (SESSIONS, '"cpu_torch.py"'),
     "python tools/stubs.py": ("tests/api/test_stubs.py", "stubs.stub(library)"),
 }

@@ -25,6 +25,7 @@ from conda.channel import (
     SITE,
     Channel,
     Package,
+    on_a_mac,
     required,
 )
 from conda.variants import RECIPE, Variant, rendered
@@ -251,6 +252,16 @@ def test_a_package_is_the_same_wherever_it_was_built(tmp_path: Path) -> None:
     text = (tmp_path / "tiny" / "bin" / "where").read_bytes()
     assert text == where["prefix_placeholder"].encode() + b"\n"
     assert where["sha256"] == hashlib.sha256(text).hexdigest()
+
+
+def test_a_macs_requirements_are_told_from_linuxs() -> None:
+    """The same metadata asks for CUDA's libraries on Linux alone."""
+    told = [
+        "sympy>=1.13",
+        'nvidia-nccl ; platform_system == "Linux"',
+        "x; extra == 'y'",
+    ]
+    assert on_a_mac(told) == ["sympy>=1.13"]
 
 
 def test_a_failing_build_shows_its_log(tmp_path: Path) -> None:

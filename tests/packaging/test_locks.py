@@ -15,9 +15,11 @@ pytestmark = pytest.mark.skipif(
 )
 pytest.importorskip("packaging.requirements")
 
-READ = ("pyproject.toml", "versions.toml", "noxfile.py", ".ci/run", "nix/wheels.json")
-READ += (".github/workflows/mac-gpu.yml", ".github/workflows/tests.yml")
-READ += (".github/workflows/release.yml",)
+READ = (
+    *("pyproject.toml", "versions.toml", "noxfile.py", ".ci/run", "nix/wheels.json"),
+    *(".github/workflows/mac-gpu.yml", ".github/workflows/tests.yml"),
+    ".github/workflows/release.yml",
+)
 
 
 @pytest.fixture

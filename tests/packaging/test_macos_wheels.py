@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -235,145 +233,178 @@ def test_warnings_stop_our_own_builds_alone(
     assert f"-DORCHARD_WERROR={'ON' if is_strict else 'OFF'}" in ran
 
 
-def packed(folder: Path, version: str) -> Path:
-    """Pack a wheel as the tool does, around binaries that only a Mac can load."""
-    from macos import pack
+TAG = "py3-none-macosx_13_0_arm64"
+RUNNING = ".".join(torch.__version__.split(".")[:2])
+ALL = [project.minor(version) for version in project.versions()["wheels"]["torch"]]
 
-    built = [folder / "_build_info.py"]
-    built[0].write_text(f'VERSION = "0.1.0"\nTORCH_VERSION = "{version}"\n')
-    for name in ("liborchard_device.dylib", "_C.so"):
-        built.append(library(folder).rename(folder / name))
-    return pack.pack(version, TARGET, built, folder)
+
+def packed(folder: Path, *minors: str) -> Path:
+    """Pack a wheel as the tool does, around binaries that only a Mac can load."""
+    import pack
+
+    folder.mkdir(exist_ok=True)
+    built = {"_build_info.py": folder / "_build_info.py"}
+    built["_build_info.py"].write_text('VERSION = "0.1.0"\n')
+    binary = library(folder)
+    built["liborchard_device.dylib"] = binary
+    built |= {f"_C.torch{minor}.so": binary for minor in minors}
+    return pack.pack(TAG, minors, built, folder, {"metal-cpp-LICENSE.txt": b"Apache"})
 
 
 def test_a_wheel_depends_on_its_files_alone(tmp_path: Path) -> None:
     """Two packings of the same files give the same bytes, which read back right."""
-    from macos import pack
+    import pack
 
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    first, second = packed(tmp_path / "a", "2.4.1"), packed(tmp_path / "b", "2.4.1")
+    first, second = packed(tmp_path / "a", *ALL), packed(tmp_path / "b", *ALL)
     assert first.read_bytes() == second.read_bytes()
-    pack.check_wheel(first, "2.4.1", TARGET)
+    pack.check_wheel(first, ALL)
 
 
-def test_a_wheel_with_another_stamp_is_refused(tmp_path: Path) -> None:
-    """A wheel whose name, requirement or stamp tell different stories is named."""
-    from macos import pack
+def test_an_index_takes_the_wheel(tmp_path: Path) -> None:
+    """Its version has no local part, its description is the README."""
+    wheel = packed(tmp_path, *ALL)
+    assert wheel.name == f"orchard_ops-0.1.0-{TAG}.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        text = archive.read(name).decode()
+    assert "Requires-Dist: torch>=2.1\n" in text
+    assert "License-Expression: MIT AND Apache-2.0\n" in text
+    assert text.endswith((ROOT / "README.md").read_text(encoding="utf-8"))
 
-    wheel = packed(tmp_path, "2.4.1")
+
+@pytest.mark.parametrize(
+    ("platform", "python", "words"),
+    [
+        ("macosx_13_0_arm64", "3.9", ""),
+        ("macosx_26_0_arm64", "3.13", ""),
+        ("macosx_12_0_arm64", "3.11", "is not a supported wheel on this platform"),
+        ("macosx_14_0_x86_64", "3.11", "is not a supported wheel on this platform"),
+        ("macosx_14_0_arm64", "3.8", "requires a different Python: 3.8"),
+    ],
+)
+def test_pip_takes_it_where_it_runs(
+    tmp_path: Path, platform: str, python: str, words: str
+) -> None:
+    """Elsewhere pip names the reason itself, before anything is installed."""
+    pytest.importorskip("pip")
+    names = [platform]
+    if platform.startswith("macosx_26"):  # A Mac takes what older ones take.
+        names += [f"macosx_{major}_0_arm64" for major in range(25, 10, -1)]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-index"]
+    command += [f"--platform={name}" for name in names]
+    command += ["--only-binary=:all:", f"--python-version={python}", "--dest"]
+    command += [str(tmp_path / "got"), str(packed(tmp_path, *ALL))]
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert (done.returncode == 0) == (not words), done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("METADATA", b"torch>=2.1", b"torch==2.4.*", r"the requirement: \['torch==2.4"),
+        ("WHEEL", b"macosx_13", b"macosx_14", "the tag: "),
+        ("RECORD", b"sha256=", b"sha256=A", "RECORD of orchard_ops/"),
+    ],
+)
+def test_a_wheel_that_contradicts_itself_is_refused(
+    tmp_path: Path, file: str, old: bytes, new: bytes, words: str
+) -> None:
+    """A wheel whose name, requirement and contents tell different stories is named."""
+    import pack
+
+    wheel = packed(tmp_path, *ALL)
     with zipfile.ZipFile(wheel) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    stamp = "orchard_ops/_build_info.py"
-    files[stamp] = files[stamp].replace(b"2.4.1", b"2.1.2")
+    name = f"{pack.INFO}/{file}"
+    files[name] = files[name].replace(old, new)
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    with pytest.raises(project.Failure, match=r"the loader's stamp: 2\.1\.2"):
-        pack.check_wheel(wheel, "2.4.1", TARGET)
+    with pytest.raises(project.Failure, match=words):
+        pack.check_wheel(wheel, ALL)
 
 
-def imported(wheel: Path, into: Path) -> subprocess.CompletedProcess[str]:
-    """Import orchard_ops out of an unpacked wheel in a process of its own."""
+def imported(wheel: Path, into: Path) -> str:
+    """Import orchard_ops out of an unpacked wheel; return the error's last line."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(into)
     code = f"import sys; sys.path.insert(0, {str(into)!r}); import orchard_ops"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ORCHARD")}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], text=True, capture_output=True, env=environment
     )
-
-
-RUNNING = torch.__version__.split("+")[0]
-MATRIX = (ROOT / "versions.toml").read_text(encoding="utf-8")
-BUILT = re.findall(r'^"(\d+\.\d+\.\d+)" = ', MATRIX, re.MULTILINE)
-OTHERS = [v for v in BUILT if v.split(".")[:2] != RUNNING.split(".")[:2]]
-
-
-@pytest.mark.parametrize("version", OTHERS)
-def test_a_wheel_for_another_pytorch_refuses_to_load(
-    version: str, tmp_path: Path
-) -> None:
-    """Importing names both versions, and comes before the binary is touched."""
-    done = imported(packed(tmp_path, version), tmp_path / "site")
     assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert f"built for PyTorch {version}, but PyTorch {torch.__version__}" in last
-    assert "cannot load" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
 
 
-def test_a_wheel_for_this_pytorch_gets_past_the_stamp(tmp_path: Path) -> None:
-    """With the right stamp the binary itself is opened (and is no Linux library)."""
-    done = imported(packed(tmp_path, RUNNING), tmp_path / "site")
-    assert done.returncode != 0
-    assert "cannot load" in done.stderr
-    assert "_C.so" in done.stderr
+def test_a_wheel_without_this_pytorch_says_which_there_are(tmp_path: Path) -> None:
+    """Before any binary is touched."""
+    others = [minor for minor in ALL if minor != RUNNING]
+    last = imported(packed(tmp_path, *others), tmp_path / "site")
+    assert f"libraries for PyTorch {', '.join(others)}, but" in last
+    assert f"PyTorch {torch.__version__} is running" in last
+
+
+def test_the_library_for_this_pytorch_is_opened(tmp_path: Path) -> None:
+    """That one of all (and it is no Linux library)."""
+    last = imported(packed(tmp_path, *ALL), tmp_path / "site")
+    assert f"cannot load {tmp_path}/site/orchard_ops/_C.torch{RUNNING}.so" in last
 
 
 def test_a_second_build_with_other_bytes_is_named() -> None:
-    """`--twice` compares wheel by wheel and names the one that differs."""
+    """`--twice` compares file by file and names those that differ."""
     from macos import wheels
 
-    first = [{"wheel": "a.whl", "sha256": "1"}, {"wheel": "b.whl", "sha256": "2"}]
-    assert not list(wheels.differences(first, first))
-    second = [first[0], {"wheel": "b.whl", "sha256": "3"}]
-    found = list(wheels.differences(first, second))
-    assert found == ["b.whl: built again, it has other bytes (2, then 3)"]
+    rows = [{"library": "a.so", "sha256": "1"}, {"library": "b.so", "sha256": "2"}]
+    first = {"wheel": "w.whl", "sha256": "0", "libraries": rows}
+    assert wheels.differences(first, first) == []
+    second = {**first, "libraries": [rows[0], {"library": "b.so", "sha256": "3"}]}
+    found = wheels.differences(first, second)
+    assert found == ["b.so: built again, it has other bytes (2, then 3)"]
 
 
-@pytest.mark.parametrize("flags", [["--torch", "2.4.1", "9.9.9"], ["--target", "12.0"]])
-def test_a_version_that_is_not_in_the_matrix_is_refused(flags: list[str]) -> None:
+def test_a_version_that_is_not_in_the_matrix_is_refused() -> None:
     """Nothing that was asked for is left out in silence."""
-    command = [sys.executable, str(ROOT / "packaging"), "macos.wheels", *flags]
-    done = subprocess.run(command, text=True, capture_output=True)
-    assert done.returncode == 1
-    assert f"lists no {flags[-1]}" in done.stderr
+    from macos import wheels
+
+    with pytest.raises(SystemExit, match=r"lists no 9\.9\.9 under"):
+        wheels.wanted(wheels.parsed(["--torch", "2.4.1", "9.9.9"]))
+    with pytest.raises(SystemExit, match="--target goes with --tree"):
+        wheels.wanted(wheels.parsed(["--target", "13.0"]))
 
 
-@pytest.mark.parametrize("lost", [["2.2.2"], ["2.2.2", "2.4.1"]])
-def test_a_pytorch_that_cannot_be_downloaded_is_named_after_the_others(
-    lost: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_pytorch_that_cannot_be_downloaded_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The other wheels are made and listed; the status and the reason come last."""
+    """No wheel is made that lacks one; every missing one is named, with the reason."""
     from macos import downloads, wheels
+
+    lost = ["2.2.2", "2.4.1"]
 
     def torch_tree(version: str, _: str) -> Path:
         if version in lost:
             raise downloads.NotFetchedError(f"pip gave no torch=={version}: Not Found")
         return tmp_path
 
-    def build_torch(version: str, targets: list[str], _: object) -> list[object]:
-        fields = dict.fromkeys(("bytes", "symbols", "messages", "sha256"), "1")
-        names = {"torch": version, "python": "any 3", "wheel": f"{version}.whl"}
-        return [{**names, **fields, "target": target} for target in targets]
-
     monkeypatch.setattr(downloads, "torch_tree", torch_tree)
-    monkeypatch.setattr(wheels, "build_torch", build_torch)
-    asked = ["--torch", "2.2.2", "2.4.1", "--target", "14.0", "--out", str(tmp_path)]
-    program = ["wheels.py", *asked, "--work", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", program)
     with pytest.raises(project.Failure) as caught:
-        wheels.main()
-    assert f"no wheels were made for PyTorch {', '.join(lost)}" in str(caught.value)
+        wheels.fetch(["2.1.2", *lost, "2.13.0"])
+    assert "no wheel was made without 2.2.2, 2.4.1" in str(caught.value)
     assert all(f"torch=={version}: Not Found" in str(caught.value) for version in lost)
-    listed = tmp_path / "wheels.json"
-    made = json.loads(listed.read_text()) if listed.exists() else []
-    right = [version for version in ("2.2.2", "2.4.1") if version not in lost]
-    assert [row["torch"] for row in made] == right
 
 
 @pytest.mark.parametrize(
-    ("version", "targets"),
+    ("version", "oldest"),
     [
-        ("2.13.1", ["14.0", "15.0"]),  # Another patch of a minor that is known.
-        ("2.12.0", ["14.0", "15.0"]),  # Between two that are: as the newer.
-        ("2.4.0", ["13.0", "14.0", "15.0"]),
+        ("2.13.1", "14.0"),  # Another patch of a minor that is known.
+        ("2.4.0", "13.0"),
     ],
 )
 def test_a_packagers_pytorch_is_known_by_its_minor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, targets: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, oldest: str
 ) -> None:
-    """A channel has other patch versions, or minors of its own (conda-forge)."""
+    """A channel has other patch versions (conda-forge)."""
     from argparse import Namespace
 
     from macos import wheels
@@ -382,7 +413,9 @@ def test_a_packagers_pytorch_is_known_by_its_minor(
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text(f"__version__ = '{version}'\n")
     options = Namespace(tree=tmp_path, torch=None, target=None)
-    assert wheels.wanted(options) == {version: targets}
+    assert wheels.wanted(options) == {version: oldest}
+    options.target = "15.0"
+    assert wheels.wanted(options) == {version: "15.0"}
 
 
 def test_a_pytorch_newer_than_all_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,14 +425,3 @@ def test_a_pytorch_newer_than_all_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(wheels, "MATRIX", project.versions())
     with pytest.raises(SystemExit, match=r"PyTorch 9\.1\.0 is newer than all"):
         wheels.admit("9.1.0")
-
-
-def test_a_channel_that_names_pytorch_gets_our_version(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Conda's package and the version that Python sees in it are the same."""
-    from macos import pack
-
-    assert pack.wheel_version("2.4.1").endswith("+torch2.4")
-    monkeypatch.setenv("ORCHARD_PLAIN_VERSION", "1")
-    assert pack.wheel_version("2.4.1") == pack.PROJECT["version"]

@@ -81,7 +81,7 @@ def test_accepts_the_flake(nix: Any, tree: Path) -> None:
         ("package.nix", "  pypaBuildFlags", "  pypaFlags", "pypaFlags"),
         ("package.nix", "dependencies = [ torch ]", "dependencies = [ 1 ]", "int"),
         ("package.nix", "  pyproject = true;\n", "", "exactly one of"),
-        ("package.nix", "license = lib.licenses.mit", "licence = 1", "licen"),
+        ("package.nix", "license = [ lib", "licence = [ lib", "licen"),
         ("package.nix", 'appleSdks."apple-sdk_', 'appleSdks."apple-sdk-', "sdk-13"),
         ("shell.nix", "clang-tools", "clang-tool", "clang-tool"),
         ("torch.nix", 'format = "wheel"', 'format = "whl"', "exactly one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,48 @@ def test_a_wheel_requires_the_torch_it_was_built_for(
     assert wheel_metadata.dynamic_metadata("dependencies", {}) == expected
 
 
+def test_a_wheel_for_many_requires_the_oldest() -> None:
+    """By number, and with no upper bound: a newer PyTorch gets an error of ours."""
+    wheel_metadata = pytest.importorskip("wheel_metadata")
+    assert wheel_metadata.requirements(["2.10", "2.2", "2.9"]) == ["torch>=2.2"]
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "macos", "words"),
+    [
+        ("darwin", "x86_64", "14.5", "got a Python for x86_64 (an Intel Mac"),
+        ("darwin", "arm64", "12.7.6", "expected macOS 13 or newer"),
+        ("darwin", "arm64", "13.0", ""),
+        ("darwin", "arm64", "26.1", ""),
+        ("darwin", "arm64", "10.16", ""),  # What some Pythons see on newer ones.
+        ("darwin", "arm64", "", ""),
+        ("linux", "x86_64", "", ""),
+        ("win32", "AMD64", "", "got win32"),
+    ],
+)
+def test_a_machine_that_nothing_is_built_for_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, macos: str, words: str
+) -> None:
+    """Pip takes the source where no wheel fits; the build says why none does."""
+    import find_torch
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(find_torch.platform, "machine", lambda: machine)
+    monkeypatch.setattr(
+        find_torch.platform, "mac_ver", lambda: (macos, ("", "", ""), machine)
+    )
+    if not words:
+        find_torch.check_platform()
+        return
+    with pytest.raises(SystemExit, match=re.escape(words)) as caught:
+        find_torch.check_platform()
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("[orchard_ops] expected ")
+    wheel_metadata = pytest.importorskip("wheel_metadata")
+    with pytest.raises(SystemExit, match=re.escape(words)):
+        wheel_metadata.dynamic_metadata("dependencies", {})
+
+
 def test_a_source_distribution_requires_any_known_torch() -> None:
     """Making one needs no PyTorch."""
     import sdist_metadata
@@ -117,6 +160,7 @@ def test_conda_keeps_headers_beside_the_environment(tmp_path: Path) -> None:
     assert find_torch.include_folder(root) == tmp_path / "include"
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 METADATA = "\n".join(
     [
         *("Version: 0.1.0", "License-Expression: MIT", "Requires-Dist: torch==2.4.*"),
@@ -124,7 +168,7 @@ METADATA = "\n".join(
             f"Provides-Extra: {name}"
             for name in ("sim", "cli", "demo", "bench", "transformers", "test")
         ),
-        *("Provides-Extra: lint", "Provides-Extra: dev"),
+        *("Provides-Extra: lint", "Provides-Extra: dev", "", README),
     ]
 )
 
@@ -148,8 +192,8 @@ def good_package() -> dict[str, bytes]:
     return {
         **dict.fromkeys(contents.expected_modules(), b""),
         "orchard_ops/liborchard_device.so": texts,
-        "orchard_ops/_C.so": b"",
-        "orchard_ops/_metalsim.so": b"",
+        "orchard_ops/_C.torch2.4.so": b"",
+        "orchard_ops/_metalsim.torch2.4.so": b"",
         "orchard_ops/_sim.cpython-311-x86_64-linux-gnu.so": b"",
         f"{info}/METADATA": METADATA.encode(),
         SBOM: sbom_of("0.1.0"),
@@ -162,7 +206,7 @@ def good_package() -> dict[str, bytes]:
 
 def on_a_mac(files: dict[str, bytes]) -> dict[str, bytes]:
     """Return what is built for a Mac: another device library, and no simulator."""
-    kept = [n for n in files if "_sim." not in n and "_metalsim." not in n]
+    kept = [n for n in files if not re.search(r"/_(sim|metalsim)\..*so$", n)]
     licence = "orchard_ops-0.1.0.dist-info/licenses/metal-cpp-LICENSE.txt"
     return {
         **{n.replace("device.so", "device.dylib"): files[n] for n in kept},
@@ -175,7 +219,7 @@ def test_a_good_package_passes() -> None:
     import contents
 
     for files in (good_package(), on_a_mac(good_package())):
-        assert contents.problems(files, "2.4", ["/build/here"]) == []
+        assert contents.problems(files, ["2.4"], ["/build/here"]) == []
 
 
 def test_the_simulator_comes_whole() -> None:
@@ -183,12 +227,39 @@ def test_the_simulator_comes_whole() -> None:
     import contents
 
     linux = good_package()
-    kept = {name: linux[name] for name in linux if "_sim." not in name}
-    found = " ".join(contents.problems(kept, "2.4", []))
+    kept = {name: linux[name] for name in linux if "_sim.cpython" not in name}
+    found = " ".join(contents.problems(kept, ["2.4"], []))
     assert "_sim.cpython-….so is missing" in found
-    mac = on_a_mac(good_package()) | {"orchard_ops/_metalsim.so": b""}
-    found = " ".join(contents.problems(mac, "2.4", []))
-    assert "_metalsim.so does not belong" in found
+    mac = on_a_mac(good_package()) | {"orchard_ops/_metalsim.torch2.4.so": b""}
+    found = " ".join(contents.problems(mac, ["2.4"], []))
+    assert "_metalsim.torch2.4.so does not belong" in found
+
+
+def for_many(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a wheel for Linux: a folder for each std::string, many PyTorches."""
+    linux, many = dict(files), {}
+    for name in [name for name in linux if name.endswith(".so")]:
+        data = linux.pop(name)
+        for abi, minor in ((0, "2.4"), (1, "2.7"), (1, "2.13")):
+            place = name.replace("orchard_ops/", f"orchard_ops/abi{abi}/")
+            many[place.replace("torch2.4", f"torch{minor}")] = data
+    texts = linux["orchard_ops-0.1.0.dist-info/METADATA"]
+    linux["orchard_ops-0.1.0.dist-info/METADATA"] = texts.replace(
+        b"torch==2.4.*", b"torch>=2.4", 1
+    )
+    return {**linux, **many}
+
+
+def test_a_wheel_for_many_passes() -> None:
+    """Each std::string has its simulator, each PyTorch its operators and device."""
+    import contents
+
+    files, minors = for_many(good_package()), ["2.4", "2.7", "2.13"]
+    assert contents.problems(files, minors, []) == []
+    assert contents.carried(files)["2.13"] == "orchard_ops/abi1/"
+    for name in [name for name in files if "/abi" in name]:
+        rest = {each: files[each] for each in files if each != name}
+        assert contents.problems(rest, minors, []), name
 
 
 def test_apples_licence_goes_with_apples_code() -> None:
@@ -197,7 +268,7 @@ def test_apples_licence_goes_with_apples_code() -> None:
 
     mac = on_a_mac(good_package())
     del mac["orchard_ops-0.1.0.dist-info/licenses/metal-cpp-LICENSE.txt"]
-    assert contents.problems(mac, "2.4", []) == [
+    assert contents.problems(mac, ["2.4"], []) == [
         "licenses/metal-cpp-LICENSE.txt is missing"
     ]
 
@@ -205,13 +276,19 @@ def test_apples_licence_goes_with_apples_code() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("orchard_ops/_C.so", None, "_C.so is missing"),
+        ("orchard_ops/_C.torch2.4.so", None, "_C.torch2.4.so is missing"),
+        ("orchard_ops/_C.torch2.5.so", b"", "_C.torch2.5.so does not belong"),
         ("orchard_ops/sdpa_old.py", b"", "does not belong here"),
         ("orchard_ops/liborchard_device.so", b"", "kernel kernels/forward.metal"),
         ("orchard_ops/tests/test_api.py", b"", "does not belong here"),
-        ("orchard_ops/_C.so", b"from /build/here", "holds the path /build/here"),
+        (
+            "orchard_ops/_C.torch2.4.so",
+            b"from /build/here",
+            "holds the path /build/here",
+        ),
         ("orchard_ops-0.1.0.dist-info/METADATA", b"", "require torch==2.4.*"),
         ("orchard_ops-0.1.0.dist-info/METADATA", b"", "no licence"),
+        ("orchard_ops-0.1.0.dist-info/METADATA", b"", "not its description"),
         ("orchard_ops-0.1.0.dist-info/METADATA", b"", "no extra transformers"),
         ("orchard_ops-0.1.0.dist-info/entry_points.txt", b"", "no command"),
         ("orchard_ops-0.1.0.dist-info/licenses/LICENSE", b"GPL", "is not ours"),
@@ -231,4 +308,4 @@ def test_a_bad_package_is_named(name: str, data: bytes | None, words: str) -> No
         del files[name]
     else:
         files[name] = data
-    assert words in " ".join(contents.problems(files, "2.4", ["/build/here"]))
+    assert words in " ".join(contents.problems(files, ["2.4"], ["/build/here"]))

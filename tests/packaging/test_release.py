@@ -22,6 +22,7 @@ VERSION = "0.1.0"
 INFO = f"orchard_ops-{VERSION}.dist-info"
 SDIST = f"orchard_ops-{VERSION}.tar.gz"
 WHEEL = f"orchard_ops-{VERSION}-py3-none-macosx_13_0_arm64.whl"
+LINUX = f"orchard_ops-{VERSION}-cp311-cp311-manylinux_2_28_x86_64.whl"
 CONDA = f"conda/osx-arm64/orchard-ops-{VERSION}-torch24_macos130_h0_0.conda"
 READ = (
     *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"),
@@ -59,10 +60,16 @@ def write_sdist(dist: Path, root: Path, text: str) -> None:
 
 def write_wheel(dist: Path, root: Path, text: str, name: str = WHEEL) -> None:
     """Write a wheel that has what is checked."""
-    (dist / "macos").mkdir(exist_ok=True)
-    with zipfile.ZipFile(dist / "macos" / name, "w") as archive:
-        archive.writestr(f"{INFO}/METADATA", text)
-        archive.writestr(f"{INFO}/licenses/LICENSE", (root / "LICENSE").read_bytes())
+    import archives
+
+    folder = dist / ("macos" if "macosx" in name else "linux")
+    folder.mkdir(exist_ok=True)
+    files = {
+        f"{INFO}/METADATA": (text.encode(), False),
+        f"{INFO}/WHEEL": (b"Wheel-Version: 1.0\n", False),
+        f"{INFO}/licenses/LICENSE": ((root / "LICENSE").read_bytes(), False),
+    }
+    archives.write_wheel(folder / name, files, 1_700_000_000)
 
 
 @pytest.fixture
@@ -84,6 +91,7 @@ def dist(tree: Path) -> Path:
     (made / CONDA).write_bytes(b"a package")
     write_sdist(made, tree, metadata(tree))
     write_wheel(made, tree, metadata(tree))
+    write_wheel(made, tree, metadata(tree), LINUX)
     assert make.finish(made, tree, ["somebody"]) == []
     return made
 
@@ -100,7 +108,7 @@ def test_a_good_release_passes(tree: Path, dist: Path) -> None:
     assert WHEEL in notes
     sums = (dist / checks.SUMS).read_text(encoding="utf-8")
     assert [row.split("  ")[1] for row in sums.splitlines()] == sorted(
-        [SDIST, WHEEL, Path(CONDA).name]
+        [SDIST, WHEEL, LINUX, Path(CONDA).name]
     )
 
 
@@ -204,6 +212,17 @@ def one_byte(dist: Path, _: Path) -> None:
     (dist / CONDA).write_bytes(b"a packagf")
 
 
+def one_byte_of_a_wheel(dist: Path, _: Path) -> None:
+    """Change a byte inside a wheel after its RECORD was written."""
+    path = dist / "macos" / WHEEL
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files[f"{INFO}/WHEEL"] = b"Wheel-Version: 1.1\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
 def no_sums(dist: Path, _: Path) -> None:
     """Take a line out of SHA256SUMS."""
     path = dist / "SHA256SUMS"
@@ -211,8 +230,13 @@ def no_sums(dist: Path, _: Path) -> None:
 
 
 def no_wheel(dist: Path, _: Path) -> None:
-    """Build no wheel."""
+    """Build no wheel for macOS."""
     (dist / "macos" / WHEEL).unlink()
+
+
+def no_linux(dist: Path, _: Path) -> None:
+    """Build no wheel for Linux."""
+    (dist / "linux" / LINUX).unlink()
 
 
 BREAKAGES: list[tuple[Callable[[Path, Path], None], str]] = [
@@ -227,8 +251,10 @@ BREAKAGES: list[tuple[Callable[[Path, Path], None], str]] = [
     (local_version, f"PyPI refuses a local version ({VERSION}+torch2.4)"),
     (for_one_machine, "PyPI refuses the platform linux_x86_64"),
     (one_byte, f"SHA256SUMS: the line of {Path(CONDA).name} does not fit its file"),
+    (one_byte_of_a_wheel, f"{INFO}/WHEEL: RECORD has another digest"),
     (no_sums, "SHA256SUMS: the line of orchard-ops-0.1.0-torch24"),
     (no_wheel, "dist: expected a wheel for macOS, found none"),
+    (no_linux, "dist: expected a wheel for Linux, found none"),
 ]
 
 

@@ -19,8 +19,8 @@ READ = (
     *(".github/workflows/mac-gpu.yml", ".github/workflows/tests.yml"),
 )
 NEW_TORCH = """
-[torch.torch25]
-version = "2.5.1"
+[torch.torch216]
+version = "2.16.0"
 python = "3.11"
 pythons = ["3.11"]
 numpy = "numpy"
@@ -64,7 +64,7 @@ def test_this_tree_agrees(tree: Path) -> None:
             "[torch.torch25]",
             "torch25 is not torch24",
         ),
-        ("versions.toml", "\n[macos]", NEW_TORCH, "no oldest macOS for 2.5.1"),
+        ("versions.toml", "\n[macos]", NEW_TORCH, "no oldest macOS for 2.16.0"),
         ("versions.toml", '"13.3"', '"13.1"', "run python packaging conda.variants"),
         ("versions.toml", '"0.14.1"', '"0.15.1"', "recipe.yaml: wrong zig"),
         ("pyproject.toml", '">=3.9"', '">=3.8"', "recipe.yaml: wrong Pythons"),
@@ -87,6 +87,10 @@ def test_this_tree_agrees(tree: Path) -> None:
         ("README.md", "2.3.1", "2.3", "README.md: no 2.3.1"),
         ("docs/transformers.md", "4.48.0", "4.48", "transformers.md: no 4.48.0"),
         ("pyproject.toml", "rmers>=4.48", "rmers>=4.51", "no transformers>=4.48"),
+        ("versions.toml", '"2.7.1" = "13.0"\n', "", "has a gap"),
+        ("versions.toml", 'version = "2.7.1"', 'version = "2.7.0"', "for 2.7.0"),
+        ("versions.toml", '"2.15.0" = "15.0"\n', "", "are not 2.1 to 2.14"),
+        ("cmake/find_torch.py", "MACOS = 13", "MACOS = 14", "wrong OLDEST_MACOS"),
         (".ci/run", "nox", "nox -s test-torch24", "belong into versions.toml"),
         ("cmake/find_torch.py", "(2, 1)", "(2, 0)", "wrong OLDEST"),
         (".github/workflows/mac-gpu.yml", "torch21, ", "", "mac-gpu.yml: torch is not"),

@@ -1,0 +1,1 @@
+"""The Linux wheel: the operators of every PyTorch, and the simulator."""
