@@ -334,16 +334,17 @@ def test_learned_slopes_lose_no_gradient(where: str, device: torch.device) -> No
     slopes = torch.rand(4).to(place).requires_grad_()
     ends = torch.tensor([0, 6], dtype=torch.int32).to(place)
     packed = (q[0].transpose(0, 1),) * 3
+    swapped = q.transpose(1, 2)
     calls: list[Callable[[], Any]] = [
         lambda: orchard_ops.flash_attention(q, q, q, alibi_slopes=slopes),
         lambda: orchard_ops.flash_attention_varlen(
             *packed, ends, ends, 6, 6, alibi_slopes=slopes
         ),
         lambda: orchard_ops.flash_attn.flash_attn_func(
-            *[q.transpose(1, 2)] * 3, alibi_slopes=slopes
+            swapped, swapped, swapped, alibi_slopes=slopes
         ),
         lambda: orchard_ops.flash_attention_with_kvcache(
-            *[q.transpose(1, 2)] * 3, cache_seqlens=6, alibi_slopes=slopes
+            swapped, swapped, swapped, cache_seqlens=6, alibi_slopes=slopes
         ),
     ]
     for call in calls:
