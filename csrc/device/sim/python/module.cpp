@@ -190,8 +190,7 @@ void translate(std::exception_ptr pointer) {
 }
 
 void define_options(py::module_& m) {
-  py::class_<sim::Options>(m, "Options",
-                           "What tests change of the simulator.")
+  py::class_<sim::Options>(m, "Options", "What tests change of the simulator.")
       .def_readwrite("is_eager", &sim::Options::is_eager)
       .def_readwrite("has_foreign_layout", &sim::Options::has_foreign_layout)
       .def_property(
