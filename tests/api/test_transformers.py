@@ -224,6 +224,9 @@ def test_steps_through_the_cache_entry(
     new = got.shape[1] - inputs["input_ids"].shape[1]
     # Not the prompt; before there were mask functions only steps without a mask.
     is_marked = HAS_MASKS or (padding == "none" and cache == "dynamic")
+    # transformers 5 makes the mask of a static cache without padding in another way.
+    if not IS_OLD and padding == "none" and cache == "static":
+        is_marked = False
     assert len(served) == 2 * new
     assert sum(served) == (2 * (new - 1) if is_marked else 0)
 
