@@ -114,6 +114,13 @@ def recipe_claims(text: str, found: dict[str, Any]) -> dict[str, bool]:
             for each in every
         )
         and any("url" in each for each in every),
+        "addresses: homepage and url begin with https://": all(
+            str(address).startswith("https://")
+            for address in (
+                about.get("homepage"),
+                *(each["url"] for each in every if "url" in each),
+            )
+        ),
         "R-025: one space inside ${{ }}": not re.search(
             r"\$\{\{(?! \S)|(?<!\S )\}\}", text
         ),
@@ -182,7 +189,12 @@ def package_problems(text: str) -> list[str]:
         "python-inconsistent-interpreters: no python3Packages": (
             "python3Packages" not in text
         ),
-        "no-uri-literals: addresses in quotes": not re.search(r"[^\"]https?://", text),
+        "no-uri-literals: quotes around each address": not re.search(
+            r"[^\"]https?://", text
+        ),
+        "addresses: homepage begins with https://": (
+            re.search(r'homepage = "https://', text) is not None
+        ),
         "description: no article, no dot, a capital": (
             described is not None
             and re.fullmatch(r"(?!(A|An|The) )[A-Z].*[^.]", described[1]) is not None

@@ -3,7 +3,8 @@
 Writes SHA256SUMS, the notes and the submissions, and checks names, metadata, hashes,
 licences, changelog and version.  `nox -s release` builds first, then runs this.
 
-Usage: python packaging release.make [--final] [--sample] [--maintainer NAME ...]
+Usage: python packaging release.make [--final] [--sample] [--archives URL]
+                                     [--maintainer NAME ...]
   --final: the version's tag must stand at this commit, and its changelog have a date
   --sample: not everything was built, as in CI
 """
@@ -27,7 +28,7 @@ def twine(archives: list[Path]) -> list[str]:
     return [] if done.returncode == 0 else [f"twine: {done.stdout}{done.stderr}"]
 
 
-def finish(dist: Path, root: Path, maintainers: list[str]) -> list[str]:
+def finish(dist: Path, root: Path, archives: str, maintainers: list[str]) -> list[str]:
     """Write what a release has besides packages; return what its channels refuse."""
     (dist / checks.SUMS).write_text(checks.sums(dist), encoding="utf-8")
     files = [*checks.files_of(dist, checks.PYPI), *checks.files_of(dist, checks.CONDA)]
@@ -38,7 +39,7 @@ def finish(dist: Path, root: Path, maintainers: list[str]) -> list[str]:
     if sdist is None:
         raise Failure(f"{dist}: expected a source distribution, found none")
     out = dist / "submission"
-    submission.write(root, sdist, out, maintainers)
+    submission.write(root, sdist, out, archives, maintainers)
     return lint.problems(out)
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     add = parser.add_argument
     add("--final", action="store_true", help="the tagged commit's own release")
     add("--sample", action="store_true", help="not everything was built")
+    add("--archives", default=submission.UNKNOWN, help="where the sdist will lie")
     add("--maintainer", nargs="*", default=[], help="GitHub names for the channels")
     add("--dist", type=Path, default=ROOT / "dist")
     options = parser.parse_args()
@@ -55,11 +57,12 @@ def main() -> None:
     wrong = checks.tree_problems(ROOT, options.final)
     if wrong:
         raise Failure("\n".join(wrong))
-    wrong = finish(options.dist, ROOT, options.maintainer)
-    if not options.maintainer:
-        left = [sentence for sentence in wrong if "maintainers" in sentence]
-        wrong = [sentence for sentence in wrong if sentence not in left]
-        print("\n".join(f"left to say (--maintainer): {each}" for each in left))
+    wrong = finish(options.dist, ROOT, options.archives, options.maintainer)
+    # What only a project with an address and somebody behind it can say.
+    left = [each for each in wrong if "maintainers" in each or "addresses" in each]
+    if not options.final:
+        wrong = [each for each in wrong if each not in left]
+        print("\n".join(f"left to say before a release: {each}" for each in left))
     wrong += checks.dist_problems(options.dist, ROOT, not options.sample)
     wrong += twine(checks.files_of(options.dist, checks.PYPI))
     if wrong:

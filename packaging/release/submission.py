@@ -5,6 +5,7 @@ otherwise (a released archive with its hash, its own PyTorch, a maintainer) is p
 their place.  docs/releasing.md has the steps.
 
 Usage: python packaging release.submission [--sdist FILE] [--maintainer NAME ...]
+  --archives URL: the folder where the released source distribution can be had
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from project import ROOT, Failure, table, versions
 
-ARCHIVE = "https://pypi.org/packages/source/o/orchard-ops"
+UNKNOWN = "ADDRESS"  # for what only a released, published project has
 FORGE = Path("conda-forge", "recipes", "orchard-ops")
 NIXPKGS = Path("nixpkgs/pkgs/development/python-modules/orchard-ops/default.nix")
 # conda-forge's Macs cross-compile; its pinning names one PyTorch, its migrator the
@@ -36,7 +37,7 @@ FEEDSTOCK = {
 def homepage(project: dict[str, Any]) -> str:
     """Return the address that a channel shows."""
     urls: dict[str, str] = project.get("urls", {})
-    return urls.get("Homepage", f"https://pypi.org/project/{project['name']}/")
+    return urls.get("Homepage", UNKNOWN)
 
 
 def replaced(text: str, old: str, new: str) -> str:
@@ -50,14 +51,14 @@ def replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def recipe(root: Path, digest: str, maintainers: list[str]) -> str:
+def recipe(root: Path, digest: str, archives: str, maintainers: list[str]) -> str:
     """Return the recipe as conda-forge gets it."""
     project = table("pyproject.toml", root)["project"]
     headers = versions()["macos"]["metal_cpp"]
     text = (root / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
     text = text[text.index("schema_version") :]
     source = (
-        f"  - url: {ARCHIVE}/orchard_ops-${{{{ version }}}}.tar.gz\n"
+        f"  - url: {archives}/orchard_ops-${{{{ version }}}}.tar.gz\n"
         f"    sha256: {digest}\n"
         "  - if: osx\n"
         "    then:\n"
@@ -80,11 +81,13 @@ def recipe(root: Path, digest: str, maintainers: list[str]) -> str:
     return f"{text}\nextra:\n  recipe-maintainers:\n{named}" if named else text
 
 
-def write_forge(root: Path, out: Path, digest: str, maintainers: list[str]) -> None:
+def write_forge(
+    root: Path, out: Path, digest: str, archives: str, maintainers: list[str]
+) -> None:
     """Write the folder of a pull request to conda-forge/staged-recipes."""
     folder = out / FORGE
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(recipe(root, digest, maintainers))
+    (folder / "recipe.yaml").write_text(recipe(root, digest, archives, maintainers))
     for name in ("build.sh", "smoke.py"):
         shutil.copy(root / "recipe" / name, folder)
     # What the PyTorch of the pinning, and the migrator's next one, need.
@@ -145,11 +148,13 @@ def sri(digest: str) -> str:
     return f"sha256-{base64.b64encode(bytes.fromhex(digest)).decode()}"
 
 
-def write(root: Path, sdist: Path, out: Path, maintainers: list[str]) -> None:
+def write(
+    root: Path, sdist: Path, out: Path, archives: str, maintainers: list[str]
+) -> None:
     """Write both submissions for a released source distribution."""
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
     shutil.rmtree(out, ignore_errors=True)
-    write_forge(root, out, digest, maintainers)
+    write_forge(root, out, digest, archives, maintainers)
     package = out / NIXPKGS
     package.parent.mkdir(parents=True)
     package.write_text(expression(root, digest, maintainers), encoding="utf-8")
@@ -159,11 +164,12 @@ def main() -> None:
     """Write what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sdist", type=Path, help="default: that of dist/")
+    parser.add_argument("--archives", default=UNKNOWN, help="a folder's address")
     parser.add_argument("--maintainer", nargs="*", default=[], help="on GitHub")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "submission")
     options = parser.parse_args()
     sdist = options.sdist or next((ROOT / "dist").glob("*.tar.gz"))
-    write(ROOT, sdist, options.out, options.maintainer)
+    write(ROOT, sdist, options.out, options.archives, options.maintainer)
     print(options.out)
 
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 VERSION = "0.1.0"
 INFO = f"orchard_ops-{VERSION}.dist-info"
 SDIST = f"orchard_ops-{VERSION}.tar.gz"
+ADDRESS = "https://example.org/orchard-ops"
 WHEEL = f"orchard_ops-{VERSION}-py3-none-macosx_13_0_arm64.whl"
 LINUX = f"orchard_ops-{VERSION}-cp311-cp311-manylinux_2_28_x86_64.whl"
 CONDA = f"conda/osx-arm64/orchard-ops-{VERSION}-torch24_macos130_h0_0.conda"
@@ -78,6 +79,10 @@ def tree(tmp_path: Path) -> Path:
     for name in READ:
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "tree" / name)
+    # The project has no address yet; a released one has.
+    path = tmp_path / "tree" / "pyproject.toml"
+    urls = f'[project.urls]\nHomepage = "{ADDRESS}"\n\n[project.scripts]\n'
+    path.write_text(path.read_text().replace("[project.scripts]\n", urls))
     return tmp_path / "tree"
 
 
@@ -92,7 +97,7 @@ def dist(tree: Path) -> Path:
     write_sdist(made, tree, metadata(tree))
     write_wheel(made, tree, metadata(tree))
     write_wheel(made, tree, metadata(tree), LINUX)
-    assert make.finish(made, tree, ["somebody"]) == []
+    assert make.finish(made, tree, ADDRESS, ["somebody"]) == []
     return made
 
 
@@ -285,6 +290,7 @@ def test_the_submissions_name_the_released_archive(dist: Path) -> None:
     digest = checks.digest(dist / SDIST)
     assert f"sha256: {digest}\n" in recipe
     assert "path: .." not in recipe
+    assert f"url: {ADDRESS}/orchard_ops-" in recipe
     assert "    - somebody\n" in recipe
     assert f'hash = "{submission.sri(digest)}"' in package
     assert "maintainers; [ somebody ]" in package
@@ -293,6 +299,8 @@ def test_the_submissions_name_the_released_archive(dist: Path) -> None:
 FORGE_BREAKAGES: list[tuple[str, str, str]] = [
     ("  homepage: ", "  home: ", "R-002: about has homepage"),
     ("    - somebody\n", "", "R-003, R-004"),
+    (f"homepage: {ADDRESS}", "homepage: ADDRESS", "addresses"),
+    (f"url: {ADDRESS}", "url: ADDRESS", "addresses"),
     ("    sha256: ", "    md5: ", "R-019"),
     ("      sha256: ", "      md5: ", "R-019"),
     ('    - ${{ stdlib("c") }}\n', "", "R-033"),
@@ -324,6 +332,7 @@ NIX_BREAKAGES: list[tuple[str, str, str]] = [
     ("    runHook preCheck\n", "", "missing-phase-hooks"),
     ("    maintainers = ", "    maintainer = ", "maintainers-missing"),
     ("  pythonImportsCheck = ", "  pythonImportCheck = ", "python-imports-check-typo"),
+    (f'homepage = "{ADDRESS}', 'homepage = "ADDRESS', "addresses"),
     ("  env.SKBUILD", "  SKBUILD", "environment-variables-go-to-env"),
     ("  checkPhase = ", "  installPhase = ", "no phase but check"),
     ('description = "Flash', 'description = "A flash', "no article"),
@@ -358,7 +367,7 @@ def test_a_changed_source_stops_the_submission(tree: Path, dist: Path) -> None:
     path = tree / "recipe" / "recipe.yaml"
     path.write_text(path.read_text().replace("  path: ..\n", "  path: ../..\n"))
     with pytest.raises(project.Failure, match=r"path: \.\."):
-        submission.write(tree, dist / SDIST, dist / "again", [])
+        submission.write(tree, dist / SDIST, dist / "again", ADDRESS, [])
 
 
 def test_the_release_workflow_publishes_what_was_checked() -> None:
