@@ -56,11 +56,11 @@ def test_a_wheel_for_linux_has_a_folder_for_each_string(
 
 def test_a_newer_pytorch_is_told_which_there_are(tmp_path: Path) -> None:
     """The ImportError lists them in order, with a command that builds one."""
-    fake(tmp_path, "2.1", "2.0")
+    fake(tmp_path, "2.97", "2.0")
     fake(tmp_path / "abi0", "2.99")
     fake(tmp_path / "abi1", "2.98")
     line = last_line(import_with(tmp_path))
-    assert "compiled libraries for PyTorch 2.0, 2.1, 2.98, 2.99, but" in line
+    assert "compiled libraries for PyTorch 2.0, 2.97, 2.98, 2.99, but" in line
     assert f"PyTorch {torch.__version__} is running" in line
     site = Path(torch.__file__).parent.parent
     assert f"ORCHARD_TORCH_WHEEL={site} pip install" in line

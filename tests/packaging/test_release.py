@@ -89,6 +89,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def dist(tree: Path) -> Path:
     """Return a folder of a release with nothing wrong."""
+    pytest.importorskip("yaml", reason="the release session has it")
     from release import make
 
     made = tree / "dist"
@@ -317,7 +318,6 @@ def test_a_recipe_against_conda_forges_rules_is_named(
     dist: Path, old: str, new: str, rule: str
 ) -> None:
     """Each rule by the number that conda-smithy gives it."""
-    pytest.importorskip("yaml", reason="the release session has it")
     from release import lint
 
     path, _ = submissions(dist)
