@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedError
 from .._functions.dense import flash_attention
+from ._pages import PagePool, Pages
 from ._steps import step, with_span
 
-__all__ = ["attention", "register"]
+__all__ = ["PagePool", "attention", "register"]
 
 _names: set[str] = set()  # registered
 _REFUSED = {
@@ -121,6 +122,12 @@ def attention(
         out = step(query, key, value, attention_mask, scale, softcap or 0.0, s_aux)
         if out is not None:
             return out, None
+    if isinstance(key, Pages) and isinstance(value, Pages):
+        key, value = key.gathered(), value.gathered()
+        return attention(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal,
+            position_bias, softcap, s_aux, is_mask_complete=is_mask_complete,
+        )  # fmt: skip
     mask, causal = _mask(module, query, key, attention_mask, is_causal)
     if not is_mask_complete:
         causal = causal or _lacks_causality(module, query, mask)

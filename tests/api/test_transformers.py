@@ -6,6 +6,7 @@ Needs transformers, which only ``nox -s test-transformers`` installs.
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -13,11 +14,20 @@ from typing import Any
 import pytest
 import torch
 from harness import count_calls
+from needs import needs_metalsim
 from torch import Tensor, nn
 
-from orchard_ops import UnsupportedError, sdpa
+from orchard_ops import (
+    InvalidProblemError,
+    UnsupportedError,
+    flash_attention,
+    sdpa,
+    sim,
+)
 from orchard_ops.integrations import _steps
 from orchard_ops.integrations import transformers as integration
+from orchard_ops.integrations._pages import Pages
+from orchard_ops.integrations.transformers import PagePool
 
 transformers = pytest.importorskip("transformers")
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -39,6 +49,22 @@ def llama(**changes: Any) -> Any:
         **changes,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+def mistral(**changes: Any) -> Any:
+    """Return a small Mistral: a sliding window."""
+    config = transformers.MistralConfig(
+        **SIZES,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        sliding_window=6,
+        **changes,
+    )
+    return transformers.MistralForCausalLM(config)
 
 
 def gpt2(**changes: Any) -> Any:
@@ -70,6 +96,7 @@ def t5(**changes: Any) -> Any:
 MODELS = {"llama": llama, "gpt2": gpt2}
 if not IS_OLD:  # T5 asked no registry before
     MODELS["t5"] = t5
+BUILDERS = {**MODELS, "mistral": mistral}
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +109,7 @@ def registered() -> None:
 def build(name: str, implementation: str, **changes: Any) -> Any:
     """Return a model with weights that its name decides."""
     torch.manual_seed(len(name))
-    model = MODELS[name](attn_implementation=implementation, **changes)
+    model = BUILDERS[name](attn_implementation=implementation, **changes)
     assert model.config._attn_implementation == implementation
     return model
 
@@ -194,41 +221,220 @@ def test_generating_equals_eager(name: str, padding: str, device: torch.device) 
     assert calls.fwd == (2 + 4 * new if name == "t5" else 2 * new)
 
 
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-@pytest.mark.parametrize("padding", ["none", "left"])
-def test_steps_through_the_cache_entry(
-    padding: str, cache: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step of generation reads its cache as such, with the same tokens as eager."""
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note for each attention what the entry for caches took: "", "keys" or "pages"."""
     monkeypatch.setattr(_steps, "LEAST_KEYS", 1)
-    served: list[bool] = []
+    noted: list[str] = []
 
-    def watched(*arguments: Any) -> Tensor | None:
-        out = step(*arguments)
-        served.append(out is not None)
+    def watched(query: Tensor, key: Tensor, *others: Any) -> Tensor | None:
+        out = step(query, key, *others)
+        kind = "pages" if isinstance(key, Pages) else "keys"
+        noted.append("" if out is None else kind)
         return out
 
     step = _steps.step
     monkeypatch.setattr(integration, "step", watched)
+    return noted
+
+
+OPTIONS: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
+
+
+def generate(model: Any, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+    """Return the tokens of greedy decoding, prompt included."""
+    inputs = {k: v.to(model.device) for k, v in inputs.items() if k != "labels"}
+    tokens: Tensor = model.eval().generate(**inputs, **OPTIONS, **options)
+    return tokens.cpu()
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("padding", ["none", "left"])
+def test_steps_through_the_cache_entry(
+    padding: str, cache: str, device: torch.device, served: list[str]
+) -> None:
+    """A step of generation reads its cache as such, with the same tokens as eager."""
     eager, ours = pair("llama", device)
     inputs = batch("llama", padding)
-    inputs.pop("labels")
-    options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "num_beams": 1}
-    want = eager.eval().generate(**inputs, **options)
-    if cache == "static":
-        options["cache_implementation"] = "static"
-    got = ours.eval().generate(
-        **{key: value.to(device) for key, value in inputs.items()}, **options
-    )
-    assert torch.equal(got.cpu(), want)
-    new = got.shape[1] - inputs["input_ids"].shape[1]
-    # Not the prompt; before there were mask functions only steps without a mask.
-    is_marked = HAS_MASKS or (padding == "none" and cache == "dynamic")
-    # transformers 5 makes the mask of a static cache without padding in another way.
-    if not IS_OLD and padding == "none" and cache == "static":
-        is_marked = False
-    assert len(served) == 2 * new
-    assert sum(served) == (2 * (new - 1) if is_marked else 0)
+    want = generate(eager, inputs)
+    options = {"cache_implementation": "static"} if cache == "static" else {}
+    assert torch.equal(generate(ours, inputs, **options), want)
+    new = want.shape[1] - inputs["input_ids"].shape[1]
+    assert served == [""] * 2 + ["keys"] * 2 * (new - 1)  # not the prompt
+
+
+def test_masks_are_looked_at_once(
+    device: torch.device, served: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All layers of a step share what its mask shows, also in inference mode."""
+    looks: list[Tensor] = []
+
+    def watched(mask: Tensor) -> Any:
+        looks.append(mask)
+        return look(mask)
+
+    look = _steps._look
+    monkeypatch.setattr(_steps, "_look", watched)
+    _, ours = pair("llama", device)
+    for is_inference in (False, True)[: 1 + HAS_MASKS]:
+        looks.clear()
+        served.clear()
+        with torch.inference_mode(is_inference):
+            generate(ours, batch("llama", "left"))
+        assert len(looks) == served.count("keys") / 2 > 0
+
+
+def test_a_mask_that_was_written_anew(device: torch.device) -> None:
+    """A mask of the user's own is looked at again when it has changed."""
+    q, k = torch.randn(1, 4, 1, 8).to(device), torch.randn(1, 2, 200, 8).to(device)
+    mask = torch.zeros(1, 1, 1, 200).to(device)
+    v = k.clone()
+    with torch.no_grad():
+        for begin in (0, 90):
+            mask[..., :begin] = float("-inf")
+            out = _steps.step(q, k, v, mask, 1.0, 0.0, None)
+            want = _steps.step(
+                q, k[:, :, begin:], v[:, :, begin:], None, 1.0, 0.0, None
+            )
+            if want is None:  # too few for more than one split
+                dense = flash_attention(q, k[:, :, begin:], v[:, :, begin:], scale=1.0)
+                want = dense.transpose(1, 2)
+            assert out is not None
+            assert torch.allclose(out.cpu(), want.cpu(), atol=1e-5)
+        mask[..., 120] = 0.5  # a bias
+        assert _steps.step(q, k, v, mask, 1.0, 0.0, None) is None
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_paged_cache(
+    name: str, rows: int, device: torch.device, served: list[str]
+) -> None:
+    """Steps read pages where they lie, with the tokens of eager attention.
+
+    The pages of two generations that take turns lie in one pool.
+    """
+    eager, ours = pair(name, device)
+    inputs = {key: value[:rows] for key, value in batch(name, "none").items()}
+    want = generate(eager, inputs)
+    pool = PagePool(pages=3 * rows + 2, page_size=8)
+    other = pool.cache()
+    ids = inputs["input_ids"][:1].to(device)
+    with torch.no_grad():
+        ours.eval()(ids[:, :5], past_key_values=other)
+    served.clear()
+    cache = pool.cache()
+    assert torch.equal(generate(ours, inputs, past_key_values=cache), want)
+    new = want.shape[1] - inputs["input_ids"].shape[1]
+    assert served == [""] * 2 + ["pages"] * 2 * (new - 1)
+    with torch.no_grad():
+        last = ours(ids[:, 5:], past_key_values=other).logits[0, -1]
+    assert int(last.argmax()) == want[0, 13]
+    assert (cache.get_seq_length(), pool.free_pages) == (want.shape[1] - 1, 0)
+    cache.reset()
+    del other
+    gc.collect()
+    assert (cache.get_seq_length(), pool.free_pages) == (0, 3 * rows + 2)
+
+
+def test_rows_that_begin_apart_are_gathered(
+    device: torch.device, served: list[str]
+) -> None:
+    """Padding on the left that differs from row to row gives eager's tokens too."""
+    eager, ours = pair("llama", device)
+    inputs = batch("llama", "left")
+    cache = PagePool(pages=9, page_size=8).cache()
+    tokens = generate(ours, inputs, past_key_values=cache)
+    assert torch.equal(tokens, generate(eager, inputs))
+    assert "pages" not in served
+
+
+def test_one_padded_stream_in_pages(device: torch.device, served: list[str]) -> None:
+    """Padding that all rows have is left out by a window."""
+    eager, ours = pair("llama", device)
+    inputs = {key: value[:1] for key, value in batch("llama", "left").items()}
+    cache = PagePool(pages=3, page_size=8).cache()
+    tokens = generate(ours, inputs, past_key_values=cache)
+    assert torch.equal(tokens, generate(eager, inputs))
+    assert served.count("pages") == len(served) - 2
+
+
+def test_a_paged_prompt_in_two_pieces(device: torch.device) -> None:
+    """A second piece of prompt sees the first, in inference mode as well."""
+    eager, ours = pair("llama", device)
+    ids = batch("llama", "none")["input_ids"]
+    pool = PagePool(pages=6, page_size=8)
+    want = eager.eval()(ids).logits[:, 6:].detach()
+    for is_inference in (True, False):
+        cache = pool.cache()
+        with torch.inference_mode(is_inference), torch.no_grad():
+            ours.eval()(ids[:, :6].to(device), past_key_values=cache)
+            second = ours(ids[:, 6:].to(device), past_key_values=cache)
+        assert (second.logits.cpu() - want).abs().max() <= 2e-4 * want.abs().max()
+        cache.reset()
+
+
+@needs_metalsim("counters")
+def test_a_paged_step_copies_no_cache(device: torch.device) -> None:
+    """A step takes less memory than a tenth of what a layer holds.
+
+    One with a dynamic cache takes more than half of it at once, for a copy.
+    """
+    keys = torch.randn(1, 2, 1024, 32).to(device)
+    held = 2 * keys.numel() * 4  # keys and values
+    grown = {}
+    outs = []
+    caches = PagePool(9).cache(), transformers.DynamicCache()
+    with torch.no_grad():
+        for cache in caches:
+            cache.update(keys, keys, 0)
+            query, new = (
+                x.to(device) for x in (torch.ones(1, 4, 1, 32), keys[..., :1, :])
+            )
+            integration.attention(
+                nn.Identity(), query, *cache.update(new, new, 0), None
+            )
+            before = sim.memory().allocated_bytes
+            sim.reset_peak_memory()
+            found = cache.update(new, new, 0)
+            out, _ = integration.attention(nn.Identity(), query, *found, None)
+            grown[type(cache).__name__] = sim.memory().peak_bytes - before
+            outs.append(out.cpu())
+    assert torch.allclose(*outs, atol=1e-6)
+    assert grown["PagedCache"] < held / 10
+    assert grown["DynamicCache"] >= held / 2
+
+
+def test_what_pages_cannot_do_is_refused(device: torch.device) -> None:
+    """Each with its own error, before anything is written."""
+    for pages, size in ((0, 8), (4, 12), (4, 0)):
+        with pytest.raises(InvalidProblemError, match="page_size=128"):
+            PagePool(pages, size)
+    pool = PagePool(pages=3, page_size=8)
+    model = build("llama", "orchard").to(device)
+    ids = torch.full((2, 9), 5).to(device)
+    with pytest.raises(UnsupportedError, match="no_grad"):
+        model(ids[:1], past_key_values=pool.cache())
+    cache = pool.cache()
+    with torch.no_grad():
+        with pytest.raises(InvalidProblemError, match="make the pool larger"):
+            model(ids, past_key_values=cache)
+        assert (pool.free_pages, cache.get_seq_length()) == (3, 0)
+        cache = pool.cache()
+        model(ids[:1], past_key_values=cache)
+        with pytest.raises(InvalidProblemError, match="batch of 1"):
+            model(ids, past_key_values=cache)
+        for act in ("reorder_cache", "crop"):
+            with pytest.raises(UnsupportedError, match="only adds keys"):
+                getattr(cache, act)(torch.zeros(1))
+        with pytest.raises(UnsupportedError, match="only adds keys"):
+            copy.deepcopy(cache)
+        other = torch.zeros(1, 2, 1, 16).to(device)
+        with pytest.raises(InvalidProblemError, match="one pool for each model"):
+            cache.update(other, other, 0)
+        foreign = build("llama", "eager").to(device)
+        with pytest.raises(UnsupportedError, match='"orchard"'):
+            foreign(ids[:1, :1], past_key_values=cache)
 
 
 def test_a_mask_with_a_hole_is_no_step(device: torch.device) -> None:
@@ -237,11 +443,12 @@ def test_a_mask_with_a_hole_is_no_step(device: torch.device) -> None:
     mask[0, ..., :7], mask[1, ..., 150:] = False, False
     with torch.no_grad():
         whole = _steps.with_span(lambda: mask.to(device))()
-        first, ends = whole.orchard_span
-        assert (first.tolist(), ends.tolist()) == ([7, 0], [200, 150])
+        _, span = whole.orchard_span
+        assert (span.begins.tolist(), span.ends.tolist()) == ([7, 0], [200, 150])
+        assert (span.begin, span.end) == (None, 200)
         mask[0, ..., 90] = False
         holed = _steps.with_span(lambda: mask.to(device))()
-        assert holed.orchard_span is None
+        assert holed.orchard_span[1] is None
         q, k = torch.randn(2, 4, 1, 8).to(device), torch.randn(2, 2, 200, 8).to(device)
         assert _steps.step(q, k, k, holed, 1.0, 0.0, None) is None
         assert _steps.step(q, k, k, whole, 1.0, 0.0, None) is not None
