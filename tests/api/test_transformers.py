@@ -263,8 +263,9 @@ def test_steps_through_the_cache_entry(
     assert served == [""] * 2 + ["keys"] * 2 * (new - 1)  # not the prompt
 
 
+@pytest.mark.parametrize("case", ["left-dynamic", "none-static"])
 def test_masks_are_looked_at_once(
-    device: torch.device, served: list[str], monkeypatch: pytest.MonkeyPatch
+    case: str, device: torch.device, served: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All layers of a step share what its mask shows, also in inference mode."""
     looks: list[Tensor] = []
@@ -276,11 +277,14 @@ def test_masks_are_looked_at_once(
     look = _steps._look
     monkeypatch.setattr(_steps, "_look", watched)
     _, ours = pair("llama", device)
+    padding, cache = case.split("-")
+    options = {"cache_implementation": "static"} if cache == "static" else {}
+    # Before there were mask functions each layer looks in inference mode.
     for is_inference in (False, True)[: 1 + HAS_MASKS]:
         looks.clear()
         served.clear()
         with torch.inference_mode(is_inference):
-            generate(ours, batch("llama", "left"))
+            generate(ours, batch("llama", padding), **options)
         assert len(looks) == served.count("keys") / 2 > 0
 
 
@@ -372,6 +376,18 @@ def test_a_paged_prompt_in_two_pieces(device: torch.device) -> None:
             second = ours(ids[:, 6:].to(device), past_key_values=cache)
         assert (second.logits.cpu() - want).abs().max() <= 2e-4 * want.abs().max()
         cache.reset()
+
+
+@pytest.mark.skipif(IS_OLD, reason="T5 asks no registry before transformers 5")
+def test_a_decoder_in_pages(device: torch.device) -> None:
+    """T5's bias is added to keys that were gathered; its encoder's are not paged."""
+    eager, ours = pair("t5", device)
+    inputs = batch("t5", "none")
+    pages = PagePool(pages=6, page_size=8).cache()
+    cache = transformers.EncoderDecoderCache(pages, transformers.DynamicCache())
+    tokens = generate(ours, inputs, past_key_values=cache)
+    assert torch.equal(tokens, generate(eager, inputs))
+    assert pages.get_seq_length() == tokens.shape[1] - 1
 
 
 @needs_metalsim("counters")
