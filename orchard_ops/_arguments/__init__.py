@@ -9,10 +9,11 @@ every device.
 from __future__ import annotations
 
 from .dense import Arguments, dense_arguments
-from .jagged import is_jagged, nested_like
+from .jagged import HAS_JAGGED, is_jagged, nested_like
 from .varlen import packed_arguments
 
 __all__ = [
+    "HAS_JAGGED",
     "Arguments",
     "dense_arguments",
     "is_jagged",

@@ -16,7 +16,7 @@ from .checks import (
     slopes_of,
     window_sides,
 )
-from .jagged import packed_of
+from .jagged import HAS_JAGGED, packed_of
 from .philox import draw_seed
 
 __all__ = ["Arguments", "dense_arguments", "seed_for"]
@@ -68,7 +68,7 @@ def dense_arguments(
     seed: Tensor | None = None,
 ) -> Arguments:
     """Check ``flash_attention``'s arguments; draw dropout's seed if none is given."""
-    packed = packed_of(name, q, k, v)
+    packed = packed_of(name, q, k, v) if HAS_JAGGED else None
     if packed is not None:
         q, k, v = packed.q, packed.k, packed.v
     check_is_tensor(name, "q", q)

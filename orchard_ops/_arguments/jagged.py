@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .._errors import InvalidProblemError, UnsupportedError
 
-__all__ = ["Packed", "is_jagged", "nested_like", "packed_of"]
+__all__ = ["HAS_JAGGED", "Packed", "is_jagged", "nested_like", "packed_of"]
 
 _TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 # Before that no public function makes one of values that have a gradient.
-_HAS_JAGGED = _TORCH >= (2, 4)
+HAS_JAGGED = _TORCH >= (2, 4)
 _TAKES_LONGEST = _TORCH >= (2, 5)  # nested_tensor_from_jagged
 
 
@@ -31,7 +31,7 @@ class Packed(NamedTuple):
 
 def is_jagged(tensor: object) -> bool:
     """Say whether it is a nested tensor that lies in one buffer."""
-    if not _HAS_JAGGED or not isinstance(tensor, Tensor) or not tensor.is_nested:
+    if not HAS_JAGGED or not isinstance(tensor, Tensor) or not tensor.is_nested:
         return False
     return tensor.layout == torch.jagged
 

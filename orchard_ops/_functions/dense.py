@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._arguments import dense_arguments, is_jagged, nested_like
+from .._arguments import HAS_JAGGED, dense_arguments, is_jagged, nested_like
 from .._arguments.checks import check_is_tensor, window_sides
 from .._arguments.philox import NO_SEED, keep_mask
 from .._autocast import is_any_region
@@ -214,7 +214,7 @@ def flash_attention(
         alibi_slopes=alibi_slopes, sinks=sinks, return_lse=return_lse,
     )  # fmt: skip
     out, lse = attend(name, arguments)
-    if is_jagged(q):
+    if HAS_JAGGED and is_jagged(q):
         out = nested_like(q, out)
         return (out, nested_like(q, lse)) if return_lse else out
     return (out, lse) if return_lse else out
