@@ -178,7 +178,8 @@ def note_of(call: Call) -> str:
 
 def _reason_of_state(call: Call) -> str:
     """Return what speaks against the kernels but for the arguments' own meaning."""
-    query, key, value, mask = call[:4]
+    # By name: PyTorch 2.7's compiler fails at a slice of a NamedTuple.
+    query, key, value, mask = call.query, call.key, call.value, call.attn_mask
     is_eager = not is_compiling()
     if is_eager and has_torch_function(call):
         reason = _overriding_reason(call)
