@@ -148,7 +148,8 @@ def test_what_is_submitted_follows_conda_forges_pinning(
 
     sdist = tmp_path / "orchard_ops-0.1.0.tar.gz"
     sdist.write_bytes(b"an archive")
-    submission.write(ROOT, sdist, tmp_path / "submission", ["somebody"])
+    at = "https://example.org/orchard-ops"
+    submission.write(ROOT, sdist, tmp_path / "submission", at, ["somebody"])
     folder = tmp_path / "submission" / submission.FORGE
     recipe = folder / "recipe.yaml"
     found = by_conda_forge(platform, recipe, tmp_path, capfd, torch)
