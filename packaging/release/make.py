@@ -59,7 +59,8 @@ def main() -> None:
         raise Failure("\n".join(wrong))
     wrong = finish(options.dist, ROOT, options.archives, options.maintainer)
     # What only a project with an address and somebody behind it can say.
-    left = [each for each in wrong if "maintainers" in each or "addresses" in each]
+    unsaid = ("maintainers", "addresses", "homepage")
+    left = [each for each in wrong if any(word in each for word in unsaid)]
     if not options.final:
         wrong = [each for each in wrong if each not in left]
         print("\n".join(f"left to say before a release: {each}" for each in left))

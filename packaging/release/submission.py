@@ -73,7 +73,9 @@ def recipe(root: Path, digest: str, archives: str, maintainers: list[str]) -> st
     text = replaced(text, headers_package, linux)
     cross = "        - cross-python_${{ target_platform }}\n"
     text = replaced(text, cross, f"{cross}        - pytorch\n")
-    about = f"  homepage: {homepage(project)}\n"
+    # rattler-build reads no recipe with a homepage that is no address.
+    known = homepage(project) != UNKNOWN
+    about = f"  homepage: {homepage(project)}\n" if known else ""
     if repository := project.get("urls", {}).get("Repository"):
         about += f"  repository: {repository}\n"
     text = replaced(text, "about:\n", f"about:\n{about}")
