@@ -58,7 +58,7 @@ def metal_cpp() -> Path:
     given = os.environ.get("ORCHARD_METAL_CPP_DIR")
     if given:
         return Path(given)
-    sys.path.insert(0, str(ROOT / "packaging"))
+    sys.path[:0] = [str(ROOT / name) for name in ("packaging", "cmake", "tools")]
     from macos import downloads
 
     return downloads.metal_cpp("3.11")
