@@ -19,11 +19,10 @@ import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-import archives
 import sbom
 import wheel_metadata
-from pack import MODULES, sources
-from project import ROOT, table
+from pack import MODULES, check_wheel, sources, unrecorded
+from project import ROOT, Failure, table
 
 SITE = re.compile(r"^(lib/python3\.\d+/)?site-packages/")
 STRAY = re.compile(
@@ -199,15 +198,18 @@ def version_problems(info: dict[str, str], version: str) -> list[str]:
 
 def record_problems(files: dict[str, bytes]) -> list[str]:
     """Return a sentence for each file of a wheel that is not what RECORD says."""
-    name = next((n for n in files if n.endswith(".dist-info/RECORD")), "RECORD")
-    rows = files.get(name, b"").decode().splitlines(keepends=True)
-    wanted = {each: archives.record(each, data) for each, data in files.items()}
-    wanted[name] = f"{name},,\n"
-    return [
-        f"{each}: RECORD has another digest or none"
-        for each, row in sorted(wanted.items())
-        if row not in rows
-    ]
+    return [f"{name}: RECORD has another digest or none" for name in unrecorded(files)]
+
+
+def check(wheel: Path, minors: Collection[str], folders: Iterable[str]) -> None:
+    """Read a finished wheel back: what it says of itself, and what is in it.
+
+    Raises:
+        Failure: names each thing that is wrong.
+    """
+    check_wheel(wheel, minors)
+    if found := problems(read_wheel(wheel), minors, folders):
+        raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def versions() -> dict[str, Any]:
 def minor(version: str) -> str:
     """Return the minor version that a version belongs to."""
     return version.rpartition(".")[0]
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def default_python() -> str:

@@ -27,8 +27,15 @@ from functools import partial
 from pathlib import Path
 
 from compare import difference
-from project import ROOT, Failure, default_torch, macos_targets, minor, versions
-from release.checks import digest
+from project import (
+    ROOT,
+    Failure,
+    default_torch,
+    digest,
+    macos_targets,
+    minor,
+    versions,
+)
 
 KINDS = ("sdist", "wheel", "linux", "macos", "conda", "nix")
 MATRIX = versions()

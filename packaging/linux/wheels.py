@@ -15,7 +15,6 @@ Usage: python packaging linux.wheels [--torch 2.4.1 ...]
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -30,8 +29,8 @@ import contents
 import cpu_torch
 import find_torch
 from macos.downloads import NotFetchedError, unpacked
-from pack import check_wheel, pack
-from project import ROOT, Failure, default_python, minor, versions
+from pack import pack
+from project import ROOT, Failure, default_python, digest, minor, versions
 
 TREES_PYTHON = default_python()  # Any that every PyTorch has a wheel for.
 FILES = re.compile(r"torch/(include/|version\.py$|lib/lib(torch_cpu|c10)\.so$)")
@@ -157,14 +156,11 @@ def make(chosen: Iterable[str], work: Path, into: Path) -> dict[str, Any]:
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     into.mkdir(parents=True, exist_ok=True)
     wheel = pack(f"{python}-{python}-{platform_tag(binaries)}", minors, files, into)
-    check_wheel(wheel, minors)
-    folders = [str(ROOT), str(Path.home()), str(work)]
-    if found := contents.problems(contents.read_wheel(wheel), minors, folders):
-        raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
+    contents.check(wheel, minors, [str(ROOT), str(Path.home()), str(work)])
     return {
         "wheel": wheel.name,
         "bytes": wheel.stat().st_size,
-        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "sha256": digest(wheel),
         "libraries": {at: path.stat().st_size for at, path in sorted(files.items())},
     }
 

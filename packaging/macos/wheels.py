@@ -18,7 +18,6 @@ and the wheel is for that PyTorch alone.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable
@@ -27,8 +26,16 @@ from typing import Any
 
 import contents
 import find_torch
-from pack import check_wheel, pack
-from project import ROOT, Failure, default_python, macos_targets, minor, versions
+from pack import pack
+from project import (
+    ROOT,
+    Failure,
+    default_python,
+    digest,
+    macos_targets,
+    minor,
+    versions,
+)
 
 from macos import downloads, macho
 from macos.build import IS_NATIVE, Build, compiler_name
@@ -83,7 +90,7 @@ def prove(build: Build) -> list[dict[str, Any]]:
                 "bytes": library.stat().st_size,
                 "symbols": count,
                 "sent": sent,
-                "sha256": hashlib.sha256(library.read_bytes()).hexdigest(),
+                "sha256": digest(library),
             }
         )
     return rows
@@ -124,10 +131,7 @@ def packed(build: Build, into: Path) -> Path:
         downloads.headers_version(build.metal_cpp),
         [] if IS_NATIVE else [("zig", compiler_name().removeprefix("zig "))],
     )
-    check_wheel(wheel, list(build.libraries))
-    held = contents.read_wheel(wheel)
-    if found := contents.problems(held, list(build.libraries), [str(ROOT)]):
-        raise Failure("\n".join(f"{wheel.name}: {sentence}" for sentence in found))
+    contents.check(wheel, list(build.libraries), [str(ROOT)])
     return wheel
 
 
@@ -139,7 +143,7 @@ def build_all(chosen: dict[str, str], options: argparse.Namespace) -> dict[str, 
     return {
         "wheel": wheel.name,
         "bytes": wheel.stat().st_size,
-        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "sha256": digest(wheel),
         "libraries": rows,
     }
 

@@ -5,7 +5,6 @@ Every function returns a sentence for each thing that is wrong.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import contents
-from project import Failure, table
+from project import Failure, digest, table
 
 from release import notes
 
@@ -199,11 +198,6 @@ def conda_problems(dist: Path, version: str) -> Iterator[str]:
     for path in files_of(dist, CONDA):
         if not path.name.startswith(f"orchard-ops-{version}-torch"):
             yield f"{path.name}: expected orchard-ops-{version}-torch…"
-
-
-def digest(path: Path) -> str:
-    """Return a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sums(dist: Path) -> str:

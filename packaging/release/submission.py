@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import base64
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from project import ROOT, Failure, table, versions
+from project import ROOT, Failure, digest, table, versions
 
 UNKNOWN = "ADDRESS"  # for what only a released, published project has
 FORGE = Path("conda-forge", "recipes", "orchard-ops")
@@ -51,7 +50,7 @@ def replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def recipe(root: Path, digest: str, archives: str, maintainers: list[str]) -> str:
+def recipe(root: Path, sha256: str, archives: str, maintainers: list[str]) -> str:
     """Return the recipe as conda-forge gets it."""
     project = table("pyproject.toml", root)["project"]
     headers = versions()["macos"]["metal_cpp"]
@@ -59,7 +58,7 @@ def recipe(root: Path, digest: str, archives: str, maintainers: list[str]) -> st
     text = text[text.index("schema_version") :]
     source = (
         f"  - url: {archives}/orchard_ops-${{{{ version }}}}.tar.gz\n"
-        f"    sha256: {digest}\n"
+        f"    sha256: {sha256}\n"
         "  - if: osx\n"
         "    then:\n"
         f"      url: {headers['url']}\n"
@@ -84,12 +83,12 @@ def recipe(root: Path, digest: str, archives: str, maintainers: list[str]) -> st
 
 
 def write_forge(
-    root: Path, out: Path, digest: str, archives: str, maintainers: list[str]
+    root: Path, out: Path, sha256: str, archives: str, maintainers: list[str]
 ) -> None:
     """Write the folder of a pull request to conda-forge/staged-recipes."""
     folder = out / FORGE
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(recipe(root, digest, archives, maintainers))
+    (folder / "recipe.yaml").write_text(recipe(root, sha256, archives, maintainers))
     for name in ("build.sh", "smoke.py"):
         shutil.copy(root / "recipe" / name, folder)
     # What the PyTorch of the pinning, and the migrator's next one, need.
@@ -102,7 +101,7 @@ def write_forge(
     (folder / "conda-forge.yml").write_text(json.dumps(FEEDSTOCK, indent=2) + "\n")
 
 
-def expression(root: Path, digest: str, maintainers: list[str]) -> str:
+def expression(root: Path, sha256: str, maintainers: list[str]) -> str:
     """Return the package as nixpkgs gets it."""
     project = table("pyproject.toml", root)["project"]
     headers = versions()["macos"]["metal_cpp"]
@@ -116,7 +115,7 @@ def expression(root: Path, digest: str, maintainers: list[str]) -> str:
     )
     source = (
         '  src = fetchPypi {\n    pname = "orchard_ops";\n    inherit (finalAttrs) '
-        f'version;\n    hash = "{sri(digest)}";\n  }};\n'
+        f'version;\n    hash = "{sri(sha256)}";\n  }};\n'
     )
     about = (
         f'    homepage = "{homepage(project)}";\n'
@@ -145,21 +144,21 @@ def expression(root: Path, digest: str, maintainers: list[str]) -> str:
     return text.rstrip("\n")[:-1] + "})\n"
 
 
-def sri(digest: str) -> str:
+def sri(sha256: str) -> str:
     """Return a SHA-256 as Nix writes it."""
-    return f"sha256-{base64.b64encode(bytes.fromhex(digest)).decode()}"
+    return f"sha256-{base64.b64encode(bytes.fromhex(sha256)).decode()}"
 
 
 def write(
     root: Path, sdist: Path, out: Path, archives: str, maintainers: list[str]
 ) -> None:
     """Write both submissions for a released source distribution."""
-    digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
+    sha256 = digest(sdist)
     shutil.rmtree(out, ignore_errors=True)
-    write_forge(root, out, digest, archives, maintainers)
+    write_forge(root, out, sha256, archives, maintainers)
     package = out / NIXPKGS
     package.parent.mkdir(parents=True)
-    package.write_text(expression(root, digest, maintainers), encoding="utf-8")
+    package.write_text(expression(root, sha256, maintainers), encoding="utf-8")
 
 
 def main() -> None:

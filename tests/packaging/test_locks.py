@@ -99,7 +99,7 @@ def test_a_wrong_hash_is_refused(tmp_path: Path) -> None:
     """Pip installs no file that has another hash than the lock."""
     import archives
     import locked
-    from release.checks import digest
+    from project import digest
 
     wheel = tmp_path / "iniconfig-1.0-py3-none-any.whl"
     info = "iniconfig-1.0.dist-info"

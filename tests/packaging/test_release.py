@@ -285,10 +285,10 @@ def submissions(dist: Path) -> tuple[Path, Path]:
 
 def test_the_submissions_name_the_released_archive(dist: Path) -> None:
     """By its address and its hash, in each channel's way of writing it."""
-    from release import checks, submission
+    from release import submission
 
     recipe, package = (path.read_text() for path in submissions(dist))
-    digest = checks.digest(dist / SDIST)
+    digest = project.digest(dist / SDIST)
     assert f"sha256: {digest}\n" in recipe
     assert "path: .." not in recipe
     assert f"url: {ADDRESS}/orchard_ops-" in recipe
