@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from edits import replace
 from paths import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -73,9 +74,7 @@ def test_a_broken_copy_is_named(
     """What is not locked, or locked otherwise than required, is named."""
     from check_locks import problems
 
-    text = (tree / name).read_text(encoding="utf-8")
-    assert old in text
-    (tree / name).write_text(text.replace(old, new), encoding="utf-8")
+    replace(tree / name, old, new, count=-1)
     assert words in "\n".join(problems(tree))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import project
 import pytest
+from edits import replace
 from paths import ROOT
 
 nix_flake = pytest.importorskip("nix.flake", reason="the tools need Python 3.11")
@@ -38,13 +39,6 @@ def tree(tmp_path: Path) -> Path:
     """Return a copy of the flake, to be broken."""
     copy: Path = nix_flake.copy_tree(tmp_path / "tree")
     return copy
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    """Replace a text that must stand in the file."""
-    text = file.read_text(encoding="utf-8")
-    assert old in text
-    file.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def change_table(tree: Path, version: str | None, system: str, **pin: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import project
 import pytest
+from edits import replace
 from paths import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -154,9 +155,7 @@ def test_a_broken_tree_is_named(
     """A second version, a missing licence, a changelog without the section."""
     from release import checks
 
-    text = (tree / name).read_text(encoding="utf-8")
-    assert old in text
-    (tree / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    replace(tree / name, old, new)
     found = checks.tree_problems(tree, is_final=False)
     assert len(found) == 1
     assert sentence in found[0]
@@ -321,9 +320,7 @@ def test_a_recipe_against_conda_forges_rules_is_named(
     from release import lint
 
     path, _ = submissions(dist)
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+    replace(path, old, new)
     found = lint.recipe_problems(path.parent)
     assert [sentence for sentence in found if rule in sentence], found
 
@@ -353,10 +350,9 @@ def test_a_package_against_nixpkgs_rules_is_named(
     from release import lint
 
     _, path = submissions(dist)
-    text = path.read_text()
-    assert old in text
-    assert lint.package_problems(text) == []
-    found = lint.package_problems(text.replace(old, new, 1))
+    assert lint.package_problems(path.read_text()) == []
+    replace(path, old, new)
+    found = lint.package_problems(path.read_text())
     assert [sentence for sentence in found if rule in sentence], found
 
 

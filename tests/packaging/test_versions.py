@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from edits import replace
 from paths import ROOT
 
 READ = (
@@ -103,7 +104,5 @@ def test_a_broken_copy_is_named(
     """A place that says something else is named."""
     from check_versions import disagreements
 
-    text = (tree / name).read_text(encoding="utf-8")
-    assert old in text
-    (tree / name).write_text(text.replace(old, new), encoding="utf-8")
+    replace(tree / name, old, new, count=-1)
     assert words in "\n".join(disagreements(tree))
