@@ -24,17 +24,10 @@ using torch::jit::Stack;
 
 using OutputMask = std::array<bool, kGradients>;
 
-c10::OperatorHandle find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
-}
-
-// Looked up by name once.
-const c10::OperatorHandle& forward_op() {
-  static const c10::OperatorHandle op = find("orchard_ops::forward");
-  return op;
-}
 const c10::OperatorHandle& backward_op() {
-  static const c10::OperatorHandle op = find("orchard_ops::backward");
+  static const c10::OperatorHandle op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("orchard_ops::backward",
+                                                     "");
   return op;
 }
 

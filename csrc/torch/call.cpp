@@ -2,7 +2,6 @@
 #include "torch/call.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
 #include <cmath>
@@ -327,11 +326,10 @@ Call Call::take(const char* operation,
 
 c10::ArrayRef<c10::IValue> Call::defaults(size_t given) {
   static const std::vector<c10::IValue> values = [] {
-    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(
-        "orchard_ops::forward", "");
+    const auto& arguments = forward_op().schema().arguments();
     std::vector<c10::IValue> found;
     for (size_t i = kShortArguments; i < kArguments; ++i) {
-      found.push_back(*op.schema().arguments()[i].default_value());
+      found.push_back(*arguments[i].default_value());
     }
     return found;
   }();
@@ -373,6 +371,13 @@ void Call::push(torch::jit::Stack& stack) const {
 
 std::array<Tensor, Call::kTensors> Call::tensors() const {
   return {q, k, v, mask, slopes, sinks, seed, starts_q, starts_kv};
+}
+
+const c10::OperatorHandle& forward_op() {
+  static const c10::OperatorHandle op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("orchard_ops::forward",
+                                                     "");
+  return op;
 }
 
 const char* torch_name(at::ScalarType dtype) {

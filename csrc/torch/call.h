@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 
 #include <array>
@@ -86,6 +87,9 @@ struct Call {
 inline at::Tensor with_dims_of(const Call& call, const at::Tensor& result) {
   return call.is_folded ? unfold_leading(call, result) : result;
 }
+
+// Looked up by name once.
+const c10::OperatorHandle& forward_op();
 
 const char* torch_name(at::ScalarType dtype);  // as Python writes it
 

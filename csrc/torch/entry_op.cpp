@@ -7,7 +7,6 @@
 // here by the functions that serve forward's keys; elsewhere forward is called,
 // so that whoever watches operators, transforms or compiles meets that alone.
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include "torch/attention_ops.h"
@@ -55,12 +54,9 @@ void attention(const c10::OperatorHandle& /*op*/,
     torch::jit::push(*stack, with_dims_of(call, out_of(call)));
     return;
   }
-  static const c10::OperatorHandle forward =
-      c10::Dispatcher::singleton().findSchemaOrThrow("orchard_ops::forward",
-                                                     "");
   const auto rest = Call::defaults(kGiven);
   stack->insert(stack->end(), rest.begin(), rest.end());
-  forward.callBoxed(stack);
+  forward_op().callBoxed(stack);
   torch::jit::drop(*stack, 2);  // lse and stats
 }
 
