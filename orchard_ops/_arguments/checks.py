@@ -15,6 +15,7 @@ __all__ = [
     "check_is_tensor",
     "check_number",
     "check_rank",
+    "check_rotary_table",
     "is_bottom_right",
     "per_head",
     "slopes_of",
@@ -63,6 +64,27 @@ def check_rank(name: str, first: str, rank: int, **tensors: Tensor) -> None:
                 f"{list(tensor.shape)}; add or merge dimensions with unsqueeze or "
                 "flatten"
             )
+
+
+def check_rotary_table(name: str, x: Tensor, **tables: Tensor) -> None:
+    """Check the cosines and sines of the positions of x.
+
+    Args:
+        name: the public function, for errors.
+        x: ``[..., head_dim]``.
+        tables: both, by the names of their arguments.
+    """
+    for label, table in tables.items():
+        check_is_tensor(name, label, table)
+    cos, sin = tables.values()
+    half = x.size(-1) // 2
+    is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
+    if not is_table or not cos.device == sin.device == x.device:
+        raise InvalidProblemError(
+            f"[{name}] expected {' and '.join(tables)} of one shape [positions, at "
+            f"most {half}] on {x.device}, got {list(cos.shape)} and {list(sin.shape)} "
+            f"on {cos.device} and {sin.device}; slice or move them"
+        )
 
 
 def per_head(name: str, label: str, tensor: Tensor | None) -> Tensor | None:

@@ -19,6 +19,7 @@ from .checks import (
     check_is_tensor,
     check_number,
     check_rank,
+    check_rotary_table,
     per_head,
     slopes_of,
     whole_number,
@@ -200,16 +201,7 @@ def rotary_table(
             f"and v, got {type(cos).__name__} and {type(sin).__name__}; rotate the "
             "queries yourself if there are no new keys"
         )
-    for label, table in (("rotary_cos", cos), ("rotary_sin", sin)):
-        check_is_tensor(NAME, label, table)
-    half = q.size(3) // 2
-    is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
-    if not is_table or not cos.device == sin.device == q.device:
-        raise InvalidProblemError(
-            f"[{NAME}] expected rotary_cos and rotary_sin of one shape [positions, at "
-            f"most {half}] on {q.device}, got {list(cos.shape)} and {list(sin.shape)} "
-            f"on {cos.device} and {sin.device}; slice or move them"
-        )
+    check_rotary_table(NAME, q, rotary_cos=cos, rotary_sin=sin)
     why = f"rotary_cos having {cos.size(0)} rows and {steps} positions being rotated"
     _check_range("cache_seqlens", counts, cos.size(0) - steps, why, "add rows to it")
     return cos.detach(), sin.detach()

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..._arguments.checks import check_flag, check_is_tensor, check_rank, whole_number
+from ..._arguments.checks import (
+    check_flag,
+    check_is_tensor,
+    check_rank,
+    check_rotary_table,
+    whole_number,
+)
 from ..._errors import InvalidProblemError
 from ..._functions.rotary import rotate
 
@@ -51,7 +57,7 @@ def apply_rotary_emb(
     """
     check_rank(_NAME, "batch, len" if cu_seqlens is None else "total",
                4 if cu_seqlens is None else 3, x=x)  # fmt: skip
-    _check_table(x, cos, sin)
+    check_rotary_table(_NAME, x, cos=cos, sin=sin)
     length = x.size(1) if cu_seqlens is None else _longest(max_seqlen)
     if not isinstance(seqlen_offsets, Tensor):
         advice = "several offsets are a tensor of shape [batch]"
@@ -74,19 +80,6 @@ def apply_rotary_emb(
     is_interleaved = check_flag(_NAME, "interleaved", interleaved)
     turned = rotate(flat, cos, sin, positions, is_interleaved).view_as(x)
     return x.copy_(turned) if check_flag(_NAME, "inplace", inplace) else turned
-
-
-def _check_table(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    for label, table in (("cos", cos), ("sin", sin)):
-        check_is_tensor(_NAME, label, table)
-    half = x.size(-1) // 2
-    is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
-    if not is_table or not cos.device == sin.device == x.device:
-        raise InvalidProblemError(
-            f"[{_NAME}] expected cos and sin of one shape [positions, at most {half}] "
-            f"on {x.device}, got {list(cos.shape)} and {list(sin.shape)} on "
-            f"{cos.device} and {sin.device}; slice or move them"
-        )
 
 
 def _check_positions(first: int, length: int, cos: Tensor) -> None:
