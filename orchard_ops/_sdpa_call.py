@@ -23,7 +23,7 @@ from ._arguments.philox import NO_SEED, draw_seed
 from ._errors import InvalidProblemError, OrchardError, UnsupportedError
 from ._functions import run
 from ._functions.dense import flash_attention, supports
-from ._tracing import is_compiling
+from ._tracing import TORCH, is_compiling
 
 __all__ = [
     "HAS_GQA",
@@ -38,9 +38,8 @@ __all__ = [
 ]
 
 
-_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-HAS_GQA = _TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
-_HAS_BIASES = _TORCH >= (2, 3)  # there is torch.nn.attention.bias
+HAS_GQA = TORCH >= (2, 5)  # PyTorch's function takes enable_gqa
+_HAS_BIASES = TORCH >= (2, 3)  # there is torch.nn.attention.bias
 _DEVICES = ("mps", "metalsim")
 
 

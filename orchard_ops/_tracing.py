@@ -1,4 +1,4 @@
-"""What PyTorch is doing with the code that runs, by version."""
+"""Which PyTorch this is, and what it is doing with the code that runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["is_compiling", "is_recorded", "promise_range"]
+__all__ = ["TORCH", "is_compiling", "is_recorded", "promise_range"]
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 # Replaced by True in what torch.compile traces; named so from PyTorch 2.3 on.
 is_compiling = (

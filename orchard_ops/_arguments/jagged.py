@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .._errors import InvalidProblemError, UnsupportedError
+from .._tracing import TORCH
 
 __all__ = ["HAS_JAGGED", "Packed", "is_jagged", "nested_like", "packed_of"]
 
-_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 # Before that no public function makes one of values that have a gradient.
-HAS_JAGGED = _TORCH >= (2, 4)
-_TAKES_LONGEST = _TORCH >= (2, 5)  # nested_tensor_from_jagged
+HAS_JAGGED = TORCH >= (2, 4)
+_TAKES_LONGEST = TORCH >= (2, 5)  # nested_tensor_from_jagged
 
 
 class Packed(NamedTuple):

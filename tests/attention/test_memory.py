@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import Case, Mask
 from harness import allocated_bytes, attend, lay_out
-from needs import chosen_device, needs_metalsim
+from needs import TORCH, chosen_device, needs_metalsim
 from reference import make_inputs
 
 import orchard_ops
@@ -164,7 +164,7 @@ FUNCTIONS = {
     "leading": leading,
     "sinks-in-decoding": sinks_in_decoding,
 }
-if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4):
+if TORCH >= (2, 4):
     FUNCTIONS["jagged"] = jagged
 
 
