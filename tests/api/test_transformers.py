@@ -33,6 +33,15 @@ transformers = pytest.importorskip("transformers")
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 IS_OLD = VERSION < (5, 0)
 HAS_MASKS = VERSION >= (4, 53)  # functions that make them
+# Of two layers with grouped heads.
+LAYERS = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
 SIZES = {"vocab_size": 61, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
@@ -40,12 +49,7 @@ def llama(**changes: Any) -> Any:
     """Return a small Llama: rotary positions, grouped heads."""
     config = transformers.LlamaConfig(
         **SIZES,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
+        **LAYERS,
         **changes,
     )
     return transformers.LlamaForCausalLM(config)
@@ -55,12 +59,7 @@ def mistral(**changes: Any) -> Any:
     """Return a small Mistral: a sliding window."""
     config = transformers.MistralConfig(
         **SIZES,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
+        **LAYERS,
         sliding_window=6,
         **changes,
     )
