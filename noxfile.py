@@ -53,6 +53,13 @@ def runs(version: str) -> bool:
     return probe.returncode == 0
 
 
+def command_of(version: str) -> str | None:
+    """Return a command that starts a Python; None where there is none."""
+    if version == "{}.{}".format(*sys.version_info):
+        return sys.executable
+    return f"python{version}" if runs(version) else None
+
+
 def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
     """Choose the Python for a PyTorch; None means the one that runs nox.
 
@@ -383,7 +390,8 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "build", *sdist)
     if not is_sample:
         session.run("python", "packaging", "macos.wheels", "--werror")
-        session.run("python", "packaging", "linux.wheels")
+        linux = [x for x in map(command_of, VERSIONS["package"]["python"]) if x]
+        session.run("python", "packaging", "linux.wheels", "--python", *linux)
         # Those for Linux are tests: conda-forge's PyTorch there is another build.
         mac = ("--platform", "osx-arm64")
         session.run("python", "packaging", "conda.packages", *mac, env=kernel_cache())

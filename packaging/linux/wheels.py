@@ -1,15 +1,15 @@
-"""Build the Linux wheel for the Python that runs this.
+"""Build the Linux wheel for the Python that runs this, or for others.
 
 One wheel carries the libraries for each PyTorch under [wheels.torch] in versions.toml:
 operators and simulated device by PyTorch, the simulator itself by std::string, since
 PyPI's PyTorch changed its own with 2.7.  The simulator's Python module ties the wheel
 to one Python; another Python's wheel, made in the same work folder, compiles that
-module alone.
+module alone.  Such a Python needs its headers and nothing installed.
 
 The tag is the oldest manylinux that the libraries' symbols allow, by auditwheel's own
 table: PyTorch's libraries are the only others that they need.
 
-Usage: python packaging linux.wheels [--torch 2.4.1 ...]
+Usage: python packaging linux.wheels [--torch 2.4.1 ...] [--python python3.12 ...]
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,48 @@ ARCH = "x86_64"
 # What the one who installs has: PyTorch's libraries, ours, and the loader itself.
 EXTERNAL = re.compile(r"lib(torch_cpu|c10|orchard_device)\.so$|ld-linux")
 VERSIONED = re.compile(r"\b(GLIBC|GLIBCXX|CXXABI|GCC|ZLIB|LIBATOMIC)_([\w.]+)")
-KNOWN: dict[str, str] = versions()["wheels"]["torch"]
+MATRIX = versions()
+KNOWN: dict[str, str] = MATRIX["wheels"]["torch"]
+QUERY = """
+import json, sys, sysconfig
+suffix = sysconfig.get_config_var("EXT_SUFFIX")
+print(json.dumps([sys.executable, "%d.%d" % sys.version_info[:2], suffix]))
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that a wheel is for."""
+
+    executable: str
+    version: str  # "3.12"
+    suffix: str  # Of its extension modules.
+
+    @property
+    def tag(self) -> str:
+        """Return its tag in a wheel's name, which is that of its ABI too."""
+        return f"cp{self.version.replace('.', '')}"
+
+
+def interpreter(command: str) -> Interpreter:
+    """Ask a Python, by its path or its name on the path, what it is.
+
+    Raises:
+        Failure: it does not run, or is none that the package is for.
+    """
+    supported = ", ".join(MATRIX["package"]["python"])
+    try:
+        done = subprocess.run([command, "-c", QUERY], text=True, capture_output=True)
+    except OSError as error:
+        raise Failure(f"{command}: expected a Python ({supported}), {error}") from error
+    if done.returncode != 0:
+        raise Failure(f"{command}: expected a Python ({supported})\n{done.stderr}")
+    found = Interpreter(*json.loads(done.stdout))
+    if found.version not in MATRIX["package"]["python"]:
+        raise Failure(
+            f"{command}: expected a Python of {supported}, came {found.version}"
+        )
+    return found
 
 
 def tree(version: str) -> Path:
@@ -65,10 +106,13 @@ def by_strings(chosen: Iterable[str]) -> dict[int, dict[str, Path]]:
     return found
 
 
-def build(folder: Path, trees: dict[str, Path]) -> Path:
+def build(folder: Path, trees: dict[str, Path], python: Interpreter) -> Path:
     """Build for PyTorches of one std::string; return the folder of the libraries."""
+    import pybind11
+
     options = {
-        "Python_EXECUTABLE": sys.executable,
+        "Python_EXECUTABLE": python.executable,
+        "pybind11_DIR": pybind11.get_cmake_dir(),  # That Python may have none.
         "ORCHARD_TORCH_WHEEL": ";".join(map(str, trees.values())),
         "ORCHARD_PRECOMPILE": "ON",
         "ORCHARD_WERROR": "ON",
@@ -87,9 +131,11 @@ def build(folder: Path, trees: dict[str, Path]) -> Path:
     return folder / "orchard_ops"
 
 
-def gathered(folder: Path, minors: Iterable[str], abi: int) -> dict[str, Path]:
+def gathered(
+    folder: Path, minors: Iterable[str], abi: int, suffix: str
+) -> dict[str, Path]:
     """Return place in the package → file, for what was built for one std::string."""
-    names = ["liborchard_device.so", f"_sim{sysconfig.get_config_var('EXT_SUFFIX')}"]
+    names = ["liborchard_device.so", f"_sim{suffix}"]
     for name in minors:
         names += [f"_C.torch{name}.so", f"_metalsim.torch{name}.so"]
     return {f"abi{abi}/{name}": folder / name for name in names}
@@ -143,19 +189,21 @@ def platform_tag(libraries: Iterable[Path]) -> str:
     raise Failure(f"no manylinux has {strange}")
 
 
-def make(chosen: Iterable[str], work: Path, into: Path) -> dict[str, Any]:
-    """Build and pack the wheel; return what wheels.json says."""
+def make(
+    trees: dict[int, dict[str, Path]], python: Interpreter, work: Path, into: Path
+) -> dict[str, Any]:
+    """Build and pack the wheel of a Python; return what wheels.json says of it."""
     files: dict[str, Path] = {}
     minors: list[str] = []
-    for abi, trees in sorted(by_strings(chosen).items()):
-        folder = build(work / f"abi{abi}", trees)
-        files |= gathered(folder, trees, abi)
+    for abi, some in sorted(trees.items()):
+        folder = build(work / f"abi{abi}", some, python)
+        files |= gathered(folder, some, abi, python.suffix)
         files["_build_info.py"] = folder / "_build_info.py"
-        minors += list(trees)
+        minors += list(some)
     binaries = [path for path in files.values() if path.suffix == ".so"]
-    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     into.mkdir(parents=True, exist_ok=True)
-    wheel = pack(f"{python}-{python}-{platform_tag(binaries)}", minors, files, into)
+    tag = f"{python.tag}-{python.tag}-{platform_tag(binaries)}"
+    wheel = pack(tag, minors, files, into)
     contents.check(wheel, minors, [str(ROOT), str(Path.home()), str(work)])
     return {
         "wheel": wheel.name,
@@ -169,6 +217,7 @@ def main() -> None:
     """Build what the command line asks for and print what is in it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch", nargs="*", help="PyTorch versions (default: all)")
+    parser.add_argument("--python", nargs="+", default=[sys.executable])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "linux")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "linux")
     options = parser.parse_args()
@@ -176,12 +225,15 @@ def main() -> None:
         raise Failure(f"expected Linux on {ARCH}, got {sys.platform}")
     if names := [name for name in options.torch or () if name not in KNOWN]:
         raise Failure(f"versions.toml lists no {', '.join(names)} under [wheels.torch]")
-    out = options.out.resolve()
-    made = make(options.torch or KNOWN, options.work.resolve(), out)
-    (out / "wheels.json").write_text(json.dumps(made, indent=1) + "\n")
-    for name, size in made["libraries"].items():
-        print(f"{size:>9} {name}")
-    print(f"\n{made['wheel']}: {made['bytes']} bytes, sha256 {made['sha256']}")
+    pythons = [interpreter(command) for command in options.python]
+    out, work = options.out.resolve(), options.work.resolve()
+    trees = by_strings(options.torch or KNOWN)
+    wheels = [make(trees, python, work, out) for python in pythons]
+    (out / "wheels.json").write_text(json.dumps(wheels, indent=1) + "\n")
+    for made in wheels:
+        for name, size in made["libraries"].items():
+            print(f"{size:>9} {name}")
+        print(f"{made['wheel']}: {made['bytes']} bytes, sha256 {made['sha256']}\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import contents
-from project import Failure, digest, table
+from project import Failure, digest, table, versions
 
 from release import notes
 
@@ -218,6 +218,15 @@ def sum_problems(dist: Path) -> Iterator[str]:
     for row in sorted({*came} ^ {*wanted}):
         what = "does not fit its file" if row in came else "is missing or another"
         yield f"{SUMS}: the line of {row.partition('  ')[2]} {what}"
+
+
+def python_problems(dist: Path) -> Iterator[str]:
+    """Look for a Linux wheel for each Python that the package is for."""
+    names = [path.name for path in files_of(dist, PYPI)]
+    for version in versions()["package"]["python"]:
+        tag = f"cp{version.replace('.', '')}"
+        if not any(f"-{tag}-{tag}-manylinux" in name for name in names):
+            yield f"dist: no Linux wheel for Python {version}, not found on the path"
 
 
 def dist_problems(dist: Path, root: Path, is_whole: bool = True) -> list[str]:

@@ -58,8 +58,11 @@ def main() -> None:
     if wrong:
         raise Failure("\n".join(wrong))
     wrong = finish(options.dist, ROOT, options.archives, options.maintainer)
-    # What only a project with an address and somebody behind it can say.
-    unsaid = ("maintainers", "addresses", "homepage")
+    if not options.sample:
+        wrong += checks.python_problems(options.dist)
+    # What only a project with an address and somebody behind it can say, and a
+    # machine with every Python make.
+    unsaid = ("maintainers", "addresses", "homepage", "on the path")
     left = [each for each in wrong if any(word in each for word in unsaid)]
     if not options.final:
         wrong = [each for each in wrong if each not in left]

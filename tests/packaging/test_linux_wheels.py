@@ -68,12 +68,43 @@ def test_what_a_library_needs_is_read_from_it() -> None:
     assert ours == {"libtorch_cpu.so", "libc10.so", "liborchard_device.so"}
 
 
-def test_each_string_gets_a_simulator_of_this_python(tmp_path: Path) -> None:
+def test_a_python_is_asked_what_it_is() -> None:
+    """Its tag, and the names of its extension modules."""
+    from linux import wheels
+
+    found = wheels.interpreter(sys.executable)
+    assert found.tag == f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert found.suffix == sysconfig.get_config_var("EXT_SUFFIX")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('echo \'["/usr/bin/python3.8", "3.8", ".so"]\'', "came 3.8"),
+        ("echo no such command >&2; exit 127", "no such command"),
+    ],
+)
+def test_a_python_that_no_wheel_is_for(
+    tmp_path: Path, answer: str, reason: str
+) -> None:
+    """One too old, and a version manager's placeholder, are named."""
+    from linux import wheels
+
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{answer}\n")
+    python.chmod(0o755)
+    with pytest.raises(SystemExit, match=f"(?s)expected a Python.*3.13.*{reason}"):
+        wheels.interpreter(str(python))
+    with pytest.raises(SystemExit, match="No such file"):
+        wheels.interpreter(str(tmp_path / "absent"))
+
+
+def test_each_string_gets_a_simulator_of_the_python(tmp_path: Path) -> None:
     """And the libraries of its PyTorches, in a folder of their own."""
     from linux import wheels
 
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    assert wheels.gathered(tmp_path, ["2.4"], 0).keys() == {
+    suffix = ".cpython-312-x86_64-linux-gnu.so"
+    assert wheels.gathered(tmp_path, ["2.4"], 0, suffix).keys() == {
         "abi0/liborchard_device.so",
         f"abi0/_sim{suffix}",
         "abi0/_C.torch2.4.so",

@@ -103,6 +103,16 @@ def dist(tree: Path) -> Path:
     return made
 
 
+def test_a_linux_wheel_for_each_python_is_asked_for(dist: Path) -> None:
+    """Those that the machine has no Python for are named."""
+    from release import checks
+
+    found = list(checks.python_problems(dist))
+    others = [v for v in project.versions()["package"]["python"] if v != "3.11"]
+    assert [name for name in others if f"Python {name}," not in "".join(found)] == []
+    assert len(found) == len(others)
+
+
 def test_a_good_release_passes(tree: Path, dist: Path) -> None:
     """The tree as it is, and packages that say what it says."""
     from release import checks
