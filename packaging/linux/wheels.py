@@ -41,6 +41,8 @@ EXTERNAL = re.compile(r"lib(torch_cpu|c10|orchard_device)\.so$|ld-linux")
 VERSIONED = re.compile(r"\b(GLIBC|GLIBCXX|CXXABI|GCC|ZLIB|LIBATOMIC)_([\w.]+)")
 MATRIX = versions()
 KNOWN: dict[str, str] = MATRIX["wheels"]["torch"]
+# With what CMake has kept of another Python it would look for that one's headers.
+FORGET = "-U*Python_*"
 QUERY = """
 import json, sys, sysconfig
 suffix = sysconfig.get_config_var("EXT_SUFFIX")
@@ -122,7 +124,7 @@ def build(folder: Path, trees: dict[str, Path], python: Interpreter) -> Path:
     }
     defined = [f"-D{name}={value}" for name, value in options.items()]
     for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *defined],
+        ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", FORGET, *defined],
         ["cmake", "--build", str(folder), "--", "-k", "0"],
     ):
         done = subprocess.run(command, text=True, capture_output=True)
