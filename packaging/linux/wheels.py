@@ -110,11 +110,10 @@ def by_strings(chosen: Iterable[str]) -> dict[int, dict[str, Path]]:
 
 def build(folder: Path, trees: dict[str, Path], python: Interpreter) -> Path:
     """Build for PyTorches of one std::string; return the folder of the libraries."""
-    import pybind11
-
+    pybind11 = cpu_torch.output(sys.executable, "-m", "pybind11", "--cmakedir").strip()
     options = {
         "Python_EXECUTABLE": python.executable,
-        "pybind11_DIR": pybind11.get_cmake_dir(),  # That Python may have none.
+        "pybind11_DIR": pybind11,  # That Python may have none.
         "ORCHARD_TORCH_WHEEL": ";".join(map(str, trees.values())),
         "ORCHARD_PRECOMPILE": "ON",
         "ORCHARD_WERROR": "ON",
