@@ -262,6 +262,14 @@ def bench(session: nox.Session) -> None:
     session.run("orchard-ops", "bench", *session.posargs, env=kernel_cache())
 
 
+@nox.session(python=interpreter(DEMO_TORCH))
+def mutants(session: nox.Session) -> None:
+    """Break lines of the kernels: which tests notice (--count, --seed; --sample)?"""
+    install_package(session, DEMO_TORCH, "test")
+    env = {**kernel_cache(), "OMP_NUM_THREADS": "1"}
+    session.run("python", "tools/mutants.py", *session.posargs, env=env)
+
+
 @nox.session
 def tune(session: nox.Session) -> None:
     """Choose the tiles of csrc/attention/tiles.cpp by the cost model (--check)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +39,9 @@ def pytest_collection_modifyitems(
 def pytest_configure() -> None:
     """Say at once, in one sentence, that there is no device to test on."""
     chosen_device()
+    # Some tests, and what they start, go to other folders.
+    if folder := os.environ.get("ORCHARD_LIBRARY_DIR"):
+        os.environ["ORCHARD_LIBRARY_DIR"] = str(Path(folder).resolve())
 
 
 def pytest_report_header() -> str:

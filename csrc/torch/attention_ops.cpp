@@ -44,12 +44,18 @@ Outputs empty_outputs(const Call& call) {
 
 // What no key gives: zeros, and the sinks' share of the sum.
 void fill_empty(const Call& call, Outputs& outputs) {
+  constexpr double kNothing = -std::numeric_limits<double>::infinity();
   outputs.out.zero_();
   outputs.stats.zero_();
-  if (call.sinks.defined()) {
-    outputs.lse.copy_(call.sinks.view({1, -1, 1}).expand(outputs.lse.sizes()));
-  } else {
-    outputs.lse.fill_(-std::numeric_limits<float>::infinity());
+  if (!call.sinks.defined()) {
+    outputs.lse.fill_(kNothing);
+    return;
+  }
+  outputs.lse.copy_(call.sinks.view({1, -1, 1}).expand(outputs.lse.sizes()));
+  if (call.is_packed()) {  // Tokens of no sequence see no sink either.
+    const Tensor tokens =
+        at::arange(outputs.lse.size(2), call.starts_q.options());
+    outputs.lse.masked_fill_(tokens.ge(call.starts_q.select(0, -1)), kNothing);
   }
 }
 

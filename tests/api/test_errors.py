@@ -136,6 +136,26 @@ BAD: dict[str, tuple[Callable[[torch.device], Inputs], type[Exception], list[str
         InvalidProblemError,
         ["attn_mask", "[2, 1, 6, 6]"],
     ),
+    "mask of another batch": (
+        make(attn_mask=torch.ones(3, 1, 1, 6)),
+        InvalidProblemError,
+        ["attn_mask", "3, 1, 1, 6", "2, 4, 6, 6"],
+    ),
+    "mask of other heads": (
+        make(attn_mask=torch.ones(3, 6, 6)),
+        InvalidProblemError,
+        ["attn_mask", "1, 3, 6, 6", "2, 4, 6, 6"],
+    ),
+    "mask of other queries": (
+        make(attn_mask=torch.ones(5, 6)),
+        InvalidProblemError,
+        ["attn_mask", "1, 1, 5, 6", "2, 4, 6, 6"],
+    ),
+    "mask without keys": (
+        make(attn_mask=torch.ones(6, 0)),
+        InvalidProblemError,
+        ["attn_mask", "1, 1, 6, 0", "2, 4, 6, 6"],
+    ),
     "mask too short": (
         make(attn_mask=torch.ones(6, 5)),
         InvalidProblemError,

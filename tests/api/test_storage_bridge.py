@@ -108,6 +108,24 @@ def test_views_are_read_in_place(layout: str, device: torch.device) -> None:
         assert torch.equal(bits(before), bits(after))
 
 
+@pytest.mark.parametrize("name", ["q", "k", "v", "grad_out"])
+def test_one_tensor_at_an_odd_offset(name: str, device: torch.device) -> None:
+    """One tensor that is aligned to its elements alone, beside three aligned ones."""
+    inputs = make_inputs(CASE)
+    make, view = LAYOUTS["offset"]
+    tensors = []
+    for label, values in zip(("q", "k", "v", "grad_out"), inputs.core):
+        tensor = values.to(device)
+        if label == name:
+            tensor = view(make(*values.shape).to(device), values.shape)
+            tensor.copy_(values)
+        tensors.append(tensor)
+    with count_calls() as calls:
+        actual = run(*tensors)
+    assert_close(CASE, inputs, actual)
+    assert (calls.fwd, calls.bwd, calls.copies) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("mixture", [0, 1, 2])
 def test_each_tensor_in_another_layout(mixture: int, device: torch.device) -> None:
     """q, k, v and grad_out may all lie differently, in different modes."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
+import philox
+import pytest
 import torch
 from harness import bits
 from torch import Tensor
@@ -68,6 +72,45 @@ def test_weights_are_dropped_not_outputs(device: torch.device) -> None:
     expected = mask.cpu() * (1 / 64 / 0.75)
     assert torch.allclose(out.cpu(), expected, atol=1e-7)
     assert 0.6 < mask.cpu().float().mean() < 0.9
+
+
+SHAPE = (1, 2, 64, 64)
+
+
+def seed_that_draws(value: int) -> tuple[int, Tensor]:
+    """Return the first number for torch.manual_seed by which a weight draws a value.
+
+    And what each weight draws, [batch, heads, len_q, len_kv].
+    """
+    for number in itertools.count():
+        drawn = torch.from_numpy(philox.draws(philox.draw_seed(number), SHAPE).copy())
+        drawn = drawn.to(torch.int64)
+        if bool((drawn == value).any()):
+            return number, drawn
+    raise AssertionError
+
+
+@pytest.mark.parametrize("value", [1, 255, 32768, 65280, 65535])
+def test_the_draw_that_equals_the_threshold_is_kept(
+    value: int, device: torch.device
+) -> None:
+    """Just those weights go whose 16 bits are below the threshold, forward and back.
+
+    The largest threshold is 65,535, so that a few are kept by any probability below 1.
+    """
+    number, drawn = seed_that_draws(value)
+    dropout_p = 1.0 - 1e-9 if value == 65535 else value / 65536
+    kept = drawn >= value
+    q = torch.zeros(SHAPE).to(device)
+    v = torch.eye(64).expand(SHAPE).contiguous().to(device).requires_grad_()
+    torch.manual_seed(number)
+    out = orchard_ops.flash_attention(q, q, v, dropout_p=dropout_p)
+    (dv,) = torch.autograd.grad(out, v, v.detach())
+    weights = kept / 64 / (1.0 - value / 65536)
+    assert torch.equal(out.cpu() != 0.0, kept)
+    assert torch.allclose(out.cpu(), weights, rtol=1e-5)
+    assert torch.equal(dv.cpu() != 0.0, kept.transpose(-1, -2))
+    assert torch.allclose(dv.cpu(), weights.transpose(-1, -2), rtol=1e-5)
 
 
 def test_dropout_leaves_lse_alone(device: torch.device) -> None:

@@ -79,6 +79,13 @@ STEPS = [
     Step("append-rows", len_new=1, rows=(1, 3, 0), lengths=(1, 70, 130)),
     Step("rotary-interleaved", len_q=2, len_new=2, lengths=(2, 77, 130),
          rotary="interleaved", options={"is_causal": True}),
+    # Each query stands at its own position for a window, else all at the first.
+    Step("rotary-window", len_q=3, len_new=3, lengths=(3, 77, 130), rotary="halves",
+         options={"window": (20, 4)}),
+    Step("rotary-open-window", len_q=3, len_new=2, lengths=(2, 77, 129),
+         rotary="interleaved", options={"window": (-1, -1)}),
+    Step("rotary-all-at-one-place", len_q=3, len_new=3, lengths=(3, 77, 130),
+         rotary="halves"),
     Step("rotary-halves-f16", F16, len_new=1, lengths=(1, 77, 130), rotary="halves",
          page_size=16),
     # A row without keys has its sink all the same: zeros, and the sink as lse.

@@ -49,7 +49,9 @@ def test_known_answers_of_the_reference(name: str) -> None:
     assert [int(word) for word in actual] == [int(word) for word in expected]
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 1e-7, 0.5 / 65536, 0.1, 0.99999])
+@pytest.mark.parametrize(
+    "dropout_p", [0.0, 1e-7, 0.5 / 65536, 0.1, 0.99999, 1.0 - 1e-9]
+)
 @pytest.mark.parametrize("seed", [0, 1, -1, 0x123456789ABCDEF, -(2**63)])
 def test_keep_mask_is_the_reference(seed: int, dropout_p: float) -> None:
     """Both ways of writing the keep-mask down give the same bits."""

@@ -3,36 +3,75 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from cases import Case
+from cases import Case, Mask
 from harness import count_calls
-from reference import largest, make_inputs, solve
+from reference import Inputs, Results, largest, make_inputs, solve
 
 import orchard_ops
 
 CASE = Case("subset", len_q=20, len_kv=12)
+NAMES = ("q", "k", "v", "attn_mask", "sinks")
+WITH_ALL = Case("subset-of-five", heads_q=2, heads_kv=2, len_q=20, len_kv=12,
+                mask=Mask("float", "hqk", hidden="none"), sinks="normal")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "wanted", [w for w in itertools.product([False, True], repeat=3) if any(w)], ids=str
-)
+@cache
+def problem(case: Case) -> tuple[Inputs, Results]:
+    """Return a case's inputs and exact results."""
+    inputs = make_inputs(case)
+    return inputs, solve(case, inputs)
+
+
+def subsets(count: int) -> list[tuple[bool, ...]]:
+    """Return which of so many inputs require gradients: all but none."""
+    return [w for w in itertools.product([False, True], repeat=count) if any(w)]
+
+
+@pytest.mark.parametrize("wanted", subsets(3), ids=str)
 def test_each_subset(wanted: tuple[bool, ...], device: torch.device) -> None:
     """Every subset of q, k, v that requires gradients gets them, the rest nothing."""
-    inputs = make_inputs(CASE)
+    inputs, exact = problem(CASE)
     parts: Any = [
         tensor.to(device).requires_grad_(flag)
         for tensor, flag in zip((inputs.q, inputs.k, inputs.v), wanted)
     ]
     orchard_ops.flash_attention(*parts).backward(inputs.grad_out.to(device))
-    exact = solve(CASE, inputs)
     for part, flag, want in zip(parts, wanted, (exact.dq, exact.dk, exact.dv)):
         assert (part.grad is not None) == flag
         if flag:
             error = largest(part.grad.cpu().double() - want)
             assert error <= 2e-5 * largest(want)
+
+
+@pytest.mark.parametrize("create_graph", [False, True], ids=["first", "create-graph"])
+@pytest.mark.parametrize("wanted", subsets(5), ids=str)
+def test_each_subset_with_mask_and_sinks(
+    wanted: tuple[bool, ...], create_graph: bool, device: torch.device
+) -> None:
+    """Each gradient belongs to its input, whether or not second ones may be asked for.
+
+    With ``create_graph=True`` the gradients pass through a node of their own.
+    """
+    inputs, exact = problem(WITH_ALL)
+    parts: dict[str, Any] = {
+        name: getattr(inputs, name).to(device).requires_grad_(flag)
+        for name, flag in zip(NAMES, wanted)
+    }
+    out = orchard_ops.flash_attention(**parts)
+    leaves = [part for part in parts.values() if part.requires_grad]
+    grad_out = inputs.grad_out.to(device)
+    found = torch.autograd.grad(out, leaves, grad_out, create_graph=create_graph)
+    everything = (exact.dq, exact.dk, exact.dv, exact.dmask, exact.dsinks)
+    expected = [want for want, flag in zip(everything, wanted) if flag]
+    for got, want in zip(found, expected):
+        assert want is not None
+        assert largest(got.cpu().double() - want) <= 2e-5 * largest(want)
+        assert got.requires_grad == create_graph
 
 
 def test_nothing_requires_gradients(device: torch.device) -> None:

@@ -104,7 +104,7 @@ def test_recomputing_matches_float64(
         assert launched["backward_dq"] == 1
 
 
-HEADS = Case("spill-heads", F16, batch=3, heads_q=4, heads_kv=2, len_q=40, len_kv=56)
+HEADS = Case("spill-heads", F16, batch=5, heads_q=4, heads_kv=2, len_q=40, len_kv=56)
 # Scores of one key head: 2 query heads, 64 rows and columns once tiles are filled; each
 # 8 by 8 have a float beside them.
 ONE_HEAD = 2 * 64 * (64 * 2 + 4)
@@ -112,7 +112,7 @@ ONE_HEAD = 2 * 64 * (64 * 2 + 4)
 
 @pytest.mark.parametrize("causal", ["none", "bottom-right"])
 @pytest.mark.parametrize("family", ["A", "B"])
-@pytest.mark.parametrize("heads", [1, 2, 4, 5])
+@pytest.mark.parametrize("heads", [1, 3, 5])
 def test_chunks_of_heads(
     heads: int,
     family: str,
@@ -120,7 +120,10 @@ def test_chunks_of_heads(
     device: torch.device,
     launched: dict[str, int],
 ) -> None:
-    """Scratch for some of six key heads takes several rounds, the last one smaller."""
+    """Scratch for some of ten key heads takes several rounds.
+
+    By class, three at a time leave one for the fourth round, or four two for the third.
+    """
     # Only the simulator can be told which GPU it is: on mps one family is all.
     is_simulated = device.type == "metalsim"
     if not is_simulated and family != "A":
@@ -128,7 +131,8 @@ def test_chunks_of_heads(
     with sim.family(family) if is_simulated else nullcontext():
         run(replace(HEADS, causal=causal), device, heads * ONE_HEAD)
     if is_simulated:
-        assert launched["backward_dkdv"] >= -(-6 // (2 * heads))
+        rounds = {1: (10, 10), 3: (4, 3), 5: (2, 2)}[heads]
+        assert launched["backward_dkdv"] == rounds["AB".index(family)]
 
 
 # 1,100 columns at a time of 2,300: three rounds that add up dq.

@@ -120,6 +120,24 @@ def test_dropout_does_not_depend_on_the_packing(device: torch.device) -> None:
     assert torch.equal(bits(actual), bits(expected))
 
 
+@pytest.mark.parametrize("where", ["device", "cpu"])
+def test_no_keys_but_sinks(where: str, device: torch.device) -> None:
+    """Without any key a token's lse is its sink, and -inf if it has no sequence."""
+    place = device if where == "device" else torch.device("cpu")
+    q, k = (torch.randn(n, 2, 16).to(place) for n in (7, 0))
+    sinks = torch.tensor([0.5, -1.0]).to(place).requires_grad_()
+    three_two, none = ends(3, 2).to(place), ends(0, 0).to(place)
+    out, lse = orchard_ops.flash_attention_varlen(
+        q, k, k, three_two, none, 3, 0, sinks=sinks, return_lse=True
+    )
+    assert not out.cpu().any()
+    expected = torch.tensor([[0.5], [-1.0]]).expand(2, 7).clone()
+    expected[:, 5:] = -torch.inf
+    assert torch.equal(lse.detach().cpu(), expected)
+    (gradient,) = torch.autograd.grad(lse, sinks, torch.ones(2, 7).to(place))
+    assert gradient.tolist() == [5.0, 5.0]
+
+
 def test_a_larger_bound_on_lengths_changes_nothing(device: torch.device) -> None:
     """max_seqlen_* may be any upper bound."""
     given = arguments(device)

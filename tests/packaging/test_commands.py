@@ -63,6 +63,7 @@ RUN_BY = {
     "nox -s docs": (CI, "session docs"),
     "nox -s kernels": (CI, "session kernels -- -k probe"),
     "nox -s lint": (SESSIONS, 'nox.options.sessions = ["lint"'),
+    "nox -s mutants": (CI, "session mutants -- --sample"),
     "nox -s nix": (CI, "session nix -- --evaluate"),
     "nox -s nix-wheels": (
         "tests/packaging/test_nix.py",

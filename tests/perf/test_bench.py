@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,8 +110,6 @@ def test_children_import_what_their_parent_does(
     shadow.write_text("raise ImportError('the source folder')\n")
     ours = str(Path(orchard_ops.__file__).resolve())
     monkeypatch.setattr(sys, "path", [path or str(Path.cwd()) for path in sys.path])
-    if library := os.environ.get("ORCHARD_LIBRARY_DIR"):
-        monkeypatch.setenv("ORCHARD_LIBRARY_DIR", str(Path(library).resolve()))
     monkeypatch.chdir(tmp_path)
     ask = "import orchard_ops; print(orchard_ops.__file__)"
     found = subprocess.check_output(_child.python(ask), text=True)

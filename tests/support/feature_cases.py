@@ -187,6 +187,7 @@ DROPOUTS = [
             "small": dict(dropout=0.01),
             "most": dict(dropout=0.9),
             "nearly-all": dict(dropout=0.9999),
+            "all-but-one-draw": dict(dropout=1.0 - 1e-9),
             "below-one-draw": dict(dropout=1e-7),
             "long": dict(dropout=0.5, len_q=97, len_kv=133, batch=1),
             "causal-gqa": dict(dropout=0.2, causal="top-left", heads_q=4),

@@ -71,12 +71,24 @@ def allocating(device: torch.device, mode: str) -> Iterator[None]:
 
 def allocated_bytes(device: torch.device) -> int:
     """Return how many bytes of the device's memory tensors hold, once all has run."""
+    _wait_for_autograd(device)
     gc.collect()
     if device.type == "metalsim":
         return int(orchard_ops.sim.memory().allocated_bytes)
     # What waits for the GPU is given back when it has finished.
     torch.mps.synchronize()
     return int(torch.mps.current_allocated_memory())
+
+
+def _wait_for_autograd(device: torch.device) -> None:
+    """Let autograd's thread of the device let go of the last backward.
+
+    It holds what the last node holds, a leaf with its gradient, until it has told the
+    caller that all is done and gone on to wait for the next node: so it gets another,
+    which leaves nothing behind on the device.
+    """
+    number = torch.zeros((), requires_grad=True)
+    number.to(device).backward()
 
 
 def placer(device: torch.device, mode: str) -> Place:

@@ -50,10 +50,10 @@ def draw_seed(manual_seed: int) -> int:
         return int(torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64))
 
 
-def keep_mask(
-    seed: int, dropout_p: float, shape: tuple[int, int, int, int], first_batch: int = 0
-) -> Tensor:
-    """Return the bool mask [batch, heads, len_q, len_kv] of weights that are kept."""
+def draws(
+    seed: int, shape: tuple[int, int, int, int], first_batch: int = 0
+) -> np.ndarray:
+    """Return the 16 random bits of each weight, [batch, heads, len_q, len_kv]."""
     batch, heads, len_q, len_kv = shape
     columns = np.arange(len_kv)
     group = 4 * (columns >> 5) + ((columns >> 1) & 3)
@@ -69,6 +69,13 @@ def keep_mask(
     words = philox(list(counter), (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
     halves = [word >> np.uint64(shift) for word in words for shift in (0, 16)]
     bits = np.stack(halves) & np.uint64(0xFFFF)
-    kept = bits[draw, :, :, group] >= threshold(dropout_p)  # [len_kv, pairs, len_q]
-    kept = np.moveaxis(kept, 0, -1).reshape(batch, heads, len_q, len_kv)
+    drawn: np.ndarray = bits[draw, :, :, group]  # [len_kv, pairs, len_q]
+    return np.moveaxis(drawn, 0, -1).reshape(batch, heads, len_q, len_kv)
+
+
+def keep_mask(
+    seed: int, dropout_p: float, shape: tuple[int, int, int, int], first_batch: int = 0
+) -> Tensor:
+    """Return the bool mask [batch, heads, len_q, len_kv] of weights that are kept."""
+    kept = draws(seed, shape, first_batch) >= threshold(dropout_p)
     return torch.from_numpy(np.ascontiguousarray(kept))
