@@ -7,12 +7,14 @@ for masks.  Of packed sequences and caches the scores are those that exist.
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils import flop_counter
 
 from . import _native
 from ._arguments import Arguments
@@ -24,7 +26,7 @@ _BEFORE_CALL = 5  # arguments of backward between grad_out and the call's
 
 def register() -> None:
     """Tell the counter of the operators, where this PyTorch lets others do so."""
-    registry = getattr(flop_counter, "flop_registry", None)
+    registry = getattr(_counter(), "flop_registry", None)
     if registry is None:  # before 2.2
         return
     # Not by register_flop_formula: that of 2.2 to 2.4 keeps formulas of others by a key
@@ -32,6 +34,21 @@ def register() -> None:
     registry[_native.ops.forward] = _of_forward
     registry[_native.ops.backward] = _of_backward
     registry[_native.ops.decode] = _of_decode
+
+
+def _counter() -> ModuleType:
+    """Import PyTorch's counter, without its word that Triton is not there.
+
+    Builds of 2.13 for CUDA say so at that import, which whoever imports this package
+    has not asked for.
+    """
+    name = "torch.utils.flop_counter"
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try:
+        return importlib.import_module(name)
+    finally:
+        log.disabled = before
 
 
 def _of_forward(*arguments: Any, **options: Any) -> int:

@@ -121,3 +121,14 @@ import torch, orchard_ops
         text=True,
         check=False,
     )
+
+
+def test_an_import_says_nothing() -> None:
+    """Not even where PyTorch's counter of operations would, without Triton."""
+    code = """
+import sys, torch
+torch.version.cuda, sys.modules["triton"] = "13.0", None
+import orchard_ops
+"""
+    done = subprocess.run(python(code), text=True, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
