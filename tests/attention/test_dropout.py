@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import philox
 import pytest
 import torch
@@ -83,8 +84,8 @@ def seed_that_draws(value: int) -> tuple[int, Tensor]:
     And what each weight draws, [batch, heads, len_q, len_kv].
     """
     for number in itertools.count():
-        drawn = torch.from_numpy(philox.draws(philox.draw_seed(number), SHAPE).copy())
-        drawn = drawn.to(torch.int64)
+        draws = philox.draws(philox.draw_seed(number), SHAPE)
+        drawn = torch.from_numpy(draws.astype(np.int64))  # 2.1 takes no uint64.
         if bool((drawn == value).any()):
             return number, drawn
     raise AssertionError
