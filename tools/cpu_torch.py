@@ -265,7 +265,7 @@ def make_tree(version: str, python: str, work: Path, also: list[str]) -> Path:
 def add_bytecode(tree: Path, python: str) -> None:
     """Compile the modules, as pip does: importing their text takes twice as long."""
     # Some of PyTorch's files are written for newer Pythons: they stay text.
-    command = [python, "-m", "compileall", "-qq", str(tree)]
+    command = [python, "-m", "compileall", "-qq", "-j0", str(tree)]
     subprocess.run(command, check=False)
 
 
