@@ -201,6 +201,18 @@ def test_templates():
     np.testing.assert_array_equal(np.arange(32) * 5, y)
 
 
+@pytest.mark.parametrize(("entry", "number"), [("moved_in", 4), ("moved_out", 8)])
+def test_templates_attributes_hold(entry, number):
+    """Slots, inputs and limits of an instance are those of its template."""
+    compiled = kernel("scale", entry)
+    assert compiled.info["max_threads"] == 8 * number
+    x, y = np.arange(16, dtype=np.float32), np.zeros(16, np.float32)
+    slots = [None] * (3 + number)
+    slots[2], slots[2 + number] = y, x
+    compiled.dispatch(slots, 2, 8)
+    np.testing.assert_array_equal(x[::-1], y)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_vectors(strict):
     """Vector constructors, swizzles and functions follow MSL."""
