@@ -344,6 +344,39 @@ def test_environments_share_compiled_kernels(tmp_path, monkeypatch):
     assert len(list(cache.glob("*.so"))) == 1
 
 
+@pytest.mark.parametrize("directive", ["#include", "# include", "%:include"])
+def test_included_files_count(tmp_path, directive):
+    """A file that a text includes is read when the text is compiled, once."""
+    header = tmp_path / "value.h"
+    text = f"""{directive} <{header}>
+    kernel void f(device float* y [[buffer(0)]]) {{ y[0] = VALUE; }}
+    """
+    found = []
+    for value in (1, 2):
+        header.write_text(f"#define VALUE {value}\n", encoding="utf-8")
+        compiled = sim.compile(text, "f", {"DIRECTIVE": str(os.getpid())})
+        header.write_text("#define VALUE 3\n", encoding="utf-8")
+        for strict in (False, True):
+            y = np.zeros(1, np.float32)
+            compiled.dispatch([y], 1, 1, strict=strict)
+            found.append(y[0])
+    assert found == [1, 1, 2, 2]
+
+
+def test_compilers_flags_count(monkeypatch):
+    """The flags of the command that compiles kernels tell its results apart."""
+    text = "kernel void f(device float* y [[buffer(0)]]) { y[0] = VALUE; }"
+    program, *words = sim.compiler()
+    if words == ["c++"]:
+        words = ["clang"]  # which zig leaves as it is
+    for value in (1, 2):
+        flags = [*words, f"-DVALUE={value}"]
+        monkeypatch.setenv("ORCHARD_SIM_CXX", shlex.join([program, *flags]))
+        y = np.zeros(1, np.float32)
+        sim.compile(text, "f", {"FLAGS": str(os.getpid())}).dispatch([y], 1, 1)
+        assert y[0] == value
+
+
 def test_cache_is_private(tmp_path, monkeypatch):
     """Compiled kernels land in a folder that only the user can read."""
     folder = tmp_path / "cache"

@@ -27,7 +27,7 @@ namespace {
 class SimPipeline : public device::Pipeline {
  public:
   SimPipeline(std::string source, std::string_view entry)
-      : source_(std::move(source)), entry_(entry) {
+      : source_(read_source(std::move(source))), entry_(entry) {
     kernel(options().strict);
   }
 
@@ -47,7 +47,7 @@ class SimPipeline : public device::Pipeline {
   }
 
  private:
-  std::string source_;
+  Source source_;
   std::string entry_;
   mutable std::mutex mutex_;
   mutable std::array<std::shared_ptr<const Binary>, 2> binaries_;
