@@ -1,12 +1,11 @@
 // csrc/device/sim/python/module.cpp: the simulator on NumPy arrays; the Python
 // package wraps it as orchard_ops.sim.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <optional>
 
+#include "device/sim/python/arguments.h"
 #include "device/sim/sim.h"
 
 namespace py = pybind11;
@@ -38,77 +37,6 @@ py::dict as_dict(const sim::Counters& counters) {
   return out;
 }
 
-// NumPy arrays travel through buffers of exactly their size and back.
-class Arrays {
- public:
-  ~Arrays() {
-    for (auto& [array, buffer] : pairs_) sim::release(buffer);
-  }
-
-  void add(uint32_t index, const py::object& value, device::Launch& launch) {
-    device::Argument argument;
-    argument.index = index;
-    argument.access = device::Access::read_write;
-    if (py::isinstance<py::array>(value)) {
-      argument.view = copy_in(index, value.cast<py::array>());
-    } else {
-      texts_.push_back(encode(value));
-      argument.bytes = std::as_bytes(
-          std::span<const char>(texts_.back().data(), texts_.back().size()));
-    }
-    launch.arguments.push_back(argument);
-  }
-
-  void reserve(size_t count) { texts_.reserve(count); }
-
-  void copy_out() {
-    for (auto& [array, buffer] : pairs_) {
-      if (!array.writeable()) continue;
-      const sim::HostAccess access(buffer);
-      std::memcpy(array.mutable_data(), access.data(),
-                  static_cast<size_t>(array.nbytes()));
-    }
-  }
-
- private:
-  device::BufferView copy_in(uint32_t index, const py::array& array) {
-    if ((array.flags() & py::array::c_style) == 0) {
-      throw py::value_error("argument " + std::to_string(index) +
-                            ": the array must be C-contiguous");
-    }
-    const auto bytes = static_cast<uint64_t>(array.nbytes());
-    sim::Buffer* buffer = sim::allocate(bytes, device::StorageMode::shared);
-    pairs_.emplace_back(array, buffer);
-    const sim::HostAccess access(buffer);
-    std::memcpy(access.data(), array.data(), bytes);
-    return sim::view(buffer, 0, bytes);
-  }
-
-  template <class T>
-  static std::string raw(T value) {
-    return {reinterpret_cast<const char*>(&value), sizeof(T)};
-  }
-
-  // Python numbers become int (or long) and float.
-  static std::string encode(const py::object& value) {
-    if (py::isinstance<py::float_>(value)) return raw(value.cast<float>());
-    if (py::isinstance<py::int_>(value)) {
-      const auto number = value.cast<int64_t>();
-      if (number == static_cast<int32_t>(number)) {
-        return raw(static_cast<int32_t>(number));
-      }
-      return raw(number);
-    }
-    if (py::hasattr(value, "tobytes")) {  // a NumPy scalar
-      return value.attr("tobytes")().cast<std::string>();
-    }
-    return value.cast<py::bytes>().cast<std::string>();
-  }
-
-  std::vector<std::pair<py::array, sim::Buffer*>> pairs_;
-  std::vector<std::string> texts_;
-};
-
 py::dict dispatch(const Kernel& kernel,
                   const py::sequence& arguments,
                   const py::object& threadgroups,
@@ -121,12 +49,8 @@ py::dict dispatch(const Kernel& kernel,
   launch.threadgroup_bytes = threadgroup_bytes;
   launch.threadgroups = size_of(threadgroups);
   launch.threads_per_threadgroup = size_of(threads_per_threadgroup);
-  Arrays arrays;
-  arrays.reserve(arguments.size());
-  for (uint32_t i = 0; i < arguments.size(); ++i) {
-    const py::object value = arguments[i];
-    if (!value.is_none()) arrays.add(i, value, launch);
-  }
+  sim::Arguments bound;
+  bound.bind(arguments, launch);
   sim::Options options = sim::options();
   options.strict = strict.value_or(options.strict);
   options.seed = seed.value_or(options.seed);
@@ -135,7 +59,7 @@ py::dict dispatch(const Kernel& kernel,
     const py::gil_scoped_release release;
     counted = sim::dispatch(launch, options);
   }
-  arrays.copy_out();
+  bound.copy_out();
   return as_dict(counted);
 }
 
