@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -216,6 +217,19 @@ class Binding {
     return list;
   }
 
+  // A pointer may point to nothing at all, but not to a part of an element.
+  static void check_length(const std::string& at,
+                           const abi::Parameter& row,
+                           const device::Argument& argument) {
+    const uint64_t length = argument.bytes.empty() ? argument.view.length_bytes
+                                                   : argument.bytes.size();
+    if (length >= row.element_bytes) return;
+    if (length == 0 && row.is_reference == 0) return;
+    refuse(at + "expected at least the " + std::to_string(row.element_bytes) +
+           " bytes of one element, got " + std::to_string(length) +
+           "; bind more");
+  }
+
   void check_parameter(uint32_t p) const {
     const abi::Parameter& row = kernel_.parameters[p];
     const std::string at = "kernel " + std::string(kernel_.name) +
@@ -234,6 +248,7 @@ class Binding {
     const bool is_constant =
         row.space == static_cast<uint32_t>(abi::Space::constant);
     for (const device::Argument& argument : job_.launch->arguments) {
+      if (argument.index == row.index) check_length(at, row, argument);
       // The strictest of Apple's GPU families.
       if (is_constant && argument.index == row.index &&
           argument.view.offset_bytes % 32 != 0) {
@@ -463,6 +478,31 @@ Footprint accept(
                      language_version);
 }
 
+std::string type_name(const ParameterInfo& parameter) {
+  const auto name = [&]() -> std::string {
+    constexpr const char* integers[] = {"char", "short", "int", "long"};
+    const auto size = std::bit_width(parameter.scalar_bytes) - 1u;
+    switch (parameter.scalar) {
+      case Scalar::boolean:
+        return "bool";
+      case Scalar::signed_integer:
+        return integers[size];
+      case Scalar::unsigned_integer:
+        return std::string("u") + integers[size];
+      case Scalar::floating:
+        return parameter.scalar_bytes == 2 ? "half" : "float";
+      case Scalar::bfloat:
+        return "bfloat";
+      case Scalar::other:
+        break;
+    }
+    return "type of " + std::to_string(parameter.element_bytes) + " bytes";
+  };
+  return name() + (parameter.components == 1
+                       ? std::string()
+                       : std::to_string(parameter.components));
+}
+
 KernelInfo info(const device::Pipeline& pipeline) {
   const auto& sim = dynamic_cast<const SimPipeline&>(pipeline);
   const abi::Kernel& kernel = sim.kernel(options().strict);
@@ -474,9 +514,10 @@ KernelInfo info(const device::Pipeline& pipeline) {
                                     "thread"};
   for (uint32_t i = 0; i < kernel.parameter_count; ++i) {
     const abi::Parameter& p = kernel.parameters[i];
-    out.parameters.push_back({kernel.parameter_names[i], kinds[p.kind],
-                              spaces[p.space], p.index, p.is_const != 0,
-                              p.element_bytes, p.alignment});
+    out.parameters.push_back(
+        {kernel.parameter_names[i], kinds[p.kind], spaces[p.space], p.index,
+         p.is_const != 0, p.element_bytes, p.alignment, p.is_reference != 0,
+         static_cast<Scalar>(p.scalar), p.scalar_bytes, p.components});
   }
   return out;
 }

@@ -1,5 +1,5 @@
-// csrc/device/sim/python/arguments.h: what Python passes to a kernel, bound to
-// its slots.
+// csrc/device/sim/python/arguments.h: what Python passes to a kernel, checked
+// against its parameters and bound to its slots.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -16,12 +16,13 @@ namespace orchard::sim {
 // buffer, as views of it: what is written through one is read through another.
 class Arguments {
  public:
-  Arguments() = default;
+  explicit Arguments(const KernelInfo& kernel) : kernel_(kernel) {}
   ~Arguments();
   Arguments(const Arguments&) = delete;
   Arguments& operator=(const Arguments&) = delete;
 
-  // Slot i takes value i; None leaves it free.
+  // Slot i takes value i; None leaves it free.  Throws Error(invalid_problem)
+  // for a value that its parameter cannot take.
   void bind(const pybind11::sequence& values, device::Launch& launch);
   // After the launch: what the kernel may have written.
   void copy_out() const;
@@ -40,6 +41,7 @@ class Arguments {
   void add_array(uint32_t index, const pybind11::array& array);
   void share_buffers();
 
+  const KernelInfo& kernel_;
   std::vector<Array> arrays_;
   std::vector<std::pair<uint32_t, std::string>> texts_;
   std::vector<Buffer*> buffers_;

@@ -17,6 +17,7 @@ using namespace orchard;
 struct Kernel {
   std::shared_ptr<const device::Pipeline> pipeline;
   std::string entry;
+  sim::KernelInfo info;
 };
 
 device::Size3 size_of(const py::object& value) {
@@ -24,8 +25,9 @@ device::Size3 size_of(const py::object& value) {
   device::Size3 size{1, 1, 1};
   const auto list = value.cast<std::vector<uint32_t>>();
   if (list.empty() || list.size() > 3) {
-    throw py::value_error("a grid has one to three numbers, not " +
-                          std::to_string(list.size()));
+    throw Error(ErrorKind::invalid_problem,
+                "[dispatch] expected one to three numbers for a grid, got " +
+                    std::to_string(list.size()));
   }
   std::copy(list.begin(), list.end(), size.begin());
   return size;
@@ -49,7 +51,7 @@ py::dict dispatch(const Kernel& kernel,
   launch.threadgroup_bytes = threadgroup_bytes;
   launch.threadgroups = size_of(threadgroups);
   launch.threads_per_threadgroup = size_of(threads_per_threadgroup);
-  sim::Arguments bound;
+  sim::Arguments bound(kernel.info);
   bound.bind(arguments, launch);
   sim::Options options = sim::options();
   options.strict = strict.value_or(options.strict);
@@ -69,7 +71,9 @@ Kernel compile(const std::string& text,
   const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
                                                               defines.end());
   const py::gil_scoped_release release;
-  return {sim::compile(text, entry, list), entry};
+  auto pipeline = sim::compile(text, entry, list);
+  sim::KernelInfo info = sim::info(*pipeline);
+  return {std::move(pipeline), entry, std::move(info)};
 }
 
 std::pair<uint64_t, std::vector<std::string>> accept(
@@ -84,7 +88,7 @@ std::pair<uint64_t, std::vector<std::string>> accept(
 }
 
 py::dict info(const Kernel& kernel) {
-  const sim::KernelInfo info = sim::info(*kernel.pipeline);
+  const sim::KernelInfo& info = kernel.info;
   py::list parameters;
   for (const sim::ParameterInfo& p : info.parameters) {
     py::dict row;
@@ -95,6 +99,7 @@ py::dict info(const Kernel& kernel) {
     row["is_const"] = p.is_const;
     row["element_bytes"] = p.element_bytes;
     row["alignment"] = p.alignment;
+    if (p.kind == "buffer") row["type"] = sim::type_name(p);
     parameters.append(row);
   }
   py::dict out;
@@ -104,12 +109,15 @@ py::dict info(const Kernel& kernel) {
   return out;
 }
 
-// Errors cross as RuntimeError; their text names the kind.
+// Errors become the Python class that they name.
 void translate(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const Error& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
+    const std::string tag = Error::tag(error.kind());  // "[Name] "
+    const py::object type = py::module_::import("orchard_ops._errors")
+                                .attr(tag.substr(1, tag.size() - 3).c_str());
+    PyErr_SetString(type.ptr(), error.message().c_str());
   }
 }
 
