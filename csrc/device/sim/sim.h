@@ -63,6 +63,7 @@ struct Options {
   device::StorageMode default_storage_mode = device::StorageMode::private_;
   device::Family family = device::Family::a;
   std::string compiler;  // empty: ORCHARD_SIM_CXX, else found
+  double timeout = 0.0;  // seconds that a launch may take; 0: any
 };
 
 Options& options();

@@ -115,8 +115,8 @@ const abi::Kernel& Binary::find(std::string_view entry) const {
 }
 
 std::string Binary::line_of(const void* code) const {
+  if (!holds(code)) return {};
   const auto* at = static_cast<const std::byte*>(code);
-  if (at < begin || at >= end) return {};
   std::call_once(once_, [&] { lines_ = std::make_unique<LineTable>(path); });
   // A return address may already belong to the next line.
   return lines_->find(static_cast<uint64_t>(at - begin) - 1);

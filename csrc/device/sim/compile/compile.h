@@ -22,6 +22,10 @@ struct Binary {
   const std::byte* end = nullptr;
 
   const abi::Kernel& find(std::string_view entry) const;
+  bool holds(const void* code) const {
+    const auto* at = static_cast<const std::byte*>(code);
+    return at >= begin && at < end;
+  }
   // "file:line" of a code address, or "".
   std::string line_of(const void* code) const;
 

@@ -16,6 +16,7 @@
 #include "device/sim/execute/buffer.h"
 #include "device/sim/compile/compile.h"
 #include "device/sim/sim.h"
+#include "device/sim/execute/watch.h"
 #include "device/sim/execute/worker.h"
 
 namespace orchard::sim {
@@ -312,8 +313,11 @@ Counters from(const abi::Counters& c) {
 // Executes one job; threads take threadgroups from a common counter.
 class Execution {
  public:
-  Execution(const Job& job, std::vector<std::unique_ptr<Worker>>& workers)
+  Execution(const Job& job,
+            Watch& watch,
+            std::vector<std::unique_ptr<Worker>>& workers)
       : job_(job),
+        watch_(watch),
         workers_(workers),
         order_(job.options->seed, product(job.launch->threadgroups)) {}
 
@@ -332,6 +336,10 @@ class Execution {
     work(*workers_[0]);
     for (std::thread& helper : helpers) helper.join();
     if (!error_.empty()) throw Error(ErrorKind::device, error_);
+    if (watch_.is_stopped() && next_ < order_.count) {
+      refuse("kernel " + std::string(job_.kernel->name) + ": " +
+             watch_.reason());
+    }
     counters_.launches = 1;
     counters_.threadgroups = order_.count;
     counters_.threads = order_.count * job_.threads;
@@ -340,9 +348,10 @@ class Execution {
 
  private:
   void work(Worker& worker) {
-    install_fault_handler();
-    worker.begin(job_);
-    while (!has_failed_) {
+    install_handlers();
+    const Watch::Member member(watch_);
+    worker.begin(job_, watch_);
+    while (!has_failed_ && !watch_.is_stopped()) {
       const uint64_t i = next_++;
       if (i >= order_.count) break;
       std::string problem = worker.execute(order_.at(i));
@@ -355,6 +364,7 @@ class Execution {
   }
 
   const Job& job_;
+  Watch& watch_;
   std::vector<std::unique_ptr<Worker>>& workers_;
   Order order_;
   std::atomic<uint64_t> next_{0};
@@ -403,7 +413,8 @@ class SimDevice : public device::Device {
     const Options copy = chosen;
     const Binding binding(launch, copy);
     if (product(launch.threadgroups) == 0) return {};
-    Counters counted = Execution(binding.job(), workers_).run();
+    Watch watch(copy.timeout);
+    Counters counted = Execution(binding.job(), watch, workers_).run();
     binding.add_checked(counted);
     if (std::string problem = binding.damage(); !problem.empty()) {
       refuse(problem);

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 
 #include "device/sim/python/arguments.h"
@@ -39,13 +40,21 @@ py::dict as_dict(const sim::Counters& counters) {
   return out;
 }
 
+double check_timeout(double seconds) {
+  if (seconds > 0 && std::isfinite(seconds)) return seconds;
+  throw Error(ErrorKind::invalid_problem,
+              "[dispatch] expected a timeout of more than 0 seconds, got " +
+                  std::to_string(seconds) + "; pass None for no limit");
+}
+
 py::dict dispatch(const Kernel& kernel,
                   const py::sequence& arguments,
                   const py::object& threadgroups,
                   const py::object& threads_per_threadgroup,
                   uint32_t threadgroup_bytes,
                   std::optional<bool> strict,
-                  std::optional<uint64_t> seed) {
+                  std::optional<uint64_t> seed,
+                  std::optional<double> timeout) {
   device::Launch launch;
   launch.pipeline = kernel.pipeline;
   launch.threadgroup_bytes = threadgroup_bytes;
@@ -56,10 +65,15 @@ py::dict dispatch(const Kernel& kernel,
   sim::Options options = sim::options();
   options.strict = strict.value_or(options.strict);
   options.seed = seed.value_or(options.seed);
+  if (timeout) options.timeout = check_timeout(*timeout);
   sim::Counters counted;
-  {
+  try {
     const py::gil_scoped_release release;
     counted = sim::dispatch(launch, options);
+  } catch (const Error&) {
+    // What Ctrl-C ended is no error of the kernel.
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    throw;
   }
   bound.copy_out();
   return as_dict(counted);
@@ -149,7 +163,9 @@ PYBIND11_MODULE(_sim, m) {
       .def("dispatch", &dispatch, py::arg("arguments"), py::arg("threadgroups"),
            py::arg("threads_per_threadgroup"), py::arg("threadgroup_bytes") = 0,
            py::arg("strict") = py::none(), py::arg("seed") = py::none(),
-           "Runs on NumPy arrays in place; returns the counters.")
+           py::arg("timeout") = py::none(),
+           "Runs on NumPy arrays in place; returns the counters.  Ends with "
+           "a DeviceError after `timeout` seconds.")
       .def_property_readonly("info", &info)
       .def_readonly("entry", &Kernel::entry);
   m.def("compile", &compile, py::arg("text"), py::arg("entry"),
