@@ -21,6 +21,7 @@ class Kernel:
         threadgroup_bytes: int = 0,
         strict: bool | None = None,
         seed: int | None = None,
+        timeout: float | None = None,
     ) -> dict[str, int]: ...
 
 def accept(

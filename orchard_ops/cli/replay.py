@@ -106,8 +106,6 @@ def replayed(path: Path, *, is_strict: bool = False) -> Iterator[Comparison]:
 def _launch(folder: Path, is_strict: bool) -> Iterator[Comparison]:
     import numpy as np
 
-    from .._errors import translate
-
     launch: dict[str, Any] = json.loads((folder / "launch.json").read_text())
     if launch["format"] != FORMAT:
         raise ValueError(f"format {launch['format']}, this version reads {FORMAT}")
@@ -119,16 +117,13 @@ def _launch(folder: Path, is_strict: bool) -> Iterator[Comparison]:
         raw = (folder / f"{index}.before").read_bytes()
         is_buffer = row["kind"] == "buffer"
         arguments[index] = np.frombuffer(bytearray(raw), "u1") if is_buffer else raw
-    try:
-        kernel.dispatch(
-            arguments,
-            launch["threadgroups"],
-            launch["threads_per_threadgroup"],
-            launch["threadgroup_bytes"],
-            strict=is_strict,
-        )
-    except RuntimeError as error:
-        raise translate(error, folder.name) from error
+    kernel.dispatch(
+        arguments,
+        launch["threadgroups"],
+        launch["threads_per_threadgroup"],
+        launch["threadgroup_bytes"],
+        strict=is_strict,
+    )
     names = {p["index"]: p["name"] for p in kernel.info["parameters"]}
     for index, row in bindings.items():
         if row["access"] != "read":

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
 import torch
 
 from .. import _native
-from .._errors import DeviceError, InvalidProblemError, translate
+from .._errors import DeviceError, InvalidProblemError
 from . import _device
 
 if TYPE_CHECKING:
@@ -288,10 +288,7 @@ def compile(  # noqa: A001 - the design's name, used as sim.compile
     from .. import _sim
 
     _sim.set_compiler(shlex.join(compiler()))
-    try:
-        return _sim.compile(source, entry, dict(defines or {}))
-    except RuntimeError as error:
-        raise translate(error) from None
+    return _sim.compile(source, entry, dict(defines or {}))
 
 
 def check(
@@ -326,10 +323,7 @@ def check(
     from .. import _sim
 
     _sim.set_compiler(shlex.join(compiler()))
-    try:
-        found = _sim.accept(source, dict(defines or {}), _LANGUAGES[language])
-    except RuntimeError as error:
-        raise translate(error) from None
+    found = _sim.accept(source, dict(defines or {}), _LANGUAGES[language])
     return Footprint(found[0], tuple(found[1]))
 
 

@@ -201,6 +201,18 @@ def test_templates():
     np.testing.assert_array_equal(np.arange(32) * 5, y)
 
 
+@pytest.mark.parametrize(("entry", "number"), [("moved_in", 4), ("moved_out", 8)])
+def test_templates_attributes_hold(entry, number):
+    """Slots, inputs and limits of an instance are those of its template."""
+    compiled = kernel("scale", entry)
+    assert compiled.info["max_threads"] == 8 * number
+    x, y = np.arange(16, dtype=np.float32), np.zeros(16, np.float32)
+    slots = [None] * (3 + number)
+    slots[2], slots[2 + number] = y, x
+    compiled.dispatch(slots, 2, 8)
+    np.testing.assert_array_equal(x[::-1], y)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_vectors(strict):
     """Vector constructors, swizzles and functions follow MSL."""
@@ -330,6 +342,39 @@ def test_environments_share_compiled_kernels(tmp_path, monkeypatch):
         monkeypatch.setenv("ORCHARD_SIM_CXX", shlex.join([str(link), *words]))
         kernel("saxpy", SHARED=os.getpid())
     assert len(list(cache.glob("*.so"))) == 1
+
+
+@pytest.mark.parametrize("directive", ["#include", "# include", "%:include"])
+def test_included_files_count(tmp_path, directive):
+    """A file that a text includes is read when the text is compiled, once."""
+    header = tmp_path / "value.h"
+    text = f"""{directive} <{header}>
+    kernel void f(device float* y [[buffer(0)]]) {{ y[0] = VALUE; }}
+    """
+    found = []
+    for value in (1, 2):
+        header.write_text(f"#define VALUE {value}\n", encoding="utf-8")
+        compiled = sim.compile(text, "f", {"DIRECTIVE": str(os.getpid())})
+        header.write_text("#define VALUE 3\n", encoding="utf-8")
+        for strict in (False, True):
+            y = np.zeros(1, np.float32)
+            compiled.dispatch([y], 1, 1, strict=strict)
+            found.append(y[0])
+    assert found == [1, 1, 2, 2]
+
+
+def test_compilers_flags_count(monkeypatch):
+    """The flags of the command that compiles kernels tell its results apart."""
+    text = "kernel void f(device float* y [[buffer(0)]]) { y[0] = VALUE; }"
+    program, *words = sim.compiler()
+    if words == ["c++"]:
+        words = ["clang"]  # which zig leaves as it is
+    for value in (1, 2):
+        flags = [*words, f"-DVALUE={value}"]
+        monkeypatch.setenv("ORCHARD_SIM_CXX", shlex.join([program, *flags]))
+        y = np.zeros(1, np.float32)
+        sim.compile(text, "f", {"FLAGS": str(os.getpid())}).dispatch([y], 1, 1)
+        assert y[0] == value
 
 
 def test_cache_is_private(tmp_path, monkeypatch):

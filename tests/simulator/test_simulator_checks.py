@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from needs import skip_without_metalsim
 from test_simulator import KERNELS, kernel
 
+import orchard_ops
 from orchard_ops import sim
 
 skip_without_metalsim("simulator")
@@ -182,6 +187,60 @@ def test_bytes_above_4096():
     compiled = kernel("saxpy")
     with pytest.raises(RuntimeError, match="4096"):
         compiled.dispatch([zeros(4), zeros(4), b"x" * 5000], 1, 4)
+
+
+@BOTH
+@pytest.mark.parametrize("threads", [32, 256])
+@pytest.mark.parametrize("entry", ["endless", "endless_barriers", "endless_sums"])
+def test_endless_kernel(entry, threads, strict):
+    """A time limit ends a kernel wherever it is; the error says where."""
+    text = refuse(entry, [zeros(4)], 4, threads, "timeout of 0.1", strict, timeout=0.1)
+    assert f"kernel {entry}" in text
+    assert "threadgroup (2, 0, 0)" in text
+    x, y = np.ones(64, np.float32), zeros(64)
+    kernel("saxpy").dispatch([x, y, 3.0], 1, 64, timeout=3600.0)
+    assert y[0] == 3
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
+def test_timeout_is_a_length_of_time(timeout):
+    """Other numbers than seconds above zero are refused."""
+    with pytest.raises(orchard_ops.InvalidProblemError, match="more than 0 seconds"):
+        kernel("saxpy").dispatch([zeros(4), zeros(4), 1.0], 1, 4, timeout=timeout)
+
+
+PROGRAM = """
+import sys, numpy as np
+from orchard_ops import sim
+kernel = sim.compile(open(sys.argv[1]).read(), "endless")
+for handler in ("first", "second"):  # a handler is not lost
+    try:
+        print("ready", flush=True)
+        kernel.dispatch([np.zeros(4, np.float32)], 4, 32)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_interrupt_ends_a_kernel():
+    """Ctrl-C raises KeyboardInterrupt, as it does between Python's own steps."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(KERNELS / "broken.metal")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(2):
+            assert program.stdout.readline() == "ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                program.wait(0.5)
+            program.send_signal(signal.SIGINT)
+            assert program.stdout.readline() == "interrupted\n"
+        assert program.wait(60) == 0
+    finally:
+        program.kill()
+        program.wait()
+        program.stdout.close()
 
 
 def test_errors_leave_the_device_usable():

@@ -63,6 +63,7 @@ struct Options {
   device::StorageMode default_storage_mode = device::StorageMode::private_;
   device::Family family = device::Family::a;
   std::string compiler;  // empty: ORCHARD_SIM_CXX, else found
+  double timeout = 0.0;  // seconds that a launch may take; 0: any
 };
 
 Options& options();
@@ -101,6 +102,16 @@ uint64_t allocated_bytes();  // in live buffers
 uint64_t peak_bytes();
 void reset_peak_bytes();
 
+// What numbers a parameter points to; other: a struct, or nothing known.
+enum class Scalar : uint8_t {
+  other,
+  boolean,
+  signed_integer,
+  unsigned_integer,
+  floating,
+  bfloat
+};
+
 // One parameter of a kernel.
 struct ParameterInfo {
   std::string name;
@@ -110,7 +121,14 @@ struct ParameterInfo {
   bool is_const = false;
   uint32_t element_bytes = 0;
   uint32_t alignment = 0;
+  bool is_reference = false;
+  Scalar scalar = Scalar::other;
+  uint32_t scalar_bytes = 0;
+  uint32_t components = 1;  // scalars side by side in an element
 };
+
+// Metal's name of what a parameter points to, as in "uint2".
+std::string type_name(const ParameterInfo& parameter);
 
 struct KernelInfo {
   std::string name;

@@ -101,3 +101,22 @@ kernel void memory_past_end(device float* y [[buffer(0)]],
   tile[i] = 1.0f;
   y[i] = tile[i];
 }
+
+// The third of four threadgroups never ends.
+kernel void endless(device float* y [[buffer(0)]],
+                    uint group [[threadgroup_position_in_grid]]) {
+  device atomic_uint* flag = (device atomic_uint*)y;
+  while (group == 2 && atomic_load_explicit(flag, memory_order_relaxed) == 0) {
+  }
+}
+
+kernel void endless_barriers(device float* y [[buffer(0)]],
+                             uint group [[threadgroup_position_in_grid]]) {
+  while (group == 2) threadgroup_barrier(mem_flags::mem_device);
+}
+
+kernel void endless_sums(device float* y [[buffer(0)]],
+                         uint group [[threadgroup_position_in_grid]]) {
+  while (group == 2 && simd_sum(y[0]) == 0.0f) {
+  }
+}

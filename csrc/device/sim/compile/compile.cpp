@@ -34,13 +34,16 @@ std::string precompiled_prelude(bool is_strict, const Toolchain& tools) {
   return precompiled("prelude.h", tools.driver, flags);
 }
 
-void build(const std::string& source,
+void build(const Source& source,
            bool is_strict,
            const Toolchain& tools,
            const std::string& target) {
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
-  write_file(at + "/kernel.cpp", translate(preprocess(source, tools, {}, at)));
+  write_file(at + "/kernel.cpp",
+             translate(source.is_preprocessed
+                           ? source.text
+                           : preprocess(source.text, tools, {}, at)));
   Words compile = compile_flags(is_strict);
   compile.insert(compile.end(), {"-I" + header_folder(), "-include-pch",
                                  precompiled_prelude(is_strict, tools), "-c",
@@ -112,22 +115,38 @@ const abi::Kernel& Binary::find(std::string_view entry) const {
 }
 
 std::string Binary::line_of(const void* code) const {
+  if (!holds(code)) return {};
   const auto* at = static_cast<const std::byte*>(code);
-  if (at < begin || at >= end) return {};
   std::call_once(once_, [&] { lines_ = std::make_unique<LineTable>(path); });
   // A return address may already belong to the next line.
   return lines_->find(static_cast<uint64_t>(at - begin) - 1);
 }
 
-std::shared_ptr<const Binary> compile_text(const std::string& source,
+Source read_source(std::string text) {
+  const Toolchain tools = find_toolchain();
+  if (!includes_files(text) && !has_flags(tools)) {
+    return {std::move(text), false};
+  }
+  const ScratchFolder scratch;
+  std::string whole = preprocess(text, tools, {}, scratch.path());
+  // Its markers name a folder that is another one each time.
+  const std::string folder = scratch.path() + "/";
+  for (size_t at = 0; (at = whole.find(folder, at)) != whole.npos;) {
+    whole.erase(at, folder.size());
+  }
+  return {std::move(whole), true};
+}
+
+std::shared_ptr<const Binary> compile_text(const Source& source,
                                            bool is_strict) {
   using Future = std::shared_future<std::shared_ptr<const Binary>>;
   static std::mutex mutex;
   static auto* const done = new std::map<std::string, Future>;
   const Toolchain tools = find_toolchain();
   const std::string key =
-      digest(source + '\0' + embedded_simulator() +
-             joined(compile_flags(is_strict)) + identity(tools));
+      digest(source.text + '\0' + (source.is_preprocessed ? "whole" : "") +
+             embedded_simulator() + joined(compile_flags(is_strict)) +
+             identity(tools));
   const std::string target = cache_folder() + "/" + key + ".so";
   std::promise<std::shared_ptr<const Binary>> promise;
   {

@@ -22,6 +22,10 @@ struct Binary {
   const std::byte* end = nullptr;
 
   const abi::Kernel& find(std::string_view entry) const;
+  bool holds(const void* code) const {
+    const auto* at = static_cast<const std::byte*>(code);
+    return at >= begin && at < end;
+  }
   // "file:line" of a code address, or "".
   std::string line_of(const void* code) const;
 
@@ -30,9 +34,20 @@ struct Binary {
   mutable std::unique_ptr<const LineTable> lines_;
 };
 
+// All that one kernel text stands for.
+struct Source {
+  std::string text;
+  bool is_preprocessed = false;
+};
+
+// A text that reads other files is preprocessed, so that the result depends on
+// nothing else: not on what those files hold at a later time.  Throws
+// Error(compile).
+Source read_source(std::string text);
+
 // Compiles or takes from the cache; throws Error(compile) with the compiler's
 // message.  Safe under threads and processes.
-std::shared_ptr<const Binary> compile_text(const std::string& source,
+std::shared_ptr<const Binary> compile_text(const Source& source,
                                            bool is_strict);
 
 // Throws Error(compile) unless the text keeps the rules of Metal that the

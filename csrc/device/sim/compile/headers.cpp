@@ -2,6 +2,8 @@
 #include "device/sim/compile/headers.h"
 
 #include <filesystem>
+#include <sstream>
+#include <string_view>
 
 #include "device/kernel_source.h"
 #include "device/sim/compile/files.h"
@@ -45,7 +47,61 @@ constexpr const char* kMetalHeaders[] = {
     "metal_visible_function_table",
 };
 
+// Of `# include <metal_stdlib>  // why`, with or without spaces and comment.
+bool is_metal_include(std::string_view directive) {
+  const auto skip = [&] {
+    while (!directive.empty() &&
+           (directive[0] == ' ' || directive[0] == '\t')) {
+      directive.remove_prefix(1);
+    }
+  };
+  const auto take = [&](std::string_view word) {
+    const bool is_there = directive.starts_with(word);
+    if (is_there) directive.remove_prefix(word.size());
+    return is_there;
+  };
+  skip();
+  if (!take("include")) return false;
+  skip();
+  if (!take("<")) return false;
+  for (const std::string_view name : kMetalHeaders) {
+    const std::string_view before = directive;
+    if (take(name) && take(">")) {
+      skip();
+      return directive.empty() || directive.starts_with("//");
+    }
+    directive = before;
+  }
+  return false;
+}
+
 }  // namespace
+
+bool includes_files(std::string text) {
+  for (size_t at = 0; (at = text.find('\\', at)) != text.npos;) {
+    const size_t end = text.find_first_not_of(" \t\r", at + 1);
+    if (end != text.npos && text[end] == '\n') {
+      text.erase(at, end + 1 - at);  // the line goes on
+    } else {
+      ++at;
+    }
+  }
+  std::istringstream lines(std::move(text));
+  for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    size_t hash = line.find('#');
+    if (hash == line.npos) hash = line.find("%:");
+    if (hash == line.npos) continue;
+    const std::string_view directive = std::string_view(line).substr(hash + 1);
+    for (const char* word : {"include", "import", "embed", "/*"}) {
+      if (directive.find(word) != directive.npos &&
+          !is_metal_include(directive)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
 
 const std::string& embedded_simulator() {
   static const std::string text = [] {

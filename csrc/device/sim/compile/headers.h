@@ -20,6 +20,10 @@ std::string precompiled(const std::string& header,
                         const Words& command,
                         const Words& flags);
 
+// Whether a text may make the preprocessor read, or look for, other files than
+// Metal's headers; in doubt it may.
+bool includes_files(std::string text);
+
 // Expands a kernel's macros and includes.
 std::string preprocess(const std::string& source,
                        const Toolchain& tools,

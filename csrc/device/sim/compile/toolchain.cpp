@@ -158,12 +158,24 @@ Words compile_flags(bool is_strict) {
   return words;
 }
 
+bool has_flags(const Toolchain& tools) {
+  for (size_t i = 1; i < tools.driver.size(); ++i) {
+    const std::string& word = tools.driver[i];
+    if (word.starts_with('-') && word != "-m")
+      return true;  // python -m ziglang
+  }
+  return false;
+}
+
 std::string identity(const Toolchain& tools) {
   static std::mutex mutex;
   static auto* const known = new std::map<std::string, std::string>;
   const std::lock_guard lock(mutex);
   std::string& text = (*known)[joined(tools.driver)];
-  if (text.empty()) text = version_of(tools.driver) + processor();
+  if (text.empty()) {
+    const Words flags(tools.driver.begin() + 1, tools.driver.end());
+    text = version_of(tools.driver) + joined(flags) + processor();
+  }
   return text;
 }
 

@@ -23,9 +23,13 @@ Toolchain find_toolchain();
 // Of the driver, for kernels: checked access by access, or as fast as may be.
 Words compile_flags(bool is_strict);
 
+// Whether the command gives flags of its own, such as -I or -D.
+bool has_flags(const Toolchain& tools);
+
 // What decides, beside text and flags, which machine code comes out: the
-// compiler's version and the processor.  Not where the compiler lies: every
-// environment has one of its own, and all may share one cache.
+// compiler's version, its command's flags and the processor.  Not where the
+// compiler lies: every environment has one of its own, and all may share one
+// cache.
 std::string identity(const Toolchain& tools);
 
 // Runs a command in a folder; throws Error(compile) with what it printed.

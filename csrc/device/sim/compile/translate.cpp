@@ -109,7 +109,9 @@ class Translator : TokenList {
       return i + 1;
     }
     is_template_ = true;
-    return skip_angles(i + 1);
+    const size_t end = skip_angles(i + 1);
+    head_ = join(i + 1, end);
+    return end;
   }
 
   bool has_pending(std::string_view name) const {
@@ -148,23 +150,43 @@ class Translator : TokenList {
       kernel.max_threads =
           pending_argument("max_total_threads_per_threadgroup");
     }
+    kernel.scope = scope();
     kernel.is_template = is_template_;
-    if (is_instantiation_) {
-      // Attributes such as the thread limit may stand on the template alone.
-      const auto base = by_function_.find(
-          kernel.function.substr(0, kernel.function.find('<')));
-      if (base != by_function_.end()) {
-        const KernelText& original = kernels_[base->second];
-        if (kernel.max_threads == "0") {
-          kernel.max_threads = original.max_threads;
-        }
-        if (kernel.parameters.empty()) kernel.parameters = original.parameters;
-      }
-    }
-    by_function_.emplace(kernel.function, kernels_.size());
+    if (is_template_) kernel.head = head_;
+    if (is_instantiation_) take_from_template(kernel);
+    if (is_template_) templates_[kernel.function].push_back(kernels_.size());
     kernels_.push_back(std::move(kernel));
     pending_.clear();
     is_template_ = is_instantiation_ = false;
+  }
+
+  // As in Metal, an instance has its template's attributes, whatever its own
+  // are; host_name alone is its own.  What stands on several declarations of
+  // the template holds together.
+  void take_from_template(KernelText& kernel) {
+    const auto found =
+        templates_.find(kernel.function.substr(0, kernel.function.find('<')));
+    if (found == templates_.end()) return;
+    kernel.max_threads = "0";
+    kernel.parameters.clear();
+    for (const size_t index : found->second) {
+      const KernelText& original = kernels_[index];
+      kernel.scope = original.scope;
+      kernel.head = original.head;
+      if (original.max_threads != "0") {
+        kernel.max_threads = original.max_threads;
+      }
+      merge(kernel.parameters, original.parameters);
+    }
+  }
+
+  // Of two declarations of one parameter, what names a place counts.
+  static void merge(std::vector<KernelParameter>& into,
+                    const std::vector<KernelParameter>& more) {
+    into.resize(more.size());
+    for (size_t p = 0; p < more.size(); ++p) {
+      if (into[p].source.empty() || more[p].has_attribute) into[p] = more[p];
+    }
   }
 
   std::string scope() const {
@@ -175,7 +197,8 @@ class Translator : TokenList {
     return text;
   }
 
-  // Function name, with template arguments, that ends before i.
+  // Function name, qualified as written, with template arguments, that ends
+  // before i.
   std::string name_before(size_t i) {
     size_t begin = i;
     if (is(i - 1, ">")) {
@@ -186,8 +209,10 @@ class Translator : TokenList {
         if (is(begin, "<")) --depth;
       } while (depth > 0 && begin > 0);
     }
+    --begin;
+    while (begin > 1 && is(begin - 1, "::") && is_word(begin - 2)) begin -= 2;
     std::string name;
-    for (size_t k = begin - 1; k < i; ++k) {
+    for (size_t k = begin; k < i; ++k) {
       // Words of a type, as in f<unsigned int>, stay apart.
       if (!name.empty() && at(k).kind == TokenKind::word &&
           at(k - 1).kind == TokenKind::word) {
@@ -231,7 +256,7 @@ class Translator : TokenList {
       list.push_back(
           {names_[first_name + p],
            source_of(attributes[p], texts[p], next_buffer, next_memory),
-           texts[p].find('&') != std::string::npos});
+           texts[p].find('&') != std::string::npos, !attributes[p].empty()});
     }
     return list;
   }
@@ -356,11 +381,32 @@ class Translator : TokenList {
   std::vector<Attribute> pending_;
   std::vector<std::string> names_;
   std::vector<KernelText> kernels_;
-  std::map<std::string, size_t> by_function_;
+  std::map<std::string, std::vector<size_t>> templates_;  // in kernels_
+  std::string head_;
   bool is_template_ = false;
   bool is_instantiation_ = false;
   int locals_ = 0;
 };
+
+// What attributes say, where their names mean what they mean to the kernel: in
+// its namespace, for an instance under its template's parameters.
+std::string signature(const KernelText& kernel, const std::string& id) {
+  std::string out;
+  if (!kernel.scope.empty()) {
+    out +=
+        "namespace " + kernel.scope.substr(0, kernel.scope.size() - 2) + " {\n";
+  }
+  if (!kernel.head.empty()) out += "template " + kernel.head + '\n';
+  out += "struct orchard_signature_" + id + " {\n  typedef ";
+  const std::string library = " ::orchard::sim::entry::";
+  out += library + "Signature<";
+  for (size_t p = 0; p < kernel.parameters.size(); ++p) {
+    out += (p ? "," : "") + library + kernel.parameters[p].source;
+  }
+  out += "> type;\n  static constexpr unsigned max_threads = unsigned(" +
+         kernel.max_threads + ");\n};\n";
+  return kernel.scope.empty() ? out : out + "}\n";
+}
 
 std::string table(const std::vector<KernelText>& kernels) {
   std::string out = "\n#line 1 \"simulator\"\n";
@@ -369,12 +415,16 @@ std::string table(const std::vector<KernelText>& kernels) {
   for (const KernelText& kernel : kernels) {
     if (kernel.is_template) continue;
     const std::string id = std::to_string(index++);
-    out += "namespace orchard_entry_" + id +
-           " {\nusing namespace orchard::sim::entry;\ntypedef Signature<";
-    for (size_t p = 0; p < kernel.parameters.size(); ++p) {
-      out += (p ? ", " : "") + kernel.parameters[p].source;
+    std::string said = "::" + kernel.scope + "orchard_signature_" + id;
+    if (!kernel.head.empty()) {
+      const size_t arguments = kernel.function.find('<');
+      if (arguments != kernel.function.npos) {
+        said += kernel.function.substr(arguments);
+      }
     }
-    out += "> S;\nextern \"C\" void orchard_thunk_" + id +
+    out += signature(kernel, id) + "namespace orchard_entry_" + id +
+           " {\ntypedef " + said +
+           "::type S;\nextern \"C\" void orchard_thunk_" + id +
            "(const orchard::sim::abi::Arguments* a, "
            "const orchard::sim::abi::Thread* t) {\n  S::call(&::" +
            kernel.function + ", a, t);\n}\n" + "const char* const names[] = {";
@@ -383,10 +433,10 @@ std::string table(const std::vector<KernelText>& kernels) {
     }
     out += "\"\"};\n}\n";
     rows += "  {\"" + kernel.name + "\", orchard_entry_" + id +
-            "::orchard_thunk_" + id + ", unsigned(" + kernel.max_threads +
-            "), " + std::to_string(kernel.parameters.size()) +
-            ", orchard_entry_" + id + "::S::table(&::" + kernel.function +
-            "), orchard_entry_" + id + "::names},\n";
+            "::orchard_thunk_" + id + ", " + said + "::max_threads, " +
+            std::to_string(kernel.parameters.size()) + ", orchard_entry_" + id +
+            "::S::table(&::" + kernel.function + "), orchard_entry_" + id +
+            "::names},\n";
   }
   return out +
          "extern \"C\" const orchard::sim::abi::Kernel orchard_kernels[] = "

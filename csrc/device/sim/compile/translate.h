@@ -12,11 +12,14 @@ struct KernelParameter {
   std::string name;
   std::string source;  // C++ type of entry.h that provides it
   bool is_reference = false;
+  bool has_attribute = false;
 };
 
 struct KernelText {
   std::string name;      // as the host asks for it
   std::string function;  // C++ expression, qualified
+  std::string scope;     // namespaces around it, as in "a::b::"
+  std::string head;      // <…> behind `template`; empty for plain kernels
   std::string max_threads = "0";
   std::vector<KernelParameter> parameters;
   bool is_template = false;  // the template itself, not an instance

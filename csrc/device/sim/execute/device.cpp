@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "device/sim/execute/buffer.h"
 #include "device/sim/compile/compile.h"
 #include "device/sim/sim.h"
+#include "device/sim/execute/watch.h"
 #include "device/sim/execute/worker.h"
 
 namespace orchard::sim {
@@ -27,7 +29,7 @@ namespace {
 class SimPipeline : public device::Pipeline {
  public:
   SimPipeline(std::string source, std::string_view entry)
-      : source_(std::move(source)), entry_(entry) {
+      : source_(read_source(std::move(source))), entry_(entry) {
     kernel(options().strict);
   }
 
@@ -47,7 +49,7 @@ class SimPipeline : public device::Pipeline {
   }
 
  private:
-  std::string source_;
+  Source source_;
   std::string entry_;
   mutable std::mutex mutex_;
   mutable std::array<std::shared_ptr<const Binary>, 2> binaries_;
@@ -216,6 +218,19 @@ class Binding {
     return list;
   }
 
+  // A pointer may point to nothing at all, but not to a part of an element.
+  static void check_length(const std::string& at,
+                           const abi::Parameter& row,
+                           const device::Argument& argument) {
+    const uint64_t length = argument.bytes.empty() ? argument.view.length_bytes
+                                                   : argument.bytes.size();
+    if (length >= row.element_bytes) return;
+    if (length == 0 && row.is_reference == 0) return;
+    refuse(at + "expected at least the " + std::to_string(row.element_bytes) +
+           " bytes of one element, got " + std::to_string(length) +
+           "; bind more");
+  }
+
   void check_parameter(uint32_t p) const {
     const abi::Parameter& row = kernel_.parameters[p];
     const std::string at = "kernel " + std::string(kernel_.name) +
@@ -234,6 +249,7 @@ class Binding {
     const bool is_constant =
         row.space == static_cast<uint32_t>(abi::Space::constant);
     for (const device::Argument& argument : job_.launch->arguments) {
+      if (argument.index == row.index) check_length(at, row, argument);
       // The strictest of Apple's GPU families.
       if (is_constant && argument.index == row.index &&
           argument.view.offset_bytes % 32 != 0) {
@@ -297,8 +313,11 @@ Counters from(const abi::Counters& c) {
 // Executes one job; threads take threadgroups from a common counter.
 class Execution {
  public:
-  Execution(const Job& job, std::vector<std::unique_ptr<Worker>>& workers)
+  Execution(const Job& job,
+            Watch& watch,
+            std::vector<std::unique_ptr<Worker>>& workers)
       : job_(job),
+        watch_(watch),
         workers_(workers),
         order_(job.options->seed, product(job.launch->threadgroups)) {}
 
@@ -317,6 +336,10 @@ class Execution {
     work(*workers_[0]);
     for (std::thread& helper : helpers) helper.join();
     if (!error_.empty()) throw Error(ErrorKind::device, error_);
+    if (watch_.is_stopped() && next_ < order_.count) {
+      refuse("kernel " + std::string(job_.kernel->name) + ": " +
+             watch_.reason());
+    }
     counters_.launches = 1;
     counters_.threadgroups = order_.count;
     counters_.threads = order_.count * job_.threads;
@@ -325,9 +348,10 @@ class Execution {
 
  private:
   void work(Worker& worker) {
-    install_fault_handler();
-    worker.begin(job_);
-    while (!has_failed_) {
+    install_handlers();
+    const Watch::Member member(watch_);
+    worker.begin(job_, watch_);
+    while (!has_failed_ && !watch_.is_stopped()) {
       const uint64_t i = next_++;
       if (i >= order_.count) break;
       std::string problem = worker.execute(order_.at(i));
@@ -340,6 +364,7 @@ class Execution {
   }
 
   const Job& job_;
+  Watch& watch_;
   std::vector<std::unique_ptr<Worker>>& workers_;
   Order order_;
   std::atomic<uint64_t> next_{0};
@@ -388,7 +413,8 @@ class SimDevice : public device::Device {
     const Options copy = chosen;
     const Binding binding(launch, copy);
     if (product(launch.threadgroups) == 0) return {};
-    Counters counted = Execution(binding.job(), workers_).run();
+    Watch watch(copy.timeout);
+    Counters counted = Execution(binding.job(), watch, workers_).run();
     binding.add_checked(counted);
     if (std::string problem = binding.damage(); !problem.empty()) {
       refuse(problem);
@@ -463,6 +489,31 @@ Footprint accept(
                      language_version);
 }
 
+std::string type_name(const ParameterInfo& parameter) {
+  const auto name = [&]() -> std::string {
+    constexpr const char* integers[] = {"char", "short", "int", "long"};
+    const auto size = std::bit_width(parameter.scalar_bytes) - 1u;
+    switch (parameter.scalar) {
+      case Scalar::boolean:
+        return "bool";
+      case Scalar::signed_integer:
+        return integers[size];
+      case Scalar::unsigned_integer:
+        return std::string("u") + integers[size];
+      case Scalar::floating:
+        return parameter.scalar_bytes == 2 ? "half" : "float";
+      case Scalar::bfloat:
+        return "bfloat";
+      case Scalar::other:
+        break;
+    }
+    return "type of " + std::to_string(parameter.element_bytes) + " bytes";
+  };
+  return name() + (parameter.components == 1
+                       ? std::string()
+                       : std::to_string(parameter.components));
+}
+
 KernelInfo info(const device::Pipeline& pipeline) {
   const auto& sim = dynamic_cast<const SimPipeline&>(pipeline);
   const abi::Kernel& kernel = sim.kernel(options().strict);
@@ -474,9 +525,10 @@ KernelInfo info(const device::Pipeline& pipeline) {
                                     "thread"};
   for (uint32_t i = 0; i < kernel.parameter_count; ++i) {
     const abi::Parameter& p = kernel.parameters[i];
-    out.parameters.push_back({kernel.parameter_names[i], kinds[p.kind],
-                              spaces[p.space], p.index, p.is_const != 0,
-                              p.element_bytes, p.alignment});
+    out.parameters.push_back(
+        {kernel.parameter_names[i], kinds[p.kind], spaces[p.space], p.index,
+         p.is_const != 0, p.element_bytes, p.alignment, p.is_reference != 0,
+         static_cast<Scalar>(p.scalar), p.scalar_bytes, p.components});
   }
   return out;
 }

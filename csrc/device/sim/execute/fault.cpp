@@ -11,6 +11,8 @@
 #include <mutex>
 
 #include "device/sim/execute/buffer.h"
+#include "device/sim/execute/signals.h"
+#include "device/sim/execute/watch.h"
 #include "device/sim/execute/worker.h"
 
 namespace orchard::sim {
@@ -18,6 +20,7 @@ namespace {
 
 struct sigaction previous_segv;
 struct sigaction previous_bus;
+struct sigaction previous_stop;
 
 bool is_general_fault(const siginfo_t& info) {
 #if defined(__linux__)
@@ -51,11 +54,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   }
   const struct sigaction& previous =
       signal == SIGSEGV ? previous_segv : previous_bus;
-  if ((previous.sa_flags & SA_SIGINFO) != 0 && previous.sa_sigaction) {
-    previous.sa_sigaction(signal, info, context);
-  } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
-    previous.sa_handler(signal);
-  } else {
+  if (!hand_on(previous, signal, info, context)) {
     // Returning runs into the fault again, now with the default action.
     struct sigaction action{};
     action.sa_handler = SIG_DFL;
@@ -63,14 +62,26 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   }
 }
 
-void install(int signal, struct sigaction& previous) {
+// The watch asks for the launch's end.
+void on_stop(int signal, siginfo_t* info, void* context) {
+  Worker* worker = Worker::current();
+  if (worker != nullptr && worker->is_running() && worker->shall_stop()) {
+    worker->stop(program_counter(context));
+    return;
+  }
+  hand_on(previous_stop, signal, info, context);
+}
+
+using Handler = void (*)(int, siginfo_t*, void*);
+
+void install(int signal, Handler handler, struct sigaction& previous) {
   struct sigaction now{};
   sigaction(signal, nullptr, &now);
-  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_fault) return;
+  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == handler) return;
   previous = now;
   struct sigaction action{};
-  action.sa_sigaction = on_fault;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  action.sa_sigaction = handler;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(signal, &action, nullptr);
 }
@@ -102,13 +113,14 @@ struct AlternateStack {
 
 }  // namespace
 
-void install_fault_handler() {
+void install_handlers() {
   static std::mutex mutex;
   thread_local AlternateStack stack;
   (void)stack;
   const std::lock_guard lock(mutex);
-  install(SIGSEGV, previous_segv);
-  install(SIGBUS, previous_bus);
+  install(SIGSEGV, on_fault, previous_segv);
+  install(SIGBUS, on_fault, previous_bus);
+  install(kStopSignal, on_stop, previous_stop);
 }
 
 std::string describe_address(const void* address, const Job& job) {

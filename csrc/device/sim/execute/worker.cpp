@@ -134,11 +134,12 @@ char* Worker::stack_of(uint32_t thread) const {
   return arena_ + abi::stacks_offset + (thread + 1) * abi::stack_stride;
 }
 
-void Worker::begin(const Job& job) {
+void Worker::begin(const Job& job, const Watch& watch) {
   static const uint8_t foreign[abi::lanes] = {
       5,  4,  7,  6,  1,  0,  3,  2,  13, 12, 15, 14, 9,  8,  11, 10,
       21, 20, 23, 22, 17, 16, 19, 18, 29, 28, 31, 30, 25, 24, 27, 26};
   job_ = &job;
+  watch_ = &watch;
   running = this;
   const Options& options = *job.options;
   context_->counters = {};
@@ -315,6 +316,9 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
 }
 
 void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
+  // A loop of collectives is seldom met in the kernel's own code.
+  if (watch_->is_stopped()) [[unlikely]]
+    fail(watch_->reason(), line);
   count(s.op);
   if (job_->checker != nullptr) job_->checker->synchronized(current_);
   context_->arrived = 0;
@@ -494,6 +498,13 @@ void Worker::fault(const void* address, const void* pc, bool is_alignment) {
   error_ = describe_place(file_and_line(pc)) + ": " +
            (is_alignment ? "misaligned vector access"
                          : describe_address(address, *job_));
+  siglongjmp(escape_, 1);
+}
+
+void Worker::stop(const void* pc) {
+  if (!job_->binary->holds(pc)) return;
+  is_running_ = false;
+  error_ = describe_place(file_and_line(pc)) + ": " + watch_->reason();
   siglongjmp(escape_, 1);
 }
 

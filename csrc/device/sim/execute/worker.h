@@ -9,6 +9,7 @@
 
 #include "device/device.h"
 #include "device/sim/execute/checker.h"
+#include "device/sim/execute/watch.h"
 #include "device/sim/compile/compile.h"
 #include "device/sim/msl/abi.h"
 #include "device/sim/sim.h"
@@ -60,7 +61,7 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  void begin(const Job& job);
+  void begin(const Job& job, const Watch& watch);
   // Empty on success, else what went wrong.
   std::string execute(uint32_t group_index);
   const abi::Counters& counters() const { return head_->context.counters; }
@@ -82,6 +83,10 @@ class Worker {
                           const void* pc,
                           bool is_alignment);
   bool is_running() const { return is_running_; }
+  bool shall_stop() const { return watch_->is_stopped(); }
+  // From the watch's signal: ends the threadgroup, if it interrupts the
+  // kernel's own code.  In ours it may hold a lock, or be inside malloc.
+  void stop(const void* pc);
   static Worker* current();
 
   // The worker in whose arena a context lies.
@@ -130,6 +135,7 @@ class Worker {
   Head* head_ = nullptr;
   abi::Context* context_ = nullptr;  // head_->context
   const Job* job_ = nullptr;
+  const Watch* watch_ = nullptr;
   Random random_;
   std::vector<Simdgroup> simdgroups_;
   uint32_t simdgroup_count_ = 0;
@@ -147,8 +153,9 @@ class Worker {
   volatile bool is_running_ = false;
 };
 
-// Makes memory faults inside kernels errors; cheap when already done.
-void install_fault_handler();
+// Makes memory faults inside kernels errors, and lets a watch end kernels;
+// cheap when already done.
+void install_handlers();
 // What lies near a faulting address, for the message.
 std::string describe_address(const void* address, const Job& job);
 

@@ -37,6 +37,16 @@ enum class Op : u32 {
 
 enum class Space : u32 { device, constant, threadgroup, thread };
 
+// What numbers a type is made of; other: a struct, or nothing known.
+enum class Scalar : u32 {
+  other,
+  boolean,
+  signed_integer,
+  unsigned_integer,
+  floating,
+  bfloat
+};
+
 // A matrix multiply done for all lanes by the lane that came first.
 struct LogEntry {
   u64 key;
@@ -134,6 +144,10 @@ struct Parameter {
   u32 is_const;
   u32 element_bytes;
   u32 alignment;
+  u32 is_reference;
+  Scalar scalar;
+  u32 scalar_bytes;
+  u32 components;  // scalars of an element
 };
 
 struct Kernel {

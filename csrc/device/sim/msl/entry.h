@@ -13,7 +13,45 @@ namespace orchard::sim::entry {
 #define MSL_LOCAL __attribute__((opencl_local))
 
 template <class T>
+struct scalar_of {
+  static constexpr abi::Scalar kind = abi::Scalar::other;
+  static constexpr uint bytes = 0, components = 1;
+};
+#define MSL_SCALAR(T, name)                                \
+  template <>                                              \
+  struct scalar_of<T> {                                    \
+    static constexpr abi::Scalar kind = abi::Scalar::name; \
+    static constexpr uint bytes = sizeof(T);               \
+    static constexpr uint components = 1;                  \
+  };
+MSL_SCALAR(bool, boolean)
+MSL_SCALAR(char, signed_integer)
+MSL_SCALAR(signed char, signed_integer)
+MSL_SCALAR(short, signed_integer)
+MSL_SCALAR(int, signed_integer)
+MSL_SCALAR(long, signed_integer)
+MSL_SCALAR(uchar, unsigned_integer)
+MSL_SCALAR(ushort, unsigned_integer)
+MSL_SCALAR(uint, unsigned_integer)
+MSL_SCALAR(ulong, unsigned_integer)
+MSL_SCALAR(half, floating)
+MSL_SCALAR(float, floating)
+MSL_SCALAR(bfloat, bfloat)
+#undef MSL_SCALAR
+template <class T, __SIZE_TYPE__ N>
+struct scalar_of<T[N]> : scalar_of<T> {
+  static constexpr uint components = N * scalar_of<T>::components;
+};
+template <class T, uint N>
+struct scalar_of<metal::vec<T, N>> : scalar_of<T[N]> {};
+template <class T, uint N>
+struct scalar_of<metal::packed_vec<T, N>> : scalar_of<T[N]> {};
+template <class T>
+struct scalar_of<metal::atomic<T>> : scalar_of<T> {};
+
+template <class T>
 struct pointee {
+  using scalar = scalar_of<T>;
   static constexpr abi::Space space = abi::Space::thread;
   static constexpr bool is_const = false;
   static constexpr uint bytes = sizeof(T);
@@ -52,15 +90,18 @@ struct pointee<volatile MSL_LOCAL T> : pointee<MSL_LOCAL T> {};
 template <class P>
 struct parameter : pointee<P> {
   static constexpr bool is_pointer = false;
+  static constexpr bool is_reference = false;
 };
 template <class T>
 struct parameter<T*> : pointee<T> {
   static constexpr bool is_pointer = true;
+  static constexpr bool is_reference = false;
   static T* from(void* p) { return (T*)p; }
 };
 template <class T>
 struct parameter<T&> : pointee<T> {
   static constexpr bool is_pointer = true;
+  static constexpr bool is_reference = true;
   static T& from(void* p) { return *(T*)p; }
 };
 
@@ -147,8 +188,9 @@ struct Signature {
   struct Table {
     static constexpr abi::Parameter rows[sizeof...(P) + 1] = {
         {S::kind, S::index, abi::u32(parameter<P>::space),
-         parameter<P>::is_const, parameter<P>::bytes,
-         parameter<P>::alignment}...,
+         parameter<P>::is_const, parameter<P>::bytes, parameter<P>::alignment,
+         parameter<P>::is_reference, parameter<P>::scalar::kind,
+         parameter<P>::scalar::bytes, parameter<P>::scalar::components}...,
         {}};
   };
 

@@ -9,7 +9,9 @@
 
 namespace metal {
 namespace abi = orchard::sim::abi;
-}
+template <class T>
+struct atomic;
+}  // namespace metal
 
 #include "context.h"
 #ifdef MSL_STRICT

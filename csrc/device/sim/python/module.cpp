@@ -1,12 +1,12 @@
 // csrc/device/sim/python/module.cpp: the simulator on NumPy arrays; the Python
 // package wraps it as orchard_ops.sim.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
+#include <cmath>
 #include <optional>
 
+#include "device/sim/python/arguments.h"
 #include "device/sim/sim.h"
 
 namespace py = pybind11;
@@ -18,6 +18,7 @@ using namespace orchard;
 struct Kernel {
   std::shared_ptr<const device::Pipeline> pipeline;
   std::string entry;
+  sim::KernelInfo info;
 };
 
 device::Size3 size_of(const py::object& value) {
@@ -25,8 +26,9 @@ device::Size3 size_of(const py::object& value) {
   device::Size3 size{1, 1, 1};
   const auto list = value.cast<std::vector<uint32_t>>();
   if (list.empty() || list.size() > 3) {
-    throw py::value_error("a grid has one to three numbers, not " +
-                          std::to_string(list.size()));
+    throw Error(ErrorKind::invalid_problem,
+                "[dispatch] expected one to three numbers for a grid, got " +
+                    std::to_string(list.size()));
   }
   std::copy(list.begin(), list.end(), size.begin());
   return size;
@@ -38,76 +40,12 @@ py::dict as_dict(const sim::Counters& counters) {
   return out;
 }
 
-// NumPy arrays travel through buffers of exactly their size and back.
-class Arrays {
- public:
-  ~Arrays() {
-    for (auto& [array, buffer] : pairs_) sim::release(buffer);
-  }
-
-  void add(uint32_t index, const py::object& value, device::Launch& launch) {
-    device::Argument argument;
-    argument.index = index;
-    argument.access = device::Access::read_write;
-    if (py::isinstance<py::array>(value)) {
-      argument.view = copy_in(index, value.cast<py::array>());
-    } else {
-      texts_.push_back(encode(value));
-      argument.bytes = std::as_bytes(
-          std::span<const char>(texts_.back().data(), texts_.back().size()));
-    }
-    launch.arguments.push_back(argument);
-  }
-
-  void reserve(size_t count) { texts_.reserve(count); }
-
-  void copy_out() {
-    for (auto& [array, buffer] : pairs_) {
-      if (!array.writeable()) continue;
-      const sim::HostAccess access(buffer);
-      std::memcpy(array.mutable_data(), access.data(),
-                  static_cast<size_t>(array.nbytes()));
-    }
-  }
-
- private:
-  device::BufferView copy_in(uint32_t index, const py::array& array) {
-    if ((array.flags() & py::array::c_style) == 0) {
-      throw py::value_error("argument " + std::to_string(index) +
-                            ": the array must be C-contiguous");
-    }
-    const auto bytes = static_cast<uint64_t>(array.nbytes());
-    sim::Buffer* buffer = sim::allocate(bytes, device::StorageMode::shared);
-    pairs_.emplace_back(array, buffer);
-    const sim::HostAccess access(buffer);
-    std::memcpy(access.data(), array.data(), bytes);
-    return sim::view(buffer, 0, bytes);
-  }
-
-  template <class T>
-  static std::string raw(T value) {
-    return {reinterpret_cast<const char*>(&value), sizeof(T)};
-  }
-
-  // Python numbers become int (or long) and float.
-  static std::string encode(const py::object& value) {
-    if (py::isinstance<py::float_>(value)) return raw(value.cast<float>());
-    if (py::isinstance<py::int_>(value)) {
-      const auto number = value.cast<int64_t>();
-      if (number == static_cast<int32_t>(number)) {
-        return raw(static_cast<int32_t>(number));
-      }
-      return raw(number);
-    }
-    if (py::hasattr(value, "tobytes")) {  // a NumPy scalar
-      return value.attr("tobytes")().cast<std::string>();
-    }
-    return value.cast<py::bytes>().cast<std::string>();
-  }
-
-  std::vector<std::pair<py::array, sim::Buffer*>> pairs_;
-  std::vector<std::string> texts_;
-};
+double check_timeout(double seconds) {
+  if (seconds > 0 && std::isfinite(seconds)) return seconds;
+  throw Error(ErrorKind::invalid_problem,
+              "[dispatch] expected a timeout of more than 0 seconds, got " +
+                  std::to_string(seconds) + "; pass None for no limit");
+}
 
 py::dict dispatch(const Kernel& kernel,
                   const py::sequence& arguments,
@@ -115,27 +53,29 @@ py::dict dispatch(const Kernel& kernel,
                   const py::object& threads_per_threadgroup,
                   uint32_t threadgroup_bytes,
                   std::optional<bool> strict,
-                  std::optional<uint64_t> seed) {
+                  std::optional<uint64_t> seed,
+                  std::optional<double> timeout) {
   device::Launch launch;
   launch.pipeline = kernel.pipeline;
   launch.threadgroup_bytes = threadgroup_bytes;
   launch.threadgroups = size_of(threadgroups);
   launch.threads_per_threadgroup = size_of(threads_per_threadgroup);
-  Arrays arrays;
-  arrays.reserve(arguments.size());
-  for (uint32_t i = 0; i < arguments.size(); ++i) {
-    const py::object value = arguments[i];
-    if (!value.is_none()) arrays.add(i, value, launch);
-  }
+  sim::Arguments bound(kernel.info);
+  bound.bind(arguments, launch);
   sim::Options options = sim::options();
   options.strict = strict.value_or(options.strict);
   options.seed = seed.value_or(options.seed);
+  if (timeout) options.timeout = check_timeout(*timeout);
   sim::Counters counted;
-  {
+  try {
     const py::gil_scoped_release release;
     counted = sim::dispatch(launch, options);
+  } catch (const Error&) {
+    // What Ctrl-C ended is no error of the kernel.
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    throw;
   }
-  arrays.copy_out();
+  bound.copy_out();
   return as_dict(counted);
 }
 
@@ -145,7 +85,9 @@ Kernel compile(const std::string& text,
   const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
                                                               defines.end());
   const py::gil_scoped_release release;
-  return {sim::compile(text, entry, list), entry};
+  auto pipeline = sim::compile(text, entry, list);
+  sim::KernelInfo info = sim::info(*pipeline);
+  return {std::move(pipeline), entry, std::move(info)};
 }
 
 std::pair<uint64_t, std::vector<std::string>> accept(
@@ -160,7 +102,7 @@ std::pair<uint64_t, std::vector<std::string>> accept(
 }
 
 py::dict info(const Kernel& kernel) {
-  const sim::KernelInfo info = sim::info(*kernel.pipeline);
+  const sim::KernelInfo& info = kernel.info;
   py::list parameters;
   for (const sim::ParameterInfo& p : info.parameters) {
     py::dict row;
@@ -171,6 +113,7 @@ py::dict info(const Kernel& kernel) {
     row["is_const"] = p.is_const;
     row["element_bytes"] = p.element_bytes;
     row["alignment"] = p.alignment;
+    if (p.kind == "buffer") row["type"] = sim::type_name(p);
     parameters.append(row);
   }
   py::dict out;
@@ -180,12 +123,15 @@ py::dict info(const Kernel& kernel) {
   return out;
 }
 
-// Errors cross as RuntimeError; their text names the kind.
+// Errors become the Python class that they name.
 void translate(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const Error& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
+    const std::string tag = Error::tag(error.kind());  // "[Name] "
+    const py::object type = py::module_::import("orchard_ops._errors")
+                                .attr(tag.substr(1, tag.size() - 3).c_str());
+    PyErr_SetString(type.ptr(), error.message().c_str());
   }
 }
 
@@ -217,7 +163,9 @@ PYBIND11_MODULE(_sim, m) {
       .def("dispatch", &dispatch, py::arg("arguments"), py::arg("threadgroups"),
            py::arg("threads_per_threadgroup"), py::arg("threadgroup_bytes") = 0,
            py::arg("strict") = py::none(), py::arg("seed") = py::none(),
-           "Runs on NumPy arrays in place; returns the counters.")
+           py::arg("timeout") = py::none(),
+           "Runs on NumPy arrays in place; returns the counters.  Ends with "
+           "a DeviceError after `timeout` seconds.")
       .def_property_readonly("info", &info)
       .def_readonly("entry", &Kernel::entry);
   m.def("compile", &compile, py::arg("text"), py::arg("entry"),
