@@ -28,11 +28,12 @@ template <typename T, int N>
   to[n - 1 - i] = from[i];
 }
 
-template [[host_name("moved_in"), max_total_threads_per_threadgroup(64)]]
-[[kernel]] void moved<float, 4>(device float* to [[buffer(0)]],
-                                device const float* from [[buffer(1)]],
-                                uint i [[thread_index_in_simdgroup]],
-                                uint n [[threads_per_threadgroup]]);
+template [[host_name("moved_in"),
+           max_total_threads_per_threadgroup(64)]] [[kernel]] void
+moved<float, 4>(device float* to [[buffer(0)]],
+                device const float* from [[buffer(1)]],
+                uint i [[thread_index_in_simdgroup]],
+                uint n [[threads_per_threadgroup]]);
 }  // namespace slots
 
 template [[host_name("moved_out"), max_total_threads_per_threadgroup(64)]]
