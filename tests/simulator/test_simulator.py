@@ -6,6 +6,8 @@ import importlib
 import os
 import shlex
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -375,6 +377,33 @@ def test_compilers_flags_count(monkeypatch):
         y = np.zeros(1, np.float32)
         sim.compile(text, "f", {"FLAGS": str(os.getpid())}).dispatch([y], 1, 1)
         assert y[0] == value
+
+
+CALL = """
+import torch, orchard_ops
+from orchard_ops import sim
+sim.enable()
+q = torch.ones(1, 1, 8, 8, device="metalsim")
+assert orchard_ops.flash_attention(q, q, q).cpu().eq(1).all()
+"""
+
+
+def test_cached_kernels_need_no_compiler(tmp_path):
+    """The package's own kernels are found in the cache without running a compiler."""
+    program, *words = sim.compiler()
+    command = shlex.join([program, *(["clang"] if words == ["c++"] else words)])
+    log, wrapper = tmp_path / "log", tmp_path / "clang"
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {command} "$@"\n')
+    wrapper.chmod(0o700)
+    environment = {**os.environ, "ORCHARD_CACHE_DIR": str(tmp_path / "cache")}
+    for _ in range(2):
+        log.write_text("")
+        subprocess.run(
+            [sys.executable, "-c", CALL],
+            env={**environment, "ORCHARD_SIM_CXX": str(wrapper)},
+            check=True,
+        )
+    assert log.read_text() == "--version\n"
 
 
 def test_cache_is_private(tmp_path, monkeypatch):

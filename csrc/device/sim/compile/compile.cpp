@@ -122,9 +122,9 @@ std::string Binary::line_of(const void* code) const {
   return lines_->find(static_cast<uint64_t>(at - begin) - 1);
 }
 
-Source read_source(std::string text) {
+Source read_source(std::string text, bool is_ours) {
   const Toolchain tools = find_toolchain();
-  if (!includes_files(text) && !has_flags(tools)) {
+  if ((is_ours || !includes_files(text)) && !has_flags(tools)) {
     return {std::move(text), false};
   }
   const ScratchFolder scratch;

@@ -41,9 +41,9 @@ struct Source {
 };
 
 // A text that reads other files is preprocessed, so that the result depends on
-// nothing else: not on what those files hold at a later time.  Throws
-// Error(compile).
-Source read_source(std::string text);
+// nothing else: not on what those files hold at a later time.  No text of this
+// library does (`is_ours`).  Throws Error(compile).
+Source read_source(std::string text, bool is_ours);
 
 // Compiles or takes from the cache; throws Error(compile) with the compiler's
 // message.  Safe under threads and processes.

@@ -28,8 +28,8 @@ namespace {
 
 class SimPipeline : public device::Pipeline {
  public:
-  SimPipeline(std::string source, std::string_view entry)
-      : source_(read_source(std::move(source))), entry_(entry) {
+  SimPipeline(Source source, std::string_view entry)
+      : source_(std::move(source)), entry_(entry) {
     kernel(options().strict);
   }
 
@@ -397,8 +397,8 @@ class SimDevice : public device::Device {
       if (found != pipelines_.end()) return found->second;
     }
     // Compiled outside the lock; the text's cache joins equal requests.
-    auto made = std::make_shared<SimPipeline>(device::kernel_source(request),
-                                              request.entry);
+    auto made = std::make_shared<SimPipeline>(
+        read_source(device::kernel_source(request), true), request.entry);
     const std::lock_guard lock(pipeline_mutex_);
     return pipelines_.emplace(std::move(key), std::move(made)).first->second;
   }
@@ -478,7 +478,8 @@ std::shared_ptr<const device::Pipeline> compile(
     std::string_view entry,
     const std::vector<std::pair<std::string, std::string>>& defines) {
   return std::make_shared<SimPipeline>(
-      device::kernel_source(text, "kernel.metal", defines), entry);
+      read_source(device::kernel_source(text, "kernel.metal", defines), false),
+      entry);
 }
 
 Footprint accept(
@@ -492,7 +493,8 @@ Footprint accept(
 std::string type_name(const ParameterInfo& parameter) {
   const auto name = [&]() -> std::string {
     constexpr const char* integers[] = {"char", "short", "int", "long"};
-    const auto size = std::bit_width(parameter.scalar_bytes) - 1u;
+    const auto size =
+        static_cast<size_t>(std::bit_width(parameter.scalar_bytes) - 1);
     switch (parameter.scalar) {
       case Scalar::boolean:
         return "bool";
