@@ -112,6 +112,20 @@ class Folder:
             Path(part).rename(out)
         return str(out)
 
+    def precompile(self, command: list[str], headers: list[str]) -> Path:
+        """Precompile headers, unless they are; return what to ``-include`` for them."""
+        text = "".join(f"#include <{name}>\n" for name in headers)
+        words = [word.replace(sys.prefix, "") for word in command]
+        key = hashlib.sha256("\0".join([*words, text]).encode()).hexdigest()
+        header = self.path / f"torch-{key[:16]}.h"
+        out = header.with_suffix(".h.gch")
+        if not out.exists():
+            header.write_text(text, encoding="utf-8")
+            part = f"{out}.{os.getpid()}.part"
+            run([*command, "-x", "c++-header", str(header), "-o", part])
+            Path(part).rename(out)
+        return header
+
     def compile_all(self, jobs: list[tuple[list[str], Path]]) -> list[str]:
         """Compile files, as many at a time as there are processors."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -204,6 +218,9 @@ def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
     """Compile _C with the MPS key, PyTorch's streams and its mps device."""
     plain = ["g++", "-c", "-std=c++20", "-O1", "-g0", "-fPIC", *own_includes(), *flags]
     plain += ["-DORCHARD_WITH_METAL", "-DORCHARD_WITH_SIMULATOR"]
+    # As CMakeLists.txt does: they take most of the time.
+    torch = folder.precompile(plain, ["ATen/ATen.h", "torch/library.h"])
+    plain += ["-include", str(torch)]
     sources = [*listed(ATTENTION, OPERATORS), *files(STREAMS[1], *PYTORCH)]
     return folder.compile_all([(plain, source) for source in sources])
 
