@@ -25,10 +25,9 @@ fi
 
 # Conda's own choice is make, one file at a time.
 export CMAKE_GENERATOR=Ninja CMAKE_BUILD_PARALLEL_LEVEL="${CPU_COUNT:-2}"
-# By way of a wheel: what pip installs from a folder remembers where that was.
 "$PYTHON" -m pip wheel . --no-deps --no-build-isolation --no-index \
   --disable-pip-version-check --wheel-dir dist -v
-"$PYTHON" -m pip install orchard-ops --no-deps --no-index --find-links dist \
-  --disable-pip-version-check --no-compile
+# Not by pip: its list of files would have the digest of a command that conda writes anew.
+"$PYTHON" -m zipfile -e dist/*.whl "$SP_DIR"
 # Compiled here, so that no module remembers the build's prefix.
 "$PYTHON" -m compileall -q -s "$PREFIX" "$SP_DIR/orchard_ops"

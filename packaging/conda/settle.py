@@ -3,7 +3,7 @@
 rattler-build puts the time of the build into a package, and the folder that it was
 built in: as the prefix that the installer replaces, and as the channel's address.
 Here the time becomes that of the source, the prefix one of the same length, and no
-channel is named; order, times, modes and owners are fixed.
+channel is named; requirements are sorted; order, times, modes and owners are fixed.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def settle(package: Path, when: int) -> None:
         for name in ("index", "about", "paths")
     )
     index["timestamp"] = when * 1000
+    # Those by run exports come as a hash table has them.
+    index["depends"].sort()
     about["channels"] = []
     settle_prefix(files, paths["paths"])
     for name, table in (("index", index), ("about", about), ("paths", paths)):

@@ -228,19 +228,21 @@ build:
       - mkdir -p $PREFIX/bin
       - echo $PREFIX > $PREFIX/bin/where
       - ln -s where $PREFIX/bin/link
+requirements: {run: [RUN]}
 """
 
 
 def test_a_package_is_the_same_wherever_it_was_built(tmp_path: Path) -> None:
-    """Neither the folder nor the time of a build is left, and the prefix can move."""
+    """Neither folder, time nor order of a build is left, and the prefix can move."""
     from compare import difference
     from conda.channel import build_recipe
     from conda.settle import settle
     from rattler.package_streaming import extract
 
     recipe, found = tmp_path / "recipe.yaml", []
-    recipe.write_text(TINY)
-    for out in (tmp_path / "a", tmp_path / "another" / "folder"):
+    # Run exports are added in any order.
+    for out, run in ((tmp_path / "a", "x, y"), (tmp_path / "another" / "b", "y, x")):
+        recipe.write_text(TINY.replace("RUN", run))
         build_recipe(recipe, out, channel=[], target_platform=LINUX, test="skip")
         found.append(next(out.glob("linux-64/*.conda")))
     assert difference(*found) is not None
