@@ -357,9 +357,10 @@ def reproduce(session: nox.Session) -> None:
     groups = PROJECT["dependency-groups"]
     install_torch(session, DEMO_TORCH)
     first = built_wheel(session, DEMO_TORCH)
-    install(session, *BUILD_TOOLS, "build", "ziglang", MATRIX[DEMO_TORCH]["numpy"])
-    install(session, *groups["conda"], *groups["reproduce"], *groups["wheels"])
-    install(session, *EXTRAS["test"][1:])
+    # As in the session nix: what the flake takes from nixpkgs is taken from here.
+    tools = (*groups["conda"], *groups["reproduce"], *groups["wheels"], "nox", "ruff")
+    extras = (*EXTRAS["cli"], *EXTRAS["test"][1:], MATRIX[OLDEST_TORCH]["numpy"])
+    install(session, *BUILD_TOOLS, "build", "ziglang", *tools, *extras)
     session.run("pytest", "--noconftest", "-q", "tests/packaging/test_reproduce.py")
     session.run(
         *("python", "packaging", "reproduce", *session.posargs, "--wheel", str(first))
