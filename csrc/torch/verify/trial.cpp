@@ -193,12 +193,13 @@ Calls calls_of(const Problem& problem, Inputs& inputs) {
 }
 
 // Rounding that an output may be off by, as a multiple of the dtype's and of
-// the largest number in it.  tests/api/test_verify.py measures how much is
-// used: docs/verification.md has the table.
+// the largest number in it: at least three times what was found on the
+// simulator (docs/verification.md).  In 16 bits only inputs of products and
+// results are rounded; float32 sums are off by their lengths.
 double allowance(uint32_t slot, DType dtype) {
   // Kept in float32 whatever the dtype; scores are sums of head_dim products.
   if (slot == SLOT_LSE) return 64.0 * rounding(DType::float32);
-  const double roundings = dtype == DType::float32 ? 64.0 : 16.0;
+  const double roundings = dtype == DType::float32 ? 64.0 : 6.0;
   return roundings * rounding(dtype);
 }
 
