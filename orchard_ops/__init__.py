@@ -15,7 +15,6 @@ from ._errors import (
     KernelCompileError,
     OrchardError,
     UnsupportedError,
-    WrongKernelError,
 )
 from ._functions.dense import flash_attention, flash_attn_fwd, supports
 from ._functions.kvcache import flash_attention_with_kvcache
@@ -31,7 +30,6 @@ __all__ = [
     "KernelCompileError",
     "OrchardError",
     "UnsupportedError",
-    "WrongKernelError",
     "__version__",
     "backward_scratch",
     "call_counts",

@@ -138,10 +138,7 @@ def load_ops() -> None:
     Raises:
         LibraryError: there is none for this PyTorch, or it cannot be loaded.
     """
-    if not is_loaded("_C"):
-        _load_torch_library("_C")
-        # What was found right with one of them says nothing about the next.
-        ops.set_versions(f"PyTorch {torch.__version__}, orchard-ops {VERSION}")
+    _load_torch_library("_C")
 
 
 def load_metalsim() -> None:

@@ -129,13 +129,11 @@ Outputs run_on_cpu(const Step& step) {
   return outputs;
 }
 
-}  // namespace
-
 // A step of no queries is checked as any other and launches nothing.
-DecodeOutputs decode_on_device(const DecodeStep& step) {
+Outputs run(const Step& step) {
   check_step(step);
   Problem problem = problem_of(step);
-  const DecodeOutputs outputs = empty_outputs(step);
+  const Outputs outputs = empty_outputs(step);
   if (is_served_empty(step, outputs)) return outputs;
   const auto& [out, lse] = outputs;
   problem.cache.splits = splits_of(step, problem);
@@ -168,8 +166,6 @@ DecodeOutputs decode_on_device(const DecodeStep& step) {
   run(device, Direction::decode, q, problem, plan, inputs.copies());
   return outputs;
 }
-
-namespace {
 
 template <Outputs (*serve)(const Step&)>
 Outputs decode(const Tensor& q,
@@ -220,13 +216,11 @@ TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
 }
 
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {
-  m.impl("decode", decode<decode_on_device>);
+  m.impl("decode", decode<run>);
 }
 
 #ifdef ORCHARD_WITH_METAL
-TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) {
-  m.impl("decode", decode<decode_on_device>);
-}
+TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) { m.impl("decode", decode<run>); }
 #endif
 
 TORCH_LIBRARY_IMPL(orchard_ops, CPU, m) {

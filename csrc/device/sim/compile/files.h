@@ -6,11 +6,10 @@
 #include <string_view>
 #include <vector>
 
-#include "device/user_cache.h"
-
 namespace orchard::sim {
 
-// The user's, of device/user_cache.h; Error(compile) if there can be none.
+// ORCHARD_CACHE_DIR, else XDG_CACHE_HOME/orchard-ops, else ~/.cache/…; made
+// private to the user, refused when it belongs to another.
 std::string cache_folder();
 
 // A fresh folder inside the cache, removed with its files at the end.
@@ -37,6 +36,7 @@ struct Outcome {
 Outcome run_program(const std::vector<std::string>& command,
                     const std::string& folder);
 
-using device::digest;
+// 128 bits in hexadecimal.
+std::string digest(std::string_view text);
 
 }  // namespace orchard::sim

@@ -408,18 +408,7 @@ class SimDevice : public device::Device {
     for (const device::Launch& launch : launches) run(launch, options());
   }
 
-  void submit_uncounted(std::span<const device::Launch> launches) override {
-    if (options().is_idle) return;
-    for (const device::Launch& launch : launches) {
-      run(launch, options(), /*is_counted=*/false);
-    }
-  }
-
-  bool computes() const override { return !options().is_idle; }
-
-  Counters run(const device::Launch& launch,
-               const Options& chosen,
-               bool is_counted = true) {
+  Counters run(const device::Launch& launch, const Options& chosen) {
     const std::lock_guard lock(mutex_);
     const Options copy = chosen;
     const Binding binding(launch, copy);
@@ -430,7 +419,6 @@ class SimDevice : public device::Device {
     if (std::string problem = binding.damage(); !problem.empty()) {
       refuse(problem);
     }
-    if (!is_counted) return counted;
     const std::lock_guard counter_lock(counter_mutex_);
     by_kernel_[binding.job().kernel->name] += counted;
     return counted;
