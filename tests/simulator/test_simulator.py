@@ -7,7 +7,6 @@ import os
 import shlex
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from needs import skip_without_metalsim
 
 from orchard_ops import _native, sim
+from orchard_ops._child import python
 
 skip_without_metalsim("simulator")
 KERNELS = Path(__file__).parent / "kernels"
@@ -399,7 +399,7 @@ def test_cached_kernels_need_no_compiler(tmp_path):
     for _ in range(2):
         log.write_text("")
         subprocess.run(
-            [sys.executable, "-c", CALL],
+            python(CALL),
             env={**environment, "ORCHARD_SIM_CXX": str(wrapper)},
             check=True,
         )

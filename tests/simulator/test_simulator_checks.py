@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from test_simulator import KERNELS, kernel
 
 import orchard_ops
 from orchard_ops import sim
+from orchard_ops._child import python
 
 skip_without_metalsim("simulator")
 BOTH = pytest.mark.parametrize("strict", [False, True])
@@ -210,8 +210,9 @@ def test_timeout_is_a_length_of_time(timeout):
 
 
 PROGRAM = """
-import sys, numpy as np
+import signal, sys, numpy as np
 from orchard_ops import sim
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
 kernel = sim.compile(open(sys.argv[1]).read(), "endless")
 for handler in ("first", "second"):  # a handler is not lost
     try:
@@ -225,7 +226,7 @@ for handler in ("first", "second"):  # a handler is not lost
 def test_interrupt_ends_a_kernel():
     """Ctrl-C raises KeyboardInterrupt, as it does between Python's own steps."""
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(KERNELS / "broken.metal")],
+        python(PROGRAM, str(KERNELS / "broken.metal")),
         stdout=subprocess.PIPE,
         text=True,
     )
