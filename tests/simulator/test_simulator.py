@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from needs import skip_without_metalsim
 
+import orchard_ops
 from orchard_ops import _native, sim
 from orchard_ops._child import python
 
@@ -141,7 +142,7 @@ def test_order_of_summation(order):
 def test_simdgroup_functions():
     """Shuffles, votes and reductions follow their definitions."""
     x = np.arange(32, dtype=np.float32)
-    out = np.zeros((13, 32), np.float32)
+    out = np.zeros((14, 32), np.float32)
     kernel("simdgroup", "simdgroup_functions").dispatch([x, out], 1, 32)
     lane = np.arange(32)
     want = [
@@ -158,8 +159,44 @@ def test_simdgroup_functions():
         np.full(32, np.float32(0xFFFE0000)),
         np.ones(32),
         x.reshape(8, 4).sum(1).repeat(4),
+        np.where(lane < 29, x[(lane + 3) % 32], x[(lane + 3) % 32] - 100),
     ]
     np.testing.assert_array_equal(np.stack(want), out)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lanes_that_returned_take_no_part(seed, strict):
+    """Simdgroup functions act on the active lanes, the last simdgroup's 16 too."""
+    threads = 80
+    x = np.random.default_rng(seed).integers(1, 99, threads).astype(np.float32)
+    out = np.zeros((threads, 11), np.float32)
+    active = kernel("simdgroup", "active_lanes")
+    active.dispatch([x, out], 1, threads, seed=seed, strict=strict)
+    want = np.zeros_like(out)
+    for begin in range(0, threads, 32):
+        lanes = [t for t in range(begin, min(begin + 32, threads)) if t % 3 > 0]
+        v = x[lanes]
+        want[lanes, :3] = v.sum(), v.max(), v.min()
+        want[lanes, 3], want[lanes, 4] = np.cumsum(v), np.cumsum(v) - v
+        want[lanes, 5] = v[0]
+        want[lanes[0], 6] = 1
+        want[lanes, 7] = len(lanes)
+        want[lanes, 8] = 1
+        left = [t for t in lanes if t % 3 == 2]
+        for t in left:
+            want[t, 9] = sum(x[other] for other in left if other // 4 == t // 4)
+        want[left, 10] = x[left].sum()
+    np.testing.assert_array_equal(want, out)
+
+
+@pytest.mark.parametrize("what", ["MULTIPLY", "SIMDGROUP_BARRIER", "BARRIER"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_every_lane_must_reach(what, strict):
+    """Matrices and barriers need the lanes that have returned: said, not guessed."""
+    missing = kernel("simdgroup", "after_a_return", **{what: 1})
+    with pytest.raises(orchard_ops.DeviceError, match="return"):
+        missing.dispatch([np.ones(64, np.float32)], 1, 32, strict=strict)
 
 
 def edge_values():

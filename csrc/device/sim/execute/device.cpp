@@ -527,10 +527,10 @@ KernelInfo info(const device::Pipeline& pipeline) {
                                     "thread"};
   for (uint32_t i = 0; i < kernel.parameter_count; ++i) {
     const abi::Parameter& p = kernel.parameters[i];
-    out.parameters.push_back(
-        {kernel.parameter_names[i], kinds[p.kind], spaces[p.space], p.index,
-         p.is_const != 0, p.element_bytes, p.alignment, p.is_reference != 0,
-         static_cast<Scalar>(p.scalar), p.scalar_bytes, p.components});
+    out.parameters.push_back({kernel.parameter_names[i], kinds[p.kind],
+                              spaces[p.space], p.index, p.is_const != 0,
+                              p.element_bytes, p.alignment, p.is_reference != 0,
+                              p.scalar, p.scalar_bytes, p.components});
   }
   return out;
 }

@@ -84,6 +84,12 @@ const char* name_of(abi::Op op) {
   return names[static_cast<uint32_t>(op)];
 }
 
+// Whether an operation is that of the active lanes, without those that have
+// returned.  Barriers and matrices are everybody's.
+bool is_of_active_lanes(abi::Op op) {
+  return op == abi::Op::shuffle || op == abi::Op::reduce || op == abi::Op::vote;
+}
+
 }  // namespace
 
 void Worker::resume_lane(uint32_t lane) {
@@ -100,7 +106,11 @@ void Worker::leave_to(void** from) {
 
 void Worker::next_lane(void** from) {
   const Simdgroup& s = simdgroups_[current_];
-  resume_lane((context_->lane + s.step) % s.count);
+  uint32_t lane = context_->lane;
+  do {
+    lane = (lane + s.step) % s.count;
+  } while ((s.gone >> lane & 1) != 0);
+  resume_lane(lane);
   leave_to(from);
 }
 
@@ -186,7 +196,9 @@ void Worker::prepare_stacks() {
     const uint32_t first = i * abi::lanes;
     s.state = State::ready;
     s.count = std::min(abi::lanes, job_->threads - first);
-    s.exited = 0;
+    s.live = s.count;
+    s.gone = 0;
+    s.active = s.count == abi::lanes ? ~0u : (1u << s.count) - 1;
     s.generation = 0;
     s.resume = random_.below(s.count);
     s.step = s.count == abi::lanes ? random_.next() % abi::lanes | 1 : 1;
@@ -243,7 +255,8 @@ void Worker::enter(uint32_t simdgroup) {
   context_->slots = head_->slots[simdgroup];
   context_->log_length = 0;
   context_->arrived = 0;
-  context_->lane_count = s.count;
+  context_->active = s.active;
+  context_->gone = s.gone;
   resume_lane(s.resume);
 }
 
@@ -255,7 +268,7 @@ void Worker::run_lane() {
 
 void Worker::lane_returned() {
   Simdgroup& s = simdgroups_[current_];
-  if (context_->arrived != 0) {
+  if (context_->arrived != 0 && !is_of_active_lanes(s.op)) {
     fail("a lane returns while others of its simdgroup wait at the " +
              std::string(name_of(s.op)) + " of line " + std::to_string(s.line),
          context_->line);
@@ -265,7 +278,10 @@ void Worker::lane_returned() {
          context_->line);
   }
   void* gone = nullptr;
-  if (++s.exited < s.count) {
+  context_->gone = s.gone |= 1u << context_->lane;
+  if (--s.live > 0) {
+    if (context_->arrived == s.live)
+      meet(s, s.line);  // All waited for this one.
     next_lane(&gone);
   }
   s.state = State::done;
@@ -295,7 +311,7 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
              " here, others a matrix multiply before it",
          line);
   }
-  if (s.exited != 0) [[unlikely]] {
+  if (s.gone != 0 && !is_of_active_lanes(op)) [[unlikely]] {
     fail("a " + std::string(name_of(op)) +
              " is reached after other lanes of the simdgroup returned",
          line);
@@ -307,7 +323,7 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
   } else if (s.op != op || s.line != line || s.key != key) [[unlikely]] {
     diverge(s, op, line);
   }
-  if (++context_->arrived < s.count) {
+  if (++context_->arrived < s.live) {
     next_lane(&s.stacks[context_->lane]);
     return false;
   }
@@ -315,7 +331,8 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
   return true;
 }
 
-void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
+// All that are there have arrived at a collective, and may go on.
+void Worker::meet(Simdgroup& s, uint32_t line) {
   // A loop of collectives is seldom met in the kernel's own code.
   if (watch_->is_stopped()) [[unlikely]]
     fail(watch_->reason(), line);
@@ -326,6 +343,11 @@ void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
   context_->log_position = 0;
   context_->touched = 0;
   context_->generation += 1;
+  context_->active = s.active &= ~s.gone;
+}
+
+void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
+  meet(s, line);
   if (s.count != abi::lanes && (s.op == abi::Op::matrix)) {
     fail("a matrix multiply needs all 32 lanes; this simdgroup has " +
              std::to_string(s.count),

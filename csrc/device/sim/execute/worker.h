@@ -103,7 +103,9 @@ class Worker {
     uint64_t key = 0;
     uint32_t line = 0;
     uint32_t count = 0;
-    uint32_t exited = 0;
+    uint32_t live = 0;    // lanes that have not returned
+    uint32_t gone = 0;    // bits of those that have
+    uint32_t active = 0;  // bits of those that took part in the last collective
     uint32_t resume = 0;  // lane to continue with
     uint32_t step = 1;    // from a lane to the next one
     uint32_t generation = 0;
@@ -117,6 +119,7 @@ class Worker {
   inline void leave_to(void** from);
   inline void next_lane(void** from);
   inline void resume_lane(uint32_t lane);
+  void meet(Simdgroup& s, uint32_t line);
   void complete(Simdgroup& s, uint32_t line, uint32_t flags);
   void barrier(Simdgroup& s, uint32_t line, uint32_t flags);
   bool pick(uint32_t& next);

@@ -112,7 +112,8 @@ struct Context {
   u64* slots;  // 32 values of a collective, by lane
   const Runtime* runtime;
   u32 lane;
-  u32 lane_count;  // of this simdgroup
+  u32 active;  // bits of the lanes that took part in the last sync
+  u32 gone;    // bits of the lanes that have returned from the kernel
   u32 is_eager;
   u32 matrix_order;    // 0 ascending, 1 descending, 2 pairwise
   u32 generation;      // parity of slots

@@ -201,7 +201,7 @@ __attribute__((noinline, no_sanitize("thread"))) void multiply(abi::Context* x,
                                                                abi::u64 key,
                                                                uint line) {
   bool is_clean = x->is_eager && !x->touched && x->arrived == 0 &&
-                  x->log_length < abi::log_capacity;
+                  x->gone == 0 && x->log_length < abi::log_capacity;
   if (is_clean) {
     x->log[x->log_length++].key = key;
     x->log_position = x->log_length;

@@ -34,7 +34,8 @@ MSL_INLINE void wait(abi::Op op, uint flags, uint line) {
   c->runtime->sync(c, op, 0, line, flags);
 }
 
-// Gives this lane's value to the simdgroup; all are there when it returns.
+// Gives this lane's value to the simdgroup; those of the active lanes, which
+// have not returned from the kernel, are there when it returns.
 template <class T>
 MSL_INLINE abi::u64* publish(abi::Op op, T value, uint line) {
   static_assert(sizeof(T) <= 8, "simdgroup functions take up to 8 bytes");
@@ -55,7 +56,25 @@ MSL_INLINE T slot(const abi::u64* slots, uint lane) {
 }
 
 MSL_INLINE uint lane() { return abi::context()->lane; }
-MSL_INLINE uint lane_count() { return abi::context()->lane_count; }
+// Bits of the lanes that took part in the last collective.
+MSL_INLINE uint active() { return abi::context()->active; }
+MSL_INLINE bool is_active(uint lane) {
+  return lane < abi::lanes && (active() >> lane & 1) != 0;
+}
+MSL_INLINE uint lowest(uint lanes) { return uint(__builtin_ctz(lanes)); }
+
+// The values of some lanes, combined in their order.
+template <class T, class F>
+MSL_INLINE T fold(const abi::u64* slots, uint lanes, T start, F combine) {
+  for (; lanes != 0; lanes &= lanes - 1)
+    start = combine(start, slot<T>(slots, lowest(lanes)));
+  return start;
+}
+template <class T, class F>
+MSL_INLINE T fold(const abi::u64* slots, uint lanes, F combine) {
+  T first = slot<T>(slots, lowest(lanes));
+  return fold<T>(slots, lanes & (lanes - 1), first, combine);
+}
 }  // namespace detail
 
 MSL_INLINE void threadgroup_barrier(mem_flags flags, MSL_SITE) {
@@ -68,22 +87,23 @@ MSL_INLINE void simdgroup_barrier(mem_flags flags, MSL_SITE) {
   detail::wait(abi::Op::simdgroup_barrier, uint(flags), line);
 }
 
-// A lane that is not there reads its own value back.
-#define MSL_SHUFFLE(name, argument, source)                                    \
-  template <class T>                                                           \
-  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(                        \
-      T value, ushort argument, MSL_SITE) {                                    \
-    abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);          \
-    uint lane = detail::lane();                                                \
-    uint from = (source);                                                      \
-    return from < detail::lane_count() ? detail::slot<T>(slots, from) : value; \
-  }                                                                            \
-  template <class T, uint N>                                                   \
-  MSL_INLINE vec<T, N> name(vec<T, N> value, ushort argument, MSL_SITE) {      \
-    vec<T, N> r;                                                               \
-    for (uint i = 0; i < N; ++i)                                               \
-      r.data[i] = name(value.data[i], argument, line);                         \
-    return r;                                                                  \
+// From a lane that is not there, a lane reads its own value back.  Metal leaves
+// what it reads undefined.
+#define MSL_SHUFFLE(name, argument, source)                                \
+  template <class T>                                                       \
+  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(                    \
+      T value, ushort argument, MSL_SITE) {                                \
+    abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);      \
+    uint lane = detail::lane();                                            \
+    uint from = (source);                                                  \
+    return detail::is_active(from) ? detail::slot<T>(slots, from) : value; \
+  }                                                                        \
+  template <class T, uint N>                                               \
+  MSL_INLINE vec<T, N> name(vec<T, N> value, ushort argument, MSL_SITE) {  \
+    vec<T, N> r;                                                           \
+    for (uint i = 0; i < N; ++i)                                           \
+      r.data[i] = name(value.data[i], argument, line);                     \
+    return r;                                                              \
   }
 MSL_SHUFFLE(simd_shuffle, index, (index + 0u * lane))
 MSL_SHUFFLE(simd_shuffle_xor, mask, (lane ^ mask))
@@ -107,17 +127,24 @@ MSL_SHUFFLE(quad_broadcast, index, ((lane & ~3u) + index))
 
 template <class T>
 MSL_INLINE T simd_broadcast_first(T value, MSL_SITE) {
-  return simd_broadcast(value, 0, line);
+  abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);
+  return detail::slot<T>(slots, detail::lowest(detail::active()));
+}
+template <class T, uint N>
+MSL_INLINE vec<T, N> simd_broadcast_first(vec<T, N> value, MSL_SITE) {
+  vec<T, N> r;
+  for (uint i = 0; i < N; ++i)
+    r.data[i] = simd_broadcast_first(value.data[i], line);
+  return r;
 }
 template <class T>
 MSL_INLINE T
 simd_shuffle_and_fill_down(T value, T fill, ushort delta, MSL_SITE) {
   abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);
-  T other = detail::slot<T>(slots, (detail::lane() + delta) % abi::lanes);
-  (void)fill;
-  if (detail::lane() + delta < abi::lanes) return other;
+  uint from = detail::lane() + delta;
+  T other = detail::slot<T>(slots, from % abi::lanes);
   abi::u64* fills = detail::publish(abi::Op::shuffle, fill, line);
-  return detail::slot<T>(fills, (detail::lane() + delta) % abi::lanes);
+  return from < abi::lanes ? other : detail::slot<T>(fills, from % abi::lanes);
 }
 
 struct simd_vote {
@@ -133,8 +160,8 @@ namespace detail {
 MSL_INLINE uint ballot(bool value, uint line) {
   abi::u64* slots = publish(abi::Op::vote, uint(value), line);
   uint bits = 0;
-  for (uint i = 0; i < lane_count(); ++i) bits |= uint(slots[i] & 1) << i;
-  return bits;
+  for (uint i = 0; i < abi::lanes; ++i) bits |= uint(slots[i] & 1) << i;
+  return bits & active();
 }
 }  // namespace detail
 
@@ -150,18 +177,17 @@ MSL_INLINE bool simd_all(bool value, MSL_SITE) {
 MSL_INLINE simd_vote simd_active_threads_mask(MSL_SITE) {
   return simd_vote(detail::ballot(true, line));
 }
-MSL_INLINE bool simd_is_first() { return detail::lane() == 0; }
+MSL_INLINE bool simd_is_first(MSL_SITE) {
+  detail::ballot(true, line);
+  return detail::lane() == detail::lowest(detail::active());
+}
 
 #define MSL_REDUCE(name, expression)                                        \
   template <class T>                                                        \
   MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(T value, MSL_SITE) { \
     abi::u64* slots = detail::publish(abi::Op::reduce, value, line);        \
-    T a = detail::slot<T>(slots, 0);                                        \
-    for (uint i = 1; i < detail::lane_count(); ++i) {                       \
-      T b = detail::slot<T>(slots, i);                                      \
-      a = T(expression);                                                    \
-    }                                                                       \
-    return a;                                                               \
+    return detail::fold<T>(slots, detail::active(),                         \
+                           [](T a, T b) { return T(expression); });         \
   }                                                                         \
   template <class T, uint N>                                                \
   MSL_INLINE vec<T, N> name(vec<T, N> value, MSL_SITE) {                    \
@@ -182,13 +208,9 @@ MSL_REDUCE(simd_xor, a ^ b)
   template <class T>                                                 \
   MSL_INLINE T name(T value, MSL_SITE) {                             \
     abi::u64* slots = detail::publish(abi::Op::reduce, value, line); \
-    uint first = detail::lane() & ~3u;                               \
-    T a = detail::slot<T>(slots, first);                             \
-    for (uint i = 1; i < 4; ++i) {                                   \
-      T b = detail::slot<T>(slots, first + i);                       \
-      a = T(expression);                                             \
-    }                                                                \
-    return a;                                                        \
+    uint quad = 15u << (detail::lane() & ~3u);                       \
+    return detail::fold<T>(slots, detail::active() & quad,           \
+                           [](T a, T b) { return T(expression); });  \
   }
 MSL_QUAD(quad_sum, a + b)
 MSL_QUAD(quad_product, a* b)
@@ -196,21 +218,18 @@ MSL_QUAD(quad_max, max(a, b))
 MSL_QUAD(quad_min, min(a, b))
 #undef MSL_QUAD
 
-#define MSL_PREFIX(name, start, first, last, expression)             \
-  template <class T>                                                 \
-  MSL_INLINE T name(T value, MSL_SITE) {                             \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line); \
-    T a = T(start);                                                  \
-    for (uint i = first; i < detail::lane() + last; ++i) {           \
-      T b = detail::slot<T>(slots, i);                               \
-      a = T(expression);                                             \
-    }                                                                \
-    return a;                                                        \
+#define MSL_PREFIX(name, start, beyond, expression)                    \
+  template <class T>                                                   \
+  MSL_INLINE T name(T value, MSL_SITE) {                               \
+    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);   \
+    uint before = detail::active() & ((beyond << detail::lane()) - 1); \
+    return detail::fold<T>(slots, before, T(start),                    \
+                           [](T a, T b) { return T(expression); });    \
   }
-MSL_PREFIX(simd_prefix_inclusive_sum, 0.0f, 0, 1, a + b)
-MSL_PREFIX(simd_prefix_exclusive_sum, 0.0f, 0, 0, a + b)
-MSL_PREFIX(simd_prefix_inclusive_product, 1.0f, 0, 1, a* b)
-MSL_PREFIX(simd_prefix_exclusive_product, 1.0f, 0, 0, a* b)
+MSL_PREFIX(simd_prefix_inclusive_sum, 0.0f, 2u, a + b)
+MSL_PREFIX(simd_prefix_exclusive_sum, 0.0f, 1u, a + b)
+MSL_PREFIX(simd_prefix_inclusive_product, 1.0f, 2u, a* b)
+MSL_PREFIX(simd_prefix_exclusive_product, 1.0f, 1u, a* b)
 #undef MSL_PREFIX
 
 template <class T>
