@@ -36,6 +36,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 FORMATTED = (".cpp", ".h", ".metal")
 DEMO_TORCH = VERSIONS["package"]["default"]
 OLDEST_TORCH, *_, NEWEST_TORCH = MATRIX
+RUNNING = "{}.{}".format(*sys.version_info)
 # What a session of tools/ alone may run on: they read TOML.
 TOOL_PYTHONS = ("3.11", "3.12", "3.13")
 
@@ -55,7 +56,7 @@ def runs(version: str) -> bool:
 
 def command_of(version: str) -> str | None:
     """Return a command that starts a Python; None where there is none."""
-    if version == "{}.{}".format(*sys.version_info):
+    if version == RUNNING:
         return sys.executable
     return f"python{version}" if runs(version) else None
 
@@ -66,14 +67,13 @@ def interpreter(name: str, also: Sequence[str] | None = None) -> str | None:
     It is that of the matrix if there is one, else one of ``also``, which are by
     default the other Pythons that the PyTorch has wheels for.
     """
-    running = "{}.{}".format(*sys.version_info)
     wanted = ENTRIES[name]["python"]
     allowed = ENTRIES[name]["pythons"] if also is None else also
-    if running == wanted:
+    if wanted == RUNNING:
         return None
     if runs(wanted):
         return str(wanted)
-    if running in allowed:
+    if RUNNING in allowed:
         return None
     return next((version for version in allowed if runs(version)), str(wanted))
 

@@ -29,6 +29,11 @@ def minor(version: str) -> str:
     return version.rpartition(".")[0]
 
 
+def python_tag(version: str) -> str:
+    """Return the tag of a Python, "3.11", in wheels' names; of its ABI too."""
+    return f"cp{version.replace('.', '')}"
+
+
 def digest(path: Path) -> str:
     """Return a file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

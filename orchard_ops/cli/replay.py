@@ -97,6 +97,8 @@ def replayed(path: Path, *, is_strict: bool = False) -> Iterator[Comparison]:
     for folder in folders:
         try:
             yield from _launch(folder, is_strict)
+        except orchard_ops.OrchardError as error:
+            raise type(error)(f"[replay] {folder.name}: {error}") from error
         except (OSError, KeyError, ValueError) as error:
             raise orchard_ops.InvalidProblemError(
                 f"[replay] {folder} is no complete launch: {error!r}"

@@ -21,7 +21,7 @@ import time
 import venv
 from pathlib import Path
 
-from project import ROOT, Failure, minor, versions
+from project import ROOT, Failure, minor, python_tag, versions
 
 MATRIX = versions()
 KNOWN = {minor(version): version for version in MATRIX["wheels"]["torch"]}
@@ -34,7 +34,7 @@ HEAD = ROW.format(**dict(zip(NAMES, NAMES)))
 
 def wheel_for_this_python(folder: Path) -> Path:
     """Return the wheel that is there."""
-    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    tag = python_tag("{}.{}".format(*sys.version_info))
     found = sorted(folder.glob(f"orchard_ops-*-{tag}-{tag}-*.whl"))
     if len(found) != 1:
         raise Failure(

@@ -30,7 +30,15 @@ import cpu_torch
 import find_torch
 from macos.downloads import NotFetchedError, unpacked
 from pack import pack
-from project import ROOT, Failure, default_python, digest, minor, versions
+from project import (
+    ROOT,
+    Failure,
+    default_python,
+    digest,
+    minor,
+    python_tag,
+    versions,
+)
 
 TREES_PYTHON = default_python()  # Any that every PyTorch has a wheel for.
 FILES = re.compile(r"torch/(include/|version\.py$|lib/lib(torch_cpu|c10)\.so$)")
@@ -61,7 +69,7 @@ class Interpreter:
     @property
     def tag(self) -> str:
         """Return its tag in a wheel's name, which is that of its ABI too."""
-        return f"cp{self.version.replace('.', '')}"
+        return python_tag(self.version)
 
 
 def interpreter(command: str) -> Interpreter:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import contents
-from project import Failure, digest, table, versions
+from project import Failure, digest, python_tag, table, versions
 
 from release import notes
 
@@ -224,7 +224,7 @@ def python_problems(dist: Path) -> Iterator[str]:
     """Look for a Linux wheel for each Python that the package is for."""
     names = [path.name for path in files_of(dist, PYPI)]
     for version in versions()["package"]["python"]:
-        tag = f"cp{version.replace('.', '')}"
+        tag = python_tag(version)
         if not any(f"-{tag}-{tag}-manylinux" in name for name in names):
             yield f"dist: no Linux wheel for Python {version}, not found on the path"
 

@@ -187,6 +187,7 @@ def test_a_mistake_that_a_gpu_keeps_quiet_about(
     keys.write_bytes(keys.read_bytes()[:-64])
     status, found = replay(tmp_path / "r")
     assert status == 1
+    assert found["error"].startswith("[replay] 000001-forward: ")
     assert "outside" in found["error"] or "bounds" in found["error"]
 
 

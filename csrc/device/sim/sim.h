@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/sim/msl/abi.h"
 
 namespace orchard::sim {
 
@@ -102,15 +103,7 @@ uint64_t allocated_bytes();  // in live buffers
 uint64_t peak_bytes();
 void reset_peak_bytes();
 
-// What numbers a parameter points to; other: a struct, or nothing known.
-enum class Scalar : uint8_t {
-  other,
-  boolean,
-  signed_integer,
-  unsigned_integer,
-  floating,
-  bfloat
-};
+using abi::Scalar;  // what numbers a parameter points to
 
 // One parameter of a kernel.
 struct ParameterInfo {

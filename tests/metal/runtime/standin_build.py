@@ -106,10 +106,7 @@ class Folder:
         text = "\0".join([metadata.version("ziglang"), *words]).encode()
         key = hashlib.sha256(text + self.headers + source.read_bytes()).hexdigest()
         out = self.path / f"{source.stem}-{key[:16]}.o"
-        if not out.exists():
-            part = f"{out}.{os.getpid()}.part"
-            run([*command, str(source), "-o", part])
-            Path(part).rename(out)
+        make(out, [*command, str(source)])
         return str(out)
 
     def precompile(self, command: list[str], headers: list[str]) -> Path:
@@ -118,12 +115,9 @@ class Folder:
         words = [word.replace(sys.prefix, "") for word in command]
         key = hashlib.sha256("\0".join([*words, text]).encode()).hexdigest()
         header = self.path / f"torch-{key[:16]}.h"
-        out = header.with_suffix(".h.gch")
-        if not out.exists():
+        if not header.exists():
             header.write_text(text, encoding="utf-8")
-            part = f"{out}.{os.getpid()}.part"
-            run([*command, "-x", "c++-header", str(header), "-o", part])
-            Path(part).rename(out)
+        make(header.with_suffix(".h.gch"), [*command, "-x", "c++-header", str(header)])
         return header
 
     def compile_all(self, jobs: list[tuple[list[str], Path]]) -> list[str]:
@@ -140,11 +134,11 @@ class Folder:
         return self.path / f"{name}-{key[:16]}"
 
 
-def link(out: Path, command: list[str], objects: list[str]) -> None:
-    """Link, unless it is there already: its path names its objects."""
+def make(out: Path, command: list[str]) -> None:
+    """Compile or link, unless it is there already: its path names what it is of."""
     if not out.exists():
-        part = f"{out}.part"
-        run([*command, "-o", part, *objects])
+        part = f"{out}.{os.getpid()}.part"
+        run([*command, "-o", part])
         Path(part).rename(out)
 
 
@@ -178,7 +172,7 @@ def build(path: Path, minor: int) -> Path:
         objects = folder.compile_all(jobs)
         program = folder.named(f"test_metal-2.{minor}", objects)
         # The simulator's compiled kernels find its functions in us.
-        link(program, [*ZIG, "c++", "-rdynamic", "-pthread", "-ldl"], objects)
+        make(program, [*ZIG, "c++", "-rdynamic", "-pthread", "-ldl", *objects])
     return program
 
 
@@ -265,11 +259,11 @@ def build_for_torch(path: Path = FOLDER) -> Path:
         libraries.mkdir(exist_ok=True)
         command = ["g++", "-shared", "-pthread", "-Wl,-z,defs"]
         library = libraries / "liborchard_device.so"
-        link(library, [*command, f"-Wl,-soname,{library.name}"], [*device, "-ldl"])
+        make(library, [*command, f"-Wl,-soname,{library.name}", *device, "-ldl"])
         needed = [root / "lib" / f"lib{name}.so" for name in ("torch_cpu", "c10")]
         # -Bsymbolic: libtorch has a torch::mps of its own, which finds no MPS.
         command.append("-Wl,-Bsymbolic,-rpath,$ORIGIN")
         also = [str(library), *map(str, needed)]
         minor = find_torch.torch_version(root).rpartition(".")[0]
-        link(libraries / f"_C.torch{minor}.so", command, [*operators, *also])
+        make(libraries / f"_C.torch{minor}.so", [*command, *operators, *also])
     return libraries
