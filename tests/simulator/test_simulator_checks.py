@@ -119,12 +119,6 @@ def test_divergent_lanes(strict):
 
 
 @BOTH
-def test_inactive_lane(strict):
-    """A shuffle without all lanes is an error."""
-    refuse("inactive_lane", [zeros(32)], 1, 32, "return", strict)
-
-
-@BOTH
 @pytest.mark.parametrize("seed", range(4))
 def test_divergent_multiply(strict, seed):
     """A matrix multiply that some lanes skip is an error under any schedule."""
@@ -147,7 +141,7 @@ def test_threadgroup_memory_past_end():
 def test_uninitialized_threadgroup_memory():
     """Memory that nobody wrote may not reach a result."""
     text = refuse("uninitialized_memory", [zeros(64)], 1, 64, "uninitialized")
-    assert "kernel.metal:62" in text
+    assert "kernel.metal:56" in text
 
 
 def test_masked_uninitialized_read_is_counted():

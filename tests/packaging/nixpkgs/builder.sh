@@ -51,6 +51,13 @@ else
 fi
 python -m pip install --quiet --no-deps --no-compile \
   --target "$out/$sitePackages" dist/*.whl
+# nixpkgs' installer compiles all, for both levels, and py_compile keeps hashes of the
+# sources instead of their times where SOURCE_DATE_EPOCH is set.  What the check imports
+# would else be compiled with the time of the build.  Of ready-made wheels, which are
+# large, nothing is compared.
+if [ -n "$pyproject" ]; then
+  python -m compileall -q -o 0 -o 1 "$out/$sitePackages"
+fi
 if [ -d "$out/$sitePackages/bin" ]; then
   mv "$out/$sitePackages/bin" "$out/bin"
 fi

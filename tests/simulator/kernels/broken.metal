@@ -33,12 +33,6 @@ kernel void divergent_lanes(device float* y [[buffer(0)]],
   y[i] = v;
 }
 
-kernel void inactive_lane(device float* y [[buffer(0)]],
-                          uint i [[thread_index_in_threadgroup]]) {
-  if (i == 3) return;
-  y[i] = simd_shuffle_xor(float(i), 1);
-}
-
 kernel void divergent_multiply(device float* y [[buffer(0)]],
                                uint i [[thread_index_in_threadgroup]]) {
   simdgroup_float8x8 m = make_filled_simdgroup_matrix<float, 8, 8>(1.0f);
