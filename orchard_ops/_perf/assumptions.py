@@ -6,7 +6,8 @@ the nominal point, each unknown at each end of its range, and a few corners.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 __all__ = ["NOMINAL", "RANGES", "Assumptions", "Range", "scenarios"]
 
@@ -66,7 +67,7 @@ RANGES = {
         "measured class B, where L1 is larger; the margins are assumed",
     ),
     "l2_bytes": Range(
-        16,
+        24,
         48,
         "metal-benchmarks has about 32, Chips and Cheese measured 384 GB/s: 38; not "
         "measured with more cores on an L2, nor on class B; the margins are assumed",
@@ -129,21 +130,24 @@ CORNERS = {
 }
 
 
-def ends(name: str, end: str) -> float:
-    """Return one end, ``low`` or ``high``, of an unknown's range."""
-    return float(getattr(RANGES[name], end))
+def scenarios(
+    nominal: Assumptions = NOMINAL, ranges: Mapping[str, Range] = RANGES
+) -> dict[str, Assumptions]:
+    """Return plausible points by name, the nominal first; always the same ones.
 
-
-def scenarios() -> dict[str, Assumptions]:
-    """Return plausible points by name, the nominal first; always the same ones."""
-    found = {"nominal": NOMINAL}
-    for unknown in fields(Assumptions):
-        for end in ("low", "high"):
-            value = ends(unknown.name, end)
-            if value != getattr(NOMINAL, unknown.name):
-                name = f"{unknown.name} {value:g}"
-                found[name] = replace(NOMINAL, **{unknown.name: value})
+    Args:
+        nominal: the most plausible point.
+        ranges: of every unknown.
+    """
+    found = {"nominal": nominal}
+    for unknown, row in ranges.items():
+        for value in (row.low, row.high):
+            if value != getattr(nominal, unknown):
+                found[f"{unknown} {value:.4g}"] = replace(nominal, **{unknown: value})
     for name, corner in CORNERS.items():
-        values = {unknown: ends(unknown, end) for unknown, end in corner.items()}
-        found[name] = replace(NOMINAL, **values)
+        values = {
+            unknown: float(getattr(ranges[unknown], end))
+            for unknown, end in corner.items()
+        }
+        found[name] = replace(nominal, **values)
     return found

@@ -31,4 +31,5 @@ KERNELS = {
     "backward_dkdv": Kernel(products=4, pairs=2, singles=2, alu_per_score=8.0),
     "backward_dq": Kernel(products=3, pairs=2, singles=1, alu_per_score=7.0),
     "backward_dq_spilled": Kernel(products=1, pairs=0, singles=1),
+    "decode": Kernel(products=2, pairs=1, singles=1, alu_per_score=6.0),
 }

@@ -1,8 +1,7 @@
-"""The search for tiles: what is legal, its work by the kernels' text, its score.
+"""The search for tiles: which are legal, their scores, and what a choice may cost.
 
-Every legal tile is counted from the kernels' text (`tile_work`; tests hold the counts
-against the simulator's) and scored by the model on one chip of each class.  Nothing
-here was measured on a GPU; nothing here needs PyTorch.
+Each legal tile is scored by the model at a set of plausible points, on one chip of each
+class.  Nothing here was measured on a GPU; nothing here needs PyTorch.
 """
 
 from __future__ import annotations
@@ -16,6 +15,14 @@ from .assumptions import NOMINAL, Assumptions, scenarios
 from .chips import chip_named
 from .kernels import KERNELS
 from .model import Work
+from .tiles import (
+    THREADGROUP_BYTES,
+    Tile,
+    count_of_tiles,
+    exchanged_fragments,
+    registers,
+    tile_work,
+)
 
 __all__ = [
     "HEAD_DIMS",
@@ -23,14 +30,21 @@ __all__ = [
     "LEAST_DRAM",
     "LENGTH",
     "NEVER",
+    "POINTS",
     "REGISTERS",
     "SCORED_ON",
     "Candidate",
+    "Choice",
+    "Points",
     "Tile",
     "best",
     "candidates",
+    "choices",
+    "choose",
     "legal_tiles",
+    "losses",
     "registers",
+    "row_for",
     "score",
     "shipped",
     "spill_from",
@@ -43,7 +57,6 @@ LEAST_DRAM = {"A": "M1", "B": "M3"}  # for its cores
 # Registers of a lane that a tile may hold: what the rest (loads in flight, addresses,
 # scalars) leaves of 128 on class A; class B allocates them on demand.
 REGISTERS = {"A": 70, "B": 100}
-THREADGROUP_BYTES = 20 * 1024
 MOST_FRAGMENTS = 16  # a lane's two elements of each are bits of a 32-bit mask
 LENGTH = 8192
 # Loop, ranges, branches: not in the model's predictions.
@@ -55,150 +68,57 @@ NARROW, MOST_SLICES_OF_NARROW = 256, 4
 NEVER = 1 << 30
 # Of the tiles this near to the best score, the one that holds the fewest registers.
 NEAR = 0.002
+# No range is known well enough to tell losses that are this near to each other.
+NEAR_LOSS = 0.01
 
-
-@dataclass(frozen=True)
-class Tile:
-    """As in tiles.h: 8x8 fragments of scores, simdgroups, slices of head_dim."""
-
-    rows: int
-    cols: int
-    simdgroups: int
-    slices: int
-
-
-def slice_of(head_dim: int, tile: Tile) -> int:
-    """Return how much of head_dim a simdgroup works on: a multiple of 8."""
-    return -(-head_dim // (8 * tile.slices)) * 8
-
-
-def registers(kernel: str, tile: Tile, head_dim: int, element_bytes: int) -> int:
-    """Return the registers of a lane that live through the inner loop."""
-    fragments = slice_of(head_dim, tile) // 8
-    operand = 1 if element_bytes == 2 else 2
-    scores = 2 * tile.rows * tile.cols
-    if kernel == "forward":
-        return tile.rows * fragments * (2 + operand) + scores
-    if kernel == "backward_dq_spilled":  # and a ds for each row, on their way
-        return tile.rows * (fragments * 2 + operand)
-    if kernel == "backward_dq":  # or backward_dbias, which has the same tiles
-        kept = tile.rows * fragments * 2 * operand
-        return kept + 2 * scores + max(tile.rows * fragments * 2, scores)
-    return tile.cols * 2 * fragments * (2 + operand) + 2 * scores
-
-
-def barriers(kernel: str, tile: Tile) -> int:
-    """Return the barriers of a block: one where two copies of the exchange fit."""
-    held = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
-    return (1 if 2 * held <= THREADGROUP_BYTES else 2) if held else 0
-
-
-def exchanged_fragments(kernel: str, tile: Tile) -> int:
-    """Return the fragments that slices add up through threadgroup memory."""
-    if kernel == "backward_dq_spilled":
-        return 0
-    both = 1 if kernel == "forward" else 2
-    return both * tile.rows * tile.cols if tile.slices > 1 else 0
-
-
-def shuffles(kernel: str, tile: Tile, element_bytes: int) -> float:
-    """Return those of a tile; the votes are on half's range (kernels/tile/unit.h)."""
-    if kernel == "forward":
-        return float(model.SHUFFLES_PER_BLOCK * tile.rows)
-    if element_bytes != 2:
-        return 0
-    return tile.cols / 32 if kernel == "backward_dq_spilled" else 1
-
-
-def tile_work(
-    kernel: str,
-    tile: Tile,
-    head_dim: int,
-    element_bytes: int,
-    length: int,
-    spills: bool = False,
-    assumed: Assumptions = NOMINAL,
-) -> Work:
-    """Return the work of one dense head of length x length, without what is not N^2.
-
-    Args:
-        kernel: of KERNELS.
-        tile: its tile.
-        head_dim: of q, k and v.
-        element_bytes: of q, k and v.
-        length: of the sequences.
-        spills: of backward_dkdv, whether it leaves ds to backward_dq_spilled.
-        assumed: the point of the model.
-    """
-    part = slice_of(head_dim, tile)
-    fragments, visited = part // 8, tile.rows * tile.cols
-    is_dkdv = kernel == "backward_dkdv"
-    is_spilled = kernel == "backward_dq_spilled"
-    reads = tile.rows if is_dkdv else tile.cols
-    loads = reads * model.loads_of_reads(kernel, part, element_bytes)
-    # Of a row's statistics; of kept fragments.
-    loads += 2 * tile.rows if is_dkdv else visited if is_spilled else 0
-    exchanged = exchanged_fragments(kernel, tile)
-    walked = (tile.cols if is_dkdv else tile.rows) * 8
-    across = walked * tile.simdgroups // tile.slices
-    tiles = count_of_tiles(tile, length)
-    moved = pieces(kernel, tile) * element_bytes * 8 * part
-    # Of the gradients of the scores, which slices share the writing of.
-    ds_bytes = element_bytes * 64 * visited
-    stores = visited / tile.slices if spills else 0
-    ds_moved = ds_bytes if is_spilled else stores * element_bytes * 64
-    work = Work(
-        multiplies=KERNELS[kernel].products * visited * fragments,
-        alu=model.alu(kernel, 2 * visited, reads, part, assumed),
-        shuffles=shuffles(kernel, tile, element_bytes),
-        loads=loads + stores + exchanged * (1 + tile.slices),
-        exponentials=0 if is_spilled else 2 * visited,
-        barriers=barriers(kernel, tile),
-        device_bytes=moved + ds_moved,
-        l2_bytes=model.bytes_from_l2(moved, tile.slices, assumed) + ds_moved,
-        threadgroup_bytes=256 * exchanged * (1 + tile.slices),
-        dram_bytes=ds_bytes / tile.slices if spills or is_spilled else 0,
-        threadgroups=-(-length // across) / tiles,
-        threads=32 * tile.simdgroups,
-    )
-    return work.times(tiles)
-
-
-def count_of_tiles(tile: Tile, length: int) -> float:
-    """Return the tiles of a dense head, each counted for every slice of head_dim."""
-    return (length / 8) ** 2 / (tile.rows * tile.cols) * tile.slices
-
-
-def pieces(kernel: str, tile: Tile) -> int:
-    """Return how many 8-row pieces of a tensor a visited tile loads."""
-    each = int(KERNELS[kernel].pairs + KERNELS[kernel].singles)
-    return each * (tile.rows if kernel == "backward_dkdv" else tile.cols)
+Points = tuple[tuple[str, Assumptions], ...]
+"""Plausible points of the model by name, the nominal first."""
+POINTS: Points = tuple(scenarios().items())
 
 
 def divides(
-    kernel: str, family: str, tile: Tile, head_dim: int, element_bytes: int
+    kernel: str,
+    family: str,
+    tile: Tile,
+    head_dim: int,
+    element_bytes: int,
+    points: Points,
 ) -> bool:
     """Return whether what a tile reads was written: by whole tiles of backward_dkdv."""
     if kernel != "backward_dq_spilled":
         return True
-    written = shipped("backward_dkdv", family, head_dim, element_bytes)
+    written = choose("backward_dkdv", family, head_dim, element_bytes, points).tile
     return written.rows % tile.rows == 0 and written.cols % tile.cols == 0
+
+
+def simdgroups_of(kernel: str, slices: int) -> int:
+    """Return the simdgroups of a threadgroup.
+
+    Slices that decode share barriers, and the parts of a cache differ in length: one
+    tile a threadgroup (decode_tile in tiles.cpp).
+    """
+    return slices if kernel == "decode" and slices > 1 else SIMDGROUPS[slices]
 
 
 @cache
 def legal_tiles(
-    kernel: str, family: str, head_dim: int, element_bytes: int
+    kernel: str,
+    family: str,
+    head_dim: int,
+    element_bytes: int,
+    points: Points = POINTS,
 ) -> tuple[Tile, ...]:
     """Return every tile within the class's budgets."""
     found = []
     for rows, cols, slices in itertools.product((1, 2, 4), (1, 2, 4, 8), SIMDGROUPS):
-        tile = Tile(rows, cols, SIMDGROUPS[slices], slices)
+        tile = Tile(rows, cols, simdgroups_of(kernel, slices), slices)
         held = registers(kernel, tile, head_dim, element_bytes)
         memory = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
         if (
             rows * cols <= MOST_FRAGMENTS
+            and (kernel != "decode" or rows == 1)
             and (head_dim > NARROW or slices <= MOST_SLICES_OF_NARROW)
-            and divides(kernel, family, tile, head_dim, element_bytes)
+            and divides(kernel, family, tile, head_dim, element_bytes, points)
             and head_dim % (8 * slices) == 0
             and held <= REGISTERS[family]
             and memory <= THREADGROUP_BYTES
@@ -266,34 +186,105 @@ def score(
 
 
 @cache
+def losses(
+    kernel: str,
+    family: str,
+    head_dim: int,
+    element_bytes: int,
+    points: Points = POINTS,
+) -> dict[Tile, dict[str, float]]:
+    """Return what each legal tile takes at each point over the best there, less 1."""
+    problem, chip = (head_dim, element_bytes), SCORED_ON[family]
+    legal = legal_tiles(kernel, family, *problem, points)
+    found: dict[Tile, dict[str, float]] = {tile: {} for tile in legal}
+    for name, assumed in points:
+        scores = [
+            score(kernel, chip, tile, *problem, assumed=assumed) for tile in legal
+        ]
+        for tile, value in zip(legal, scores):
+            found[tile][name] = value / min(scores) - 1
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tile, and what it may cost to have chosen it."""
+
+    tile: Tile
+    nominal_loss: float
+    worst_loss: float
+    worst: str
+    """The point at which it is worst."""
+
+
+@cache
+def choices(
+    kernel: str,
+    family: str,
+    head_dim: int,
+    element_bytes: int,
+    points: Points = POINTS,
+) -> tuple[Choice, ...]:
+    """Return every legal tile with its losses."""
+    nominal = points[0][0]
+    return tuple(
+        Choice(tile, of[nominal], max(of.values()), max(of, key=lambda name: of[name]))
+        for tile, of in losses(kernel, family, head_dim, element_bytes, points).items()
+    )
+
+
+def first_of(
+    kernel: str, head_dim: int, element_bytes: int, found: list[Choice]
+) -> Choice:
+    """Return the best at the nominal point; between equals the smaller one.
+
+    Decoding waits for DRAM, so all tiles are equal, and what the model does not have
+    counts: no barriers where that can be, and many keys on their way at once.
+    """
+    limit = (1 + min(one.nominal_loss for one in found)) * (1 + NEAR) - 1
+
+    def order(one: Choice) -> tuple[float, ...]:
+        if kernel == "decode":
+            return one.tile.slices, -one.tile.cols
+        held = registers(kernel, one.tile, head_dim, element_bytes)
+        return held, one.nominal_loss
+
+    return min((one for one in found if one.nominal_loss <= limit), key=order)
+
+
 def best(
     kernel: str,
     family: str,
     head_dim: int,
     element_bytes: int,
-    assumed: Assumptions = NOMINAL,
-) -> tuple[Tile, float]:
-    """Return a point's best tile and its score; between equals the smaller one."""
-    chip = SCORED_ON[family]
-    scored = [
-        (score(kernel, chip, tile, head_dim, element_bytes, assumed=assumed), tile)
-        for tile in legal_tiles(kernel, family, head_dim, element_bytes)
-    ]
-    limit = min(value for value, _ in scored) * (1 + NEAR)
-    near = [(value, tile) for value, tile in scored if value <= limit]
-    value, tile = min(
-        near,
-        key=lambda pair: (
-            registers(kernel, pair[1], head_dim, element_bytes),
-            pair[0],
-        ),
-    )
-    return tile, value
+    points: Points = POINTS,
+) -> Choice:
+    """Return the tile that is best at the nominal point."""
+    found = choices(kernel, family, head_dim, element_bytes, points)
+    return first_of(kernel, head_dim, element_bytes, [*found])
+
+
+@cache
+def choose(
+    kernel: str,
+    family: str,
+    head_dim: int,
+    element_bytes: int,
+    points: Points = POINTS,
+) -> Choice:
+    """Return the tile that ships: the one whose worst loss is the least.
+
+    Between equals the one that is better at the nominal point.
+    """
+    found = choices(kernel, family, head_dim, element_bytes, points)
+    limit = min(one.worst_loss for one in found) + NEAR_LOSS
+    near = [one for one in found if one.worst_loss <= limit]
+    return first_of(kernel, head_dim, element_bytes, near)
 
 
 def shipped(kernel: str, family: str, head_dim: int, element_bytes: int) -> Tile:
     """Return the tile of the table."""
-    return best(kernel, family, head_dim, element_bytes)[0]
+    return choose(kernel, family, head_dim, element_bytes).tile
 
 
 @dataclass(frozen=True)
@@ -322,26 +313,22 @@ def candidates(
         element_bytes: of an element in registers.
         most: how many; there are fewer if fewer are legal.
     """
-    chip, problem = SCORED_ON[family], (head_dim, element_bytes)
-    points = scenarios()
-    legal = legal_tiles(kernel, family, *problem)
-    ranked = {
-        name: sorted(
-            legal, key=lambda tile: score(kernel, chip, tile, *problem, assumed=point)
-        )
-        for name, point in points.items()
-    }
-    in_turn = [(shipped(kernel, family, *problem), "nominal")]
-    in_turn += [
-        (tiles[i], name) for i in range(len(legal)) for name, tiles in ranked.items()
+    problem, points = (head_dim, element_bytes), dict(POINTS)
+    lost = losses(kernel, family, *problem)
+    ranked = [
+        (name, sorted(lost, key=lambda tile: lost[tile][name])) for name in points
     ]
-    scenario_of: dict[Tile, str] = {}
-    for tile, name in in_turn:
-        scenario_of.setdefault(tile, name)
+    scenario_of = {shipped(kernel, family, *problem): "nominal"}
+    for place in range(len(lost)):
+        for name, tiles in ranked:
+            scenario_of.setdefault(tiles[place], name)
+
+    def binding(tile: Tile, name: str) -> str:
+        chip = SCORED_ON[family]
+        return predicted(kernel, chip, tile, *problem, assumed=points[name])[1]
+
     return [
-        Candidate(
-            tile, name, predicted(kernel, chip, tile, *problem, assumed=points[name])[1]
-        )
+        Candidate(tile, name, binding(tile, name))
         for tile, name in itertools.islice(scenario_of.items(), most)
     ]
 
@@ -351,23 +338,34 @@ def row_for(head_dim: int) -> int:
     return next(dim for dim in HEAD_DIMS if dim >= head_dim)
 
 
-def is_spill_faster(chip: str, family: str, head_dim: int, element_bytes: int) -> bool:
-    """Return whether dk, dv and dq take less time if ds is kept between them."""
+def is_spill_better(
+    family: str, head_dim: int, element_bytes: int, points: Points = POINTS
+) -> bool:
+    """Return whether keeping ds between dk, dv and dq has the smaller worst loss."""
 
-    def cost(kernel: str, spills: bool = False) -> float:
-        tile = shipped(kernel, family, row_for(head_dim), element_bytes)
-        return score(kernel, chip, tile, head_dim, element_bytes, spills)
+    def cost(chip: str, assumed: Assumptions, kernel: str, spills: bool) -> float:
+        problem = (row_for(head_dim), element_bytes)
+        tile = choose(kernel, family, *problem, points).tile
+        return score(kernel, chip, tile, head_dim, element_bytes, spills, assumed)
 
-    kept = cost("backward_dkdv", spills=True) + cost("backward_dq_spilled")
-    return kept < cost("backward_dkdv") + cost("backward_dq")
+    worst_kept, worst_twice = 0.0, 0.0
+    for chip, (_, assumed) in itertools.product(
+        (SCORED_ON[family], LEAST_DRAM[family]), points
+    ):
+        kept = cost(chip, assumed, "backward_dkdv", True)
+        kept += cost(chip, assumed, "backward_dq_spilled", False)
+        twice = cost(chip, assumed, "backward_dkdv", False)
+        twice += cost(chip, assumed, "backward_dq", False)
+        worst_kept = max(worst_kept, kept / twice - 1)
+        worst_twice = max(worst_twice, twice / kept - 1)
+    return worst_kept < worst_twice
 
 
-def spill_from(family: str, element_bytes: int) -> int:
+def spill_from(family: str, element_bytes: int, points: Points = POINTS) -> int:
     """Return the head_dim from which on ds is better kept than computed twice."""
     found = NEVER
     for head_dim in range(HEAD_DIMS[-1], 0, -8):
-        for chip in (SCORED_ON[family], LEAST_DRAM[family]):
-            if not is_spill_faster(chip, family, head_dim, element_bytes):
-                return found
+        if not is_spill_better(family, head_dim, element_bytes, points):
+            return found
         found = head_dim
     return found

@@ -243,7 +243,7 @@ def test_the_bound_is_near_the_model() -> None:
     ]
     assert len(ratios) == 5 * len(problems) // 3
     assert min(ratios) >= 1.0
-    assert max(ratios) < 2.7
+    assert max(ratios) < 2.9
     assert sum(ratios) / len(ratios) < 1.6
 
 
@@ -314,7 +314,7 @@ def test_cut_launches_give_the_same_bits(case: Case, device: torch.device) -> No
 def test_a_cut_spill_gives_the_same_bits(device: torch.device) -> None:
     """Where ds is kept, the grids are cut; a walk that would be takes no scratch."""
     mask = Mask("float", "hqk")
-    case = Case("spill", F16, 3, 8, 8, 70, 40, head_dim=16, mask=mask)
+    case = Case("spill", F16, 5, 8, 8, 70, 40, head_dim=16, mask=mask)
     whole = run(case, device, LONGEST, 1 << 30)
     for seconds in (1e-5, 1e-12):
         if device.type == "metalsim":

@@ -95,8 +95,9 @@ def test_each_product_is_done_once(counted: tuple[str, Shape, counting.Counts]) 
         if kernel == "backward_dq_spilled":
             assert counts[kernel]["exponentials"] == 0
             continue
-        # Besides: in the forward, for a row and block whose maximum grew.
-        assert shape.scores <= counts[kernel]["exponentials"] < 1.15 * shape.scores
+        # Besides: in the forward, for a row and block whose maximum grew, as it does
+        # in most of the few blocks of this length.
+        assert shape.scores <= counts[kernel]["exponentials"] < 1.2 * shape.scores
 
 
 def test_loads_and_barriers(counted: tuple[str, Shape, counting.Counts]) -> None:
@@ -120,7 +121,7 @@ def test_the_search_counts_what_the_simulator_counts(
     family, shape, counts = counted
     spills = "backward_dq_spilled" in counts
     for kernel in products(counts):
-        tile, _ = search.best(kernel, family, 64, 2)
+        tile = search.shipped(kernel, family, 64, 2)
         expected = search.tile_work(
             kernel,
             tile,
@@ -135,7 +136,7 @@ def test_the_search_counts_what_the_simulator_counts(
         assert actual.threads == expected.threads
         # Within what each row or column costs once: under a tenth at this length.
         assert expected.loads <= actual.loads <= 1.25 * expected.loads, kernel
-        assert actual.exponentials == pytest.approx(expected.exponentials, rel=0.15)
+        assert actual.exponentials == pytest.approx(expected.exponentials, rel=0.2)
         assert actual.shuffles == pytest.approx(expected.shuffles, rel=0.15)
         assert actual.alu == pytest.approx(expected.alu, rel=0.25)
         assert actual.dram_bytes >= expected.dram_bytes
@@ -145,7 +146,7 @@ def test_lengths_are_multiples_of_every_threadgroup() -> None:
     """No tile of the search hangs over at the lengths that are extrapolated from."""
     kinds = itertools.product(search.KERNELS, CLASSES, search.HEAD_DIMS, (2, 4))
     for kernel, family, dim, size in kinds:
-        tile, _ = search.best(kernel, family, dim, size)
+        tile = search.shipped(kernel, family, dim, size)
         walked = tile.cols if kernel == "backward_dkdv" else tile.rows
         for unit in (8 * walked * tile.simdgroups // tile.slices, 8 * tile.rows):
             assert counting.SHORT % unit == 0
@@ -181,8 +182,9 @@ def test_counts_extrapolate() -> None:
 
 
 def test_tiles_are_what_the_search_finds() -> None:
-    """tiles.cpp holds the search's table, and the search counts registers as we do."""
+    """The files hold the search's tables, and it counts registers as we do."""
     assert tune.generated() in tune.TABLE.read_text(encoding="utf-8")
+    assert tune.generated_page() in tune.PAGE.read_text(encoding="utf-8")
     for s in specialisations.golden():
         dims = s["HEAD_DIM"], s["HEAD_DIM_V"]
         if s.kernel not in search.KERNELS or dims[0] != dims[1]:
@@ -218,8 +220,8 @@ def test_the_model_gives_the_peers_published_times(
 def test_kept_gradients_are_read_by_tiles_that_divide_those_that_wrote_them() -> None:
     """Rows and columns of dq's tile divide dk and dv's at every head_dim."""
     for family, size, dim in itertools.product(CLASSES, (2, 4), search.HEAD_DIMS):
-        written, _ = search.best("backward_dkdv", family, dim, size)
-        read, _ = search.best("backward_dq_spilled", family, dim, size)
+        written = search.shipped("backward_dkdv", family, dim, size)
+        read = search.shipped("backward_dq_spilled", family, dim, size)
         assert written.rows % read.rows == 0
         assert written.cols % read.cols == 0
 
@@ -236,7 +238,7 @@ def test_predicted_utilisation(family: str, forward: float, backward: float) -> 
     eta = calibration.efficiency(family, 2)
 
     def seconds(kernel: str, dim: int, spills: bool = False) -> float:
-        tile, _ = search.best(kernel, family, dim, 2)
+        tile = search.shipped(kernel, family, dim, 2)
         assert search.registers(kernel, tile, dim, 2) <= search.REGISTERS[family]
         work = search.tile_work(kernel, tile, dim, 2, search.LENGTH, spills)
         return model.predict(work, chip, eta, 2).steady_seconds
