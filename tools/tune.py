@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
+import json
 import sys
 import types
 from pathlib import Path
@@ -29,6 +30,7 @@ _perf.__path__ = [str(ROOT / "orchard_ops" / "_perf")]
 sys.modules.setdefault("_perf", _perf)
 search = importlib.import_module("_perf.search")
 assumptions = importlib.import_module("_perf.assumptions")
+fitting = importlib.import_module("_perf.fit")
 
 BYTES = (2, 4)  # of an element in registers
 
@@ -147,11 +149,59 @@ def generated_page() -> str:
     return "\n".join([*lines, "", PAGE_END])
 
 
+def changes(found: Any, family: str) -> list[str]:
+    """Return how the tiles of a class would differ, if a fit were what is assumed."""
+    lines = []
+    for kernel, size, dim in itertools.product(search.KERNELS, BYTES, search.HEAD_DIMS):
+        now = search.choose(kernel, family, dim, size)
+        then = search.choose(kernel, family, dim, size, found.points)
+        if now.tile != then.tile:
+            lines.append(
+                f"{kernel}, {family}, {size} bytes, {dim}: {short(now.tile)} -> "
+                f"{short(then.tile)}, worst loss {percent(then.worst_loss)}"
+            )
+    for size in BYTES:
+        now, then = (
+            search.spill_from(family, size, points)
+            for points in (search.POINTS, found.points)
+        )
+        if now != then:
+            lines.append(f"ds kept from, {family}, {size} bytes: {now} -> {then}")
+    return lines or [f"No tile of class {family} would change."]
+
+
+def print_fit(path: Path) -> None:
+    """Print what a report of ``orchard-ops bench --json`` says of the unknowns.
+
+    To ship it, put the values into orchard_ops/_perf/assumptions.py, with the report as
+    their reason, and run ``nox -s tune``.
+    """
+    times = fitting.measured_in(json.loads(path.read_text(encoding="utf-8")))
+    found = fitting.fit(times)
+    print(f"{len(times)} times; left {percent(found.before)} -> {percent(found.after)}")
+    for name, row in found.ranges.items():
+        print(
+            f"{name}: {getattr(found.point, name):.3g}, {row.low:.3g} to {row.high:.3g}"
+        )
+    chip = next(chip for chip in fitting.CHIPS if chip.name == times[0].chip)
+    print("\n".join(changes(found, chip.family)))
+
+
 def main() -> int:
     """Rewrite the blocks, or compare them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument(
+        "--fit",
+        type=Path,
+        metavar="REPORT",
+        help="a Mac's `orchard-ops bench --suite kernels --json`: print what it says "
+        "of the model's unknowns, and which tiles would change; write nothing",
+    )
     arguments = parser.parse_args()
+    if arguments.fit is not None:
+        print_fit(arguments.fit)
+        return 0
     blocks = (
         (TABLE, generated(), BEGIN, END),
         (PAGE, generated_page(), PAGE_BEGIN, PAGE_END),
