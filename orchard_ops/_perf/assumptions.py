@@ -52,7 +52,8 @@ class Range:
 
 
 # metal-benchmarks: philipturner/metal-benchmarks, README, for M1 and M2.
-# Chips and Cheese: "iGPU Cache Setups Compared, Including M1", an M1 of 8 cores.
+# Chips and Cheese: "iGPU Cache Setups Compared, Including M1", of 8 cores at 1.278 GHz,
+# as azhirnov/cpu-gpu-arch quotes its figures (gpu/Apple-M1.md).
 RANGES = {
     "line_sharing": Range(
         1,
@@ -63,20 +64,21 @@ RANGES = {
     "core_bytes": Range(
         48,
         128,
-        "metal-benchmarks has 64, Chips and Cheese measured 671 GB/s: 66; nobody "
-        "measured class B, where L1 is larger; the margins are assumed",
+        "metal-benchmarks has 64, Chips and Cheese 671 GB/s, which is 66, for local "
+        "memory or L1; class B, where L1 is larger, not measured; the margins are "
+        "assumed",
     ),
     "l2_bytes": Range(
         24,
         48,
-        "metal-benchmarks has about 32, Chips and Cheese measured 384 GB/s: 38; not "
+        "metal-benchmarks has about 32, Chips and Cheese 384 GB/s, which is 38; not "
         "measured with more cores on an L2, nor on class B; the margins are assumed",
     ),
     "threadgroup_bytes": Range(
         32,
         128,
-        "not published; metal-benchmarks calls it narrow; from half of the rate of "
-        "loads to the 128 of other vendors",
+        "assumed: metal-benchmarks has no figure and calls it narrow, Chips and "
+        "Cheese's 66 may be of it; from half of that to the 128 of other vendors",
     ),
     "dram_share": Range(
         0.65,
