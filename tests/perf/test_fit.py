@@ -111,6 +111,27 @@ def test_a_report_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         fit([])
 
 
+@pytest.mark.parametrize("chip", ["M1 Max", "M9"])
+def test_the_suite_compares_and_fits(
+    chip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A known chip's times come beside predictions and a fit, another's alone."""
+    monkeypatch.setattr(mac, "_this_chip", lambda: f"Apple {chip}")
+    monkeypatch.setattr(mac, "kernel_call", lambda *_: None)
+    monkeypatch.setattr(mac, "_call_ms", lambda *_: 10.0)
+    rows = [*mac.kernels(False)]
+    times = [row for row in rows if "measured_ms" in row]
+    assert len(times) == 3 * 3 * 2
+    assert {row["chip"] for row in times} == {chip}
+    if chip == "M9":
+        assert rows == times
+        return
+    for row in times:
+        assert row["measured_of_predicted"] * row["predicted_ms"] == pytest.approx(10)
+    assert [row["unknown"] for row in rows if "unknown" in row] == [*RANGES]
+    assert rows[-1]["left_by_the_fit"] <= rows[-1]["left_by_the_nominal_point"]
+
+
 @needs_metalsim("simulator")
 @pytest.mark.parametrize("kernel", mac.ALONE)
 def test_a_kernel_is_timed_alone(kernel: str) -> None:
