@@ -133,7 +133,7 @@ constexpr KernelRow kKernels[] = {
     {Kernel::decode, "decode",
      {window, slopes, softcap, decode, paged, left_pads, cache_rows, wide},
      {{SLOT_Q, SLOT_K, SLOT_V}, {SLOT_SPLIT_OUT, SLOT_SPLIT_STATS}},
-     TileTable::forward, true, true, over_splits},
+     TileTable::decode, true, true, over_splits},
     {Kernel::combine, "combine",
      {sinks},
      {{SLOT_SPLIT_OUT, SLOT_SPLIT_STATS}, {SLOT_OUT, SLOT_LSE}},

@@ -91,6 +91,7 @@ enum class TileTable : uint8_t {  // of attention/tiles.cpp
   backward_dkdv,
   backward_dq,
   backward_dq_spilled,
+  decode,   // of at most 8 rows
   row_each  // a simdgroup a row, or an 8x8 fragment: no slices of head_dim
 };
 

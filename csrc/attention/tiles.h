@@ -39,9 +39,10 @@ bool spill_is_faster(device::Family family,
                      DType dtype,
                      int64_t largest_head_dim);
 
-// The forward's tile, cut down for a decoding step: no more rows than there
-// are, no block of columns across pages, and where simdgroups share a tile, one
-// tile a threadgroup, since tiles walk parts of different lengths.
+// The tile of a decoding step: of one fragment of rows, or of more the
+// forward's.  No block of columns goes across pages, and where simdgroups share
+// a tile, there is one a threadgroup, since tiles walk parts of different
+// lengths.
 Tile decode_tile(device::Family family,
                  DType dtype,
                  int64_t largest_head_dim,

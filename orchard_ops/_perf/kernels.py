@@ -25,10 +25,11 @@ class Kernel:
     """Cycles of a lane."""
 
 
-# A kernel comes after those whose tiles its own must divide (tools/tune.py).
+# A kernel comes after those whose tiles its own must divide (search.py).
 KERNELS = {
     "forward": Kernel(products=2, pairs=1, singles=1, alu_per_score=6.0),
     "backward_dkdv": Kernel(products=4, pairs=2, singles=2, alu_per_score=8.0),
     "backward_dq": Kernel(products=3, pairs=2, singles=1, alu_per_score=7.0),
     "backward_dq_spilled": Kernel(products=1, pairs=0, singles=1),
+    "decode": Kernel(products=2, pairs=1, singles=1, alu_per_score=6.0),
 }

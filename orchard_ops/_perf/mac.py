@@ -1,6 +1,6 @@
-"""The benchmark on a Mac: real times beside other libraries'.
+"""The benchmark on a Mac: real times beside other libraries', and the model's.
 
-Written without a Mac; no line of `gpu` has run on one.
+Written without a Mac: neither `gpu` nor `kernels` has run on one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -19,12 +20,19 @@ from torch.nn import functional
 
 import orchard_ops
 
+from . import search
+from .assumptions import NOMINAL, Assumptions
+from .chips import CHIPS, Chip
+from .fit import Fit, Measured, fit, measured_in
 from .work import Shape
 
-__all__ = ["gpu"]
+__all__ = ["gpu", "kernels"]
 
 Row = dict[str, Any]
 Attend = Callable[..., Tensor]
+# What a call asks for so that it launches that kernel and nothing else of its size.
+ALONE = {"forward": "", "backward_dkdv": "kv", "backward_dq": "q"}
+CALLS = 3  # between two waits
 PEERS = {"mlx": "mlx.core", "mps-flash-attn": "mps_flash_attn"}
 
 
@@ -124,3 +132,120 @@ def _this_chip() -> str:
     command = ("sysctl", "-n", "machdep.cpu.brand_string")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip()
+
+
+def kernels(full: bool) -> Iterator[Row]:
+    """Time each kernel alone beside its prediction, and fit the model to the times."""
+    name = _this_chip().removeprefix("Apple ")
+    chip = next((one for one in CHIPS if one.name == name), None)
+    rows = []
+    for shape in _kernel_shapes(full):
+        for kernel in ALONE:
+            call = kernel_call(kernel, shape, torch.device("mps"))
+            measured = _call_ms(call, 10 if full else 5)
+            rows.append({"kernel": kernel, "chip": name, **_sizes(shape)})
+            rows[-1].update(measured_ms=measured)
+            if chip is not None:
+                rows[-1].update(_compared(kernel, shape, chip, measured))
+            yield rows[-1]
+    times = measured_in({"suites": {"kernels": rows}})
+    if times:  # else the model does not know this chip
+        yield from fit_rows(fit(times))
+
+
+def _kernel_shapes(full: bool) -> list[Shape]:
+    lengths = (2048, 8192) if full else (4096,)
+    head_dims = (64, 96, 128, 192, 256) if full else (64, 128, 256)
+    return [
+        Shape(length, head_dim, dtype)
+        for length in lengths
+        for head_dim in head_dims
+        for dtype in (torch.float16, torch.float32)
+    ]
+
+
+def _sizes(shape: Shape) -> Row:
+    return {
+        "head_dim": shape.head_dim,
+        "element_bytes": shape.element_bytes,
+        "length": shape.length,
+        "heads": shape.heads,
+    }
+
+
+def kernel_call(
+    kernel: str, shape: Shape, device: torch.device
+) -> Callable[[], object]:
+    """Return a call that launches one kernel of those that multiply.
+
+    Args:
+        kernel: of ALONE.
+        shape: the problem.
+        device: where.
+    """
+    size = (1, shape.heads, shape.length, shape.head_dim)
+    q, k, v, grad = (
+        torch.randn(size)
+        .to(shape.dtype)
+        .to(device)
+        .requires_grad_(name in ALONE[kernel])
+        for name in ("q", "k", "v", "grad")
+    )
+    leaves = [one for one in (q, k, v) if one.requires_grad]
+    if not leaves:
+        return lambda: orchard_ops.flash_attention(q, k, v)
+    out = orchard_ops.flash_attention(q, k, v)
+    return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
+
+
+def _call_ms(call: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 1):  # the first compiles
+        orchard_ops.synchronize()
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        orchard_ops.synchronize()
+        times.append((time.perf_counter() - started) / CALLS)
+    return 1e3 * statistics.median(times[1:])
+
+
+def _compared(kernel: str, shape: Shape, chip: Chip, measured_ms: float) -> Row:
+    """Return the tile that ships and what the model says of it."""
+    dim = search.row_for(shape.head_dim)
+    tile = search.shipped(kernel, chip.family, dim, shape.element_bytes)
+    one = Measured(
+        kernel=kernel,
+        chip=chip.name,
+        tile=tile,
+        seconds=1e-3 * measured_ms,
+        **_sizes(shape),
+    )
+    predicted_ms = 1e3 * one.predicted()
+    return {
+        "tile": [tile.rows, tile.cols, tile.simdgroups, tile.slices],
+        "predicted_ms": predicted_ms,
+        "measured_of_predicted": measured_ms / predicted_ms,
+    }
+
+
+def fit_rows(found: Fit) -> Iterator[Row]:
+    """Yield what a fit found: each unknown, then how well it explains the times."""
+    for unknown in fields(Assumptions):
+        name = unknown.name
+        row = found.ranges[name]
+        yield {
+            "unknown": name,
+            "nominal": getattr(NOMINAL, name),
+            "fitted": getattr(found.point, name),
+            "from": row.low,
+            "to": row.high,
+        }
+    yield {
+        **{
+            f"measured_of_predicted_{size}_bytes": factor
+            for size, factor in found.factors.items()
+        },
+        "left_by_the_nominal_point": found.before,
+        "left_by_the_fit": found.after,
+    }

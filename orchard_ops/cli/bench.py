@@ -25,7 +25,9 @@ from .._perf.work import BACKWARDS
 
 __all__ = ["bench"]
 
-WITHOUT_SIMULATOR = ("cpu", "gpu")
+MAC: dict[str, Suite] = {"gpu": mac.gpu, "kernels": mac.kernels}
+"""The suites that need an Apple GPU."""
+WITHOUT_SIMULATOR = ("cpu", *MAC)
 """The suites that do not run on it."""
 
 NOTE = (
@@ -37,7 +39,7 @@ NOTE = (
 def bench(
     suite: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer evaluates it, on Python 3.9 too)
-        typer.Option(help=f"Any of {', '.join([*SUITES, 'gpu'])}; default: all here."),
+        typer.Option(help=f"Any of {', '.join([*SUITES, *MAC])}; default: all here."),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="More shapes and repeats: minutes.")
@@ -59,7 +61,8 @@ def bench(
     """Count the kernels' work, predict times on Apple GPUs, time what runs here.
 
     On a Mac the suite `gpu` times forward and backward beside PyTorch's attention,
-    and beside MLX and mps-flash-attn where they are installed.
+    and beside MLX and mps-flash-attn where they are installed.  The suite `kernels`
+    times each kernel beside its prediction, and fits the model's unknowns to the times.
     """
     chosen = _choose(suite)
     if backward is not None:
@@ -89,10 +92,10 @@ def bench(
 def _choose(wanted: list[str] | None) -> dict[str, Suite]:
     known: dict[str, Suite] = dict(SUITES)
     if torch.backends.mps.is_available():
-        known["gpu"] = mac.gpu
+        known.update(MAC)
     for name in wanted or ():
-        if name == "gpu" and name not in known:
-            raise typer.BadParameter("gpu: this PyTorch sees no Apple GPU")
+        if name in MAC and name not in known:
+            raise typer.BadParameter(f"{name}: this PyTorch sees no Apple GPU")
         if name not in known:
             raise typer.BadParameter(f"--suite: {name!r} is none of {[*known]}")
     here = [n for n in known if _native.has_simulator() or n in WITHOUT_SIMULATOR]

@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import pytest
 import specialisations
 import torch
-import tune
 from cases import BF16, F16, F32, Case, Mask
 from harness import run_case
 from reference import Results, make_inputs
 
 import orchard_ops
 from orchard_ops import sim
-from orchard_ops._perf import calibration, chips, model
+from orchard_ops._perf import calibration, chips, model, search
 
 LONGEST = 0.5  # seconds
 SLOWEST = replace(chips.chip_named("M1"), cores=7)
@@ -64,7 +62,7 @@ class Launch:
     """A line of the planner's answer."""
 
     kernel: str
-    tile: Any  # of tools/tune.py
+    tile: search.Tile
     grid: tuple[int, ...]
     origin: tuple[int, ...]
     heads: tuple[int, ...]
@@ -82,7 +80,7 @@ class Launch:
 def launch_of(words: list[str]) -> Launch:
     """Read a line."""
     numbers = [int(word) for word in words[1:-1]]
-    tile = tune.Tile(*numbers[:4])
+    tile = search.Tile(*numbers[:4])
     grid, origin, heads, rows = (
         tuple(numbers[a:b]) for a, b in ((4, 7), (7, 10), (10, 12), (12, 14))
     )
@@ -102,7 +100,7 @@ def group_work(problem: Problem, launch: Launch) -> model.Work:
     kernel = MODEL_OF.get(launch.kernel, launch.kernel)
     spills = kernel == "backward_dkdv" and problem.scratch != 0
     size, length = problem.element_bytes, problem.len_kv
-    work = tune.tile_work(kernel, launch.tile, problem.head_dim, size, length, spills)
+    work = search.tile_work(kernel, launch.tile, problem.head_dim, size, length, spills)
     if problem.dtype == "bfloat16":
         work = model.as_floats(work)
     return work.times(1 / work.threadgroups)
@@ -245,7 +243,7 @@ def test_the_bound_is_near_the_model() -> None:
     ]
     assert len(ratios) == 5 * len(problems) // 3
     assert min(ratios) >= 1.0
-    assert max(ratios) < 2.7
+    assert max(ratios) < 2.9
     assert sum(ratios) / len(ratios) < 1.6
 
 
@@ -316,7 +314,7 @@ def test_cut_launches_give_the_same_bits(case: Case, device: torch.device) -> No
 def test_a_cut_spill_gives_the_same_bits(device: torch.device) -> None:
     """Where ds is kept, the grids are cut; a walk that would be takes no scratch."""
     mask = Mask("float", "hqk")
-    case = Case("spill", F16, 3, 8, 8, 70, 40, head_dim=16, mask=mask)
+    case = Case("spill", F16, 5, 8, 8, 70, 40, head_dim=16, mask=mask)
     whole = run(case, device, LONGEST, 1 << 30)
     for seconds in (1e-5, 1e-12):
         if device.type == "metalsim":
