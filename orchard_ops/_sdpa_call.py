@@ -20,7 +20,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ._arguments import dense_arguments, is_jagged, nested_like
 from ._arguments.philox import NO_SEED, draw_seed
-from ._errors import InvalidProblemError, OrchardError, UnsupportedError
+from ._errors import (
+    InvalidProblemError,
+    OrchardError,
+    UnsupportedError,
+    WrongKernelError,
+)
 from ._functions import run
 from ._functions.dense import flash_attention, supports
 from ._tracing import TORCH, is_compiling
@@ -123,7 +128,7 @@ def attend_plainly(
             return flash_attention(
                 query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa
             )
-        except (InvalidProblemError, UnsupportedError):
+        except (InvalidProblemError, UnsupportedError, WrongKernelError):
             pass  # who looks closer finds the reason, or the same error
     return None
 
@@ -151,7 +156,11 @@ def attend(call: Call) -> Tensor | str:
         return str(error)
     if reason:
         return reason
-    out = run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    try:
+        out = run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    except (UnsupportedError, WrongKernelError) as error:
+        # A trial on this device found it, before anything was computed.
+        return str(error)
     return nested_like(call.query, out) if is_jagged(call.query) else out
 
 
