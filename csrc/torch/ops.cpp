@@ -15,6 +15,7 @@
 #include "torch/call.h"
 #include "torch/cpu_op.h"
 #include "torch/trace/recording.h"
+#include "torch/verify/claims.h"
 #include "torch/verify/verify.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"

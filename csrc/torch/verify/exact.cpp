@@ -19,13 +19,9 @@ Tensor exactly(const Tensor& tensor) {
 }
 
 Call exactly(const Call& call) {
-  Call exact = call;
-  for (Tensor* tensor :
-       {&exact.q, &exact.k, &exact.v, &exact.mask, &exact.slopes, &exact.sinks,
-        &exact.starts_q, &exact.starts_kv}) {
-    *tensor = exactly(*tensor);
-  }
-  return exact;
+  auto tensors = call.tensors();
+  for (Tensor& tensor : tensors) tensor = exactly(tensor);
+  return Call::of(tensors, call.options().toTupleRef().elements());
 }
 
 // Sums what a key head has of each of its query heads.

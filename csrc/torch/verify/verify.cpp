@@ -1,8 +1,6 @@
 // csrc/torch/verify/verify.cpp: see verify.h.
 #include "torch/verify/verify.h"
 
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -11,9 +9,9 @@
 #include <sstream>
 
 #include "attention/compiled.h"
-#include "device/kernel_source.h"
 #include "device/user_cache.h"
 #include "torch/attention_ops.h"
+#include "torch/verify/claims.h"
 #include "torch/verify/trial.h"
 
 namespace orchard::torch_ops {
@@ -58,7 +56,6 @@ struct Wrong {
 
 // Of this process, under the mutex.
 struct Found {
-  std::string versions;
   std::vector<Wrong> wrong;
   std::vector<TrialRow> rows;
   VerificationCosts costs;
@@ -123,74 +120,6 @@ std::string name_without_size(const Compiled& kernel) {
     s.features.all.remove(feature);
   }
   return s.name();
-}
-
-// Something that a launch relies on.
-struct Claim {
-  const Compiled* kernel;
-  Trust trust;
-
-  bool operator==(const Claim&) const = default;
-  bool is_known() const { return kernel->is_trusted(trust); }
-};
-
-using Claims = std::vector<Claim>;
-
-std::string kernels_digest() {
-  std::string all;
-  for (const device::EmbeddedText& text : device::embedded_texts()) {
-    if (text.path.substr(0, 8) == "kernels/") all += text.text;
-  }
-  return device::digest(all);
-}
-
-const char* prefix_of(Trust trust) {
-  switch (trust) {
-    case Trust::its_backward:
-      return "backward of ";
-    case Trust::its_mask_backward:
-      return "backward of mask and ";
-    case Trust::none:
-    case Trust::own_results:
-      break;
-  }
-  return "";
-}
-
-// The text of a claim's entry in the user's cache.
-std::string entry_of(const Device& device, const Claim& claim) {
-  static const std::string texts = kernels_digest();
-  std::ostringstream text;
-  text << "orchard-ops verified a kernel\n"
-       << device.name() << "\n"
-       << device::system_build() << "\n";
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    text << found().versions << "\n";
-  }
-  text << texts << "\n" << prefix_of(claim.trust) << claim.kernel->name << "\n";
-  return text.str();
-}
-
-bool are_kept(const Device& device, const Claims& claims) {
-  return std::all_of(claims.begin(), claims.end(), [&](const Claim& claim) {
-    return claim.is_known() || device::is_kept(entry_of(device, claim));
-  });
-}
-
-void keep(const Device& device, const Claims& claims) {
-  static std::atomic<bool> is_warned{false};
-  try {
-    for (const Claim& claim : claims) device::keep(entry_of(device, claim));
-  } catch (const Error& error) {
-    if (is_warned.exchange(true)) return;
-    TORCH_WARN(
-        "orchard_ops cannot keep that kernels were found right, so each "
-        "process tries them again: ",
-        error.message(),
-        "; set ORCHARD_CACHE_DIR to a folder of your own, or "
-        "ORCHARD_VERIFY=never");
-  }
 }
 
 // Where a trial's launches lie, or why they lie nowhere.
@@ -340,8 +269,10 @@ void verify_backward_ahead(Device& device,
   try {
     establish(device, subject, like, {{&forward, ahead}});
   } catch (const Error& error) {
-    // The backward itself will say what else it meets, if it is ever run.
     if (error.kind() == ErrorKind::wrong_kernel) throw;
+    // The backward itself will say what else it meets, if it is ever run: its
+    // kernels are tried then.
+    forward.add_trust(ahead);
   }
 }
 
@@ -401,11 +332,6 @@ std::vector<TrialRow> trials() {
 VerificationCosts verification_costs() {
   const std::lock_guard<std::mutex> lock(mutex);
   return found().costs;
-}
-
-void set_versions(std::string text) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  found().versions = std::move(text);
 }
 
 }  // namespace orchard::torch_ops

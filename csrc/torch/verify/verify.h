@@ -65,7 +65,4 @@ struct VerificationCosts {
 };
 VerificationCosts verification_costs();
 
-// What else than GPU and system the results depend on: "PyTorch 2.4.1, ...".
-void set_versions(std::string versions);
-
 }  // namespace orchard::torch_ops
