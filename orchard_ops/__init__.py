@@ -15,6 +15,7 @@ from ._errors import (
     KernelCompileError,
     OrchardError,
     UnsupportedError,
+    WrongKernelError,
 )
 from ._functions.dense import flash_attention, flash_attn_fwd, supports
 from ._functions.kvcache import flash_attention_with_kvcache
@@ -30,6 +31,7 @@ __all__ = [
     "KernelCompileError",
     "OrchardError",
     "UnsupportedError",
+    "WrongKernelError",
     "__version__",
     "backward_scratch",
     "call_counts",

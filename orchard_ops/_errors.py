@@ -4,7 +4,8 @@
     ├── InvalidProblemError (ValueError)           the arguments contradict each other
     ├── UnsupportedError    (NotImplementedError)  meaningful, but not offered (yet)
     ├── DeviceError         (RuntimeError)         the device, or its library, failed
-    │   └── LibraryError    (ImportError)          no library fits this PyTorch
+    │   ├── LibraryError    (ImportError)          no library fits this PyTorch
+    │   └── WrongKernelError                       a kernel computes something else
     └── KernelCompileError  (RuntimeError)         a kernel's text did not compile
 
 Messages read ``[operation] what was expected, what came; what to do``.
@@ -21,6 +22,7 @@ __all__ = [
     "LibraryError",
     "OrchardError",
     "UnsupportedError",
+    "WrongKernelError",
     "renamed",
     "translate",
 ]
@@ -46,13 +48,23 @@ class LibraryError(DeviceError, ImportError):
     """This package holds no compiled library that fits the PyTorch that runs."""
 
 
+class WrongKernelError(DeviceError):
+    """A kernel's results on this device are not those of plain operators."""
+
+
 class KernelCompileError(OrchardError, RuntimeError):
     """The text of a kernel was refused by the device's compiler."""
 
 
 _BY_TAG = {
     cls.__name__: cls
-    for cls in (InvalidProblemError, UnsupportedError, DeviceError, KernelCompileError)
+    for cls in (
+        InvalidProblemError,
+        UnsupportedError,
+        DeviceError,
+        WrongKernelError,
+        KernelCompileError,
+    )
 }
 _TAGGED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
 # What PyTorch says where a C++ operator with a backward meets torch.func.grad or jvp.

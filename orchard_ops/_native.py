@@ -138,7 +138,10 @@ def load_ops() -> None:
     Raises:
         LibraryError: there is none for this PyTorch, or it cannot be loaded.
     """
-    _load_torch_library("_C")
+    if not is_loaded("_C"):
+        _load_torch_library("_C")
+        # What was found right with one of them says nothing about the next.
+        ops.set_versions(f"PyTorch {torch.__version__}, orchard-ops {VERSION}")
 
 
 def load_metalsim() -> None:

@@ -20,7 +20,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ._arguments import dense_arguments, is_jagged, nested_like
 from ._arguments.philox import NO_SEED, draw_seed
-from ._errors import InvalidProblemError, OrchardError, UnsupportedError
+from ._errors import (
+    InvalidProblemError,
+    OrchardError,
+    UnsupportedError,
+    WrongKernelError,
+)
 from ._functions import run
 from ._functions.dense import flash_attention, supports
 from ._tracing import TORCH, is_compiling
@@ -123,7 +128,7 @@ def attend_plainly(
             return flash_attention(
                 query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa
             )
-        except (InvalidProblemError, UnsupportedError):
+        except (InvalidProblemError, UnsupportedError, WrongKernelError):
             pass  # who looks closer finds the reason, or the same error
     return None
 
@@ -151,7 +156,16 @@ def attend(call: Call) -> Tensor | str:
         return str(error)
     if reason:
         return reason
-    out = run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+    has_dropout = arguments.dropout_p > 0.0
+    before = torch.get_rng_state() if has_dropout else None
+    try:
+        seed = draw_seed() if has_dropout else None
+        out = run.attend("flash_attention", arguments._replace(seed=seed))[0]
+    except (UnsupportedError, WrongKernelError) as error:
+        # A trial on this device found it, before anything was computed.
+        if before is not None:  # PyTorch's function draws in our place
+            torch.set_rng_state(before)
+        return str(error)
     return nested_like(call.query, out) if is_jagged(call.query) else out
 
 

@@ -13,6 +13,11 @@ from needs import chosen_device, skip_without_metalsim
 
 import orchard_ops
 
+# The suite compares every kernel with float64 itself, counts launches and measures
+# memory: a trial at each process's first use of a kernel would only take time and show
+# in the counts.  test_verify.py asks for trials, in processes of its own.
+os.environ.setdefault("ORCHARD_VERIFY", "never")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the command line choose what the tests of random problems draw."""

@@ -23,7 +23,8 @@ enum class ErrorKind : uint8_t {
   unsupported,
   device,
   compile,
-  pipeline  // the text compiles, but the device runs no such kernel
+  pipeline,     // the text compiles, but the device runs no such kernel
+  wrong_kernel  // it runs, and its results are not those of plain operators
 };
 
 // The one exception type of the C++ side.  Its text starts with the name of
@@ -45,6 +46,8 @@ class Error : public std::runtime_error {
         return "[UnsupportedError] ";
       case ErrorKind::device:
         return "[DeviceError] ";
+      case ErrorKind::wrong_kernel:
+        return "[WrongKernelError] ";
       case ErrorKind::compile:
       case ErrorKind::pipeline:
         break;
@@ -133,6 +136,13 @@ class Device {
       const PipelineRequest& request) = 0;
   // Encodes the launches in order; each sees the writes of those before it.
   virtual void submit(std::span<const Launch> launches) = 0;
+  // The same for launches that are not the caller's own: a device that counts
+  // what is launched leaves them out.
+  virtual void submit_uncounted(std::span<const Launch> launches) {
+    submit(launches);
+  }
+  // Whether launches compute: a simulator may be told to drop them.
+  virtual bool computes() const { return true; }
 };
 
 }  // namespace device

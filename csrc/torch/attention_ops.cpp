@@ -12,6 +12,7 @@
 #include "torch/call.h"
 #include "torch/inputs.h"
 #include "torch/run.h"
+#include "torch/verify/verify.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -275,7 +276,7 @@ Gradients run_backward(const BackwardCall& given) {
       attention::choose_spill(device, problem, views,
                               {gradients[kQ].defined(), gradients[kK].defined(),
                                gradients[kBias].defined()},
-                              scratch_bytes);
+                              Aside::scratch_or(scratch_bytes));
   const Tensor spilled = scratch(call.q, spill.spill_bytes);
   const Tensor units = scratch(call.q, spill.units_bytes);
   const Tensor sums = scratch(call.q, spill.sums_bytes);
@@ -322,7 +323,14 @@ Outputs run_on_device(const Call& call) {
   views.stats = buffer_view(kForward, outputs.stats);
   device::Device& device = device_of(kForward, call.q);
   attention::Plan plan;
-  attention::plan_forward(device, problem, views, plan);
+  try {
+    attention::plan_forward(device, problem, views, plan);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::unsupported) {
+      remember_unusable(device, problem, error);
+    }
+    throw;
+  }
   run(device, Direction::forward, call.q, problem, plan, inputs.copies());
   return outputs;
 }
@@ -348,8 +356,12 @@ void forward_elsewhere(const c10::OperatorHandle& /*op*/, Stack* stack) {
   device_of(kForward, call.q);  // there is none: throws
 }
 
+void run_backward_on_device(Stack& stack) {
+  push_gradients(stack, run_backward(take_backward(stack)));
+}
+
 void backward_device(const c10::OperatorHandle& /*op*/, Stack* stack) {
-  push_gradients(*stack, run_backward(take_backward(*stack)));
+  run_backward_on_device(*stack);
 }
 
 void backward_meta(const c10::OperatorHandle& /*op*/, Stack* stack) {

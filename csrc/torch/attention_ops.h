@@ -40,6 +40,9 @@ void set_backward_scratch(int64_t bytes);
 // Throws the error of a derivative of a derivative.
 [[noreturn]] void refuse_second_derivatives();
 
+// The backward operator's arguments, on the stack, become its results.
+void run_backward_on_device(torch::jit::Stack& stack);
+
 // What forward computes on a device.
 struct Outputs {
   at::Tensor out, lse, stats;

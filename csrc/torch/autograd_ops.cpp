@@ -11,6 +11,7 @@
 
 #include "torch/attention_ops.h"
 #include "torch/call.h"
+#include "torch/verify/verify.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -205,6 +206,9 @@ Outputs run_recorded(const Call& call, Outputs (*run_below)(const Call& call)) {
   Outputs outputs;
   {
     const at::AutoGradMode is_off(false);
+    const BackwardAhead will_be_run(
+        call.has_bias() &&
+        torch::autograd::any_variable_requires_grad(variable_list{call.mask}));
     outputs = run_below(call);
   }
   torch::autograd::set_history(outputs.out, node);

@@ -129,11 +129,13 @@ Outputs run_on_cpu(const Step& step) {
   return outputs;
 }
 
+}  // namespace
+
 // A step of no queries is checked as any other and launches nothing.
-Outputs run(const Step& step) {
+DecodeOutputs decode_on_device(const DecodeStep& step) {
   check_step(step);
   Problem problem = problem_of(step);
-  const Outputs outputs = empty_outputs(step);
+  const DecodeOutputs outputs = empty_outputs(step);
   if (is_served_empty(step, outputs)) return outputs;
   const auto& [out, lse] = outputs;
   problem.cache.splits = splits_of(step, problem);
@@ -166,6 +168,8 @@ Outputs run(const Step& step) {
   run(device, Direction::decode, q, problem, plan, inputs.copies());
   return outputs;
 }
+
+namespace {
 
 template <Outputs (*serve)(const Step&)>
 Outputs decode(const Tensor& q,
@@ -216,11 +220,13 @@ TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {
 }
 
 TORCH_LIBRARY_IMPL(orchard_ops, PrivateUse1, m) {
-  m.impl("decode", decode<run>);
+  m.impl("decode", decode<decode_on_device>);
 }
 
 #ifdef ORCHARD_WITH_METAL
-TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) { m.impl("decode", decode<run>); }
+TORCH_LIBRARY_IMPL(orchard_ops, MPS, m) {
+  m.impl("decode", decode<decode_on_device>);
+}
 #endif
 
 TORCH_LIBRARY_IMPL(orchard_ops, CPU, m) {

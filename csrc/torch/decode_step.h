@@ -33,6 +33,8 @@ struct DecodeStep {
 
 using DecodeOutputs = std::tuple<at::Tensor, at::Tensor>;  // out, lse
 
+// The operator on a device, with the check.
+DecodeOutputs decode_on_device(const DecodeStep& step);
 // Writes the outputs of a checked step of CPU tensors (decode_cpu.cpp).
 void decode_on_cpu(const DecodeStep& step, const DecodeOutputs& outputs);
 

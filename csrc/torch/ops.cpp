@@ -15,12 +15,21 @@
 #include "torch/call.h"
 #include "torch/cpu_op.h"
 #include "torch/trace/recording.h"
+#include "torch/verify/claims.h"
+#include "torch/verify/verify.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"
 #endif
 
 namespace orchard::torch_ops {
 namespace {
+
+bool is_differentiated(const Call& call) {
+  for (const at::Tensor& tensor : call.tensors()) {
+    if (tensor.defined() && has_derivative(tensor)) return true;
+  }
+  return false;
+}
 
 // Why the operators would refuse a call, or "".  Only a real call can ask its
 // device and look at the numbers in its tensors.
@@ -33,7 +42,9 @@ std::string reason_against(c10::ArrayRef<c10::IValue> arguments, bool is_real) {
     if (call.q.is_cpu()) {
       check_packed_numbers(kSupports, call);
     } else {
-      problem_of(kSupports, call);
+      const attention::Problem problem = problem_of(kSupports, call);
+      return known_wrong(device_of(kSupports, call.q), problem,
+                         is_differentiated(call));
     }
   } catch (const Error& error) {
     return error.what();
@@ -82,6 +93,29 @@ thread_limits(const at::Tensor& like) {
     without.push_back(limit.without);
   }
   return {kernels, with_attribute, without};
+}
+
+// Four lists side by side: TrialRow.
+std::tuple<std::vector<std::string>,
+           std::vector<std::string>,
+           std::vector<double>,
+           std::vector<double>>
+trial_lists() {
+  std::vector<std::string> kernels, outputs;
+  std::vector<double> errors, allowed;
+  for (const TrialRow& row : trials()) {
+    kernels.push_back(row.kernel);
+    outputs.push_back(row.output);
+    errors.push_back(row.error);
+    allowed.push_back(row.allowed);
+  }
+  return {kernels, outputs, errors, allowed};
+}
+
+std::tuple<int64_t, int64_t, double, double> cost_numbers() {
+  const VerificationCosts costs = verification_costs();
+  return {costs.looked, costs.tried, costs.looking_seconds,
+          costs.trying_seconds};
 }
 
 // For each kernel, whatever its features: the tensors that it reads, and those
@@ -145,6 +179,9 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("longest_launch() -> float", device::longest_seconds);
   m.def("set_longest_launch(float seconds) -> ()", device::set_longest_seconds);
   m.def("record_into(str folder) -> ()", record_into);
+  m.def("trials() -> (str[], str[], float[], float[])", trial_lists);
+  m.def("verification_costs() -> (int, int, float, float)", cost_numbers);
+  m.def("set_versions(str versions) -> ()", set_versions);
   m.def("synchronize() -> ()", synchronize);
 }
 

@@ -4,6 +4,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <string>
+#include <vector>
+
 #include "attention/plan.h"
 
 namespace orchard::torch_ops {
@@ -17,5 +21,34 @@ void run(device::Device& device,
          const attention::Problem& problem,
          const attention::Plan& plan,
          int64_t copies);
+
+// While one lives, what this thread runs is nobody's call: it is launched, and
+// neither counted nor logged, nor verified, nor in the user's recording.
+class Aside {
+ public:
+  // `scratch`: of a backward, instead of the user's (attention/spill.h);
+  // `folder`: an existing one to record into, or none.
+  Aside(std::optional<int64_t> scratch, std::string folder);
+  ~Aside();
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
+
+  static Aside* current();
+  static int64_t scratch_or(int64_t others);
+
+  void launch(device::Device& device,
+              const at::Tensor& like,
+              const attention::Plan& plan);
+  // What was launched, in order.
+  const std::vector<const attention::Compiled*>& kernels() const {
+    return kernels_;
+  }
+
+ private:
+  std::optional<int64_t> scratch_;
+  std::string folder_;
+  int64_t recorded_ = 0;
+  std::vector<const attention::Compiled*> kernels_;
+};
 
 }  // namespace orchard::torch_ops

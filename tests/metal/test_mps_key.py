@@ -33,6 +33,11 @@ SUITES = {
         "-k",
         "plain-torch.float16 or decoding or private",
     ),
+    "verified": (
+        "api/test_verify.py",
+        "-k",
+        "an_entry or float16 or bias or layout or prepare or falls_back or paged",
+    ),
     "training": ("api/test_mps_smoke_training.py",),
     "views": ("api/test_storage_bridge.py", "-k", "views or offsets or slices"),
     "decode": ("attention/test_kvcache.py", "-k", "matches_float64 and not cpu"),

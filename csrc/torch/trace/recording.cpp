@@ -187,15 +187,23 @@ bool submit_recorded(device::Device& device,
   if (!is_recording) return false;
   const std::lock_guard<std::mutex> lock(mutex);
   if (!is_recording) return false;  // stopped meanwhile
+  record_plan(recording_folder, launches_recorded, device, like, plan);
+  return true;
+}
+
+void record_plan(const std::string& folder,
+                 int64_t& count,
+                 device::Device& device,
+                 const at::Tensor& like,
+                 const attention::Plan& plan) {
   for (size_t i = 0; i < plan.launches.size(); ++i) {
-    const std::string number = std::to_string(++launches_recorded);
+    const std::string number = std::to_string(++count);
     const std::string name =
         std::string(number.size() < 6 ? 6 - number.size() : 0, '0') + number +
         "-" + attention::entry_of(plan.kernels[i]->specialisation);
-    Recorder(recording_folder + "/" + name, like)
+    Recorder(folder + "/" + name, like)
         .record(device, plan.launches[i], *plan.kernels[i]);
   }
-  return true;
 }
 
 }  // namespace orchard::torch_ops

@@ -20,4 +20,11 @@ bool submit_recorded(device::Device& device,
                      const at::Tensor& like,
                      const attention::Plan& plan);
 
+// The same into any existing folder; `count` launches are there already.
+void record_plan(const std::string& folder,
+                 int64_t& count,
+                 device::Device& device,
+                 const at::Tensor& like,
+                 const attention::Plan& plan);
+
 }  // namespace orchard::torch_ops

@@ -21,22 +21,6 @@ extern char** environ;
 namespace orchard::sim {
 namespace {
 
-namespace fs = std::filesystem;
-
-std::string folder_from_environment() {
-  const auto value = [](const char* name) {
-    const char* text = std::getenv(name);
-    return std::string(text ? text : "");
-  };
-  if (std::string own = value("ORCHARD_CACHE_DIR"); !own.empty()) return own;
-  if (std::string xdg = value("XDG_CACHE_HOME"); !xdg.empty()) {
-    return xdg + "/orchard-ops";
-  }
-  const std::string home = value("HOME");
-  if (!home.empty() && home != "/") return home + "/.cache/orchard-ops";
-  return "/tmp/orchard-ops-" + std::to_string(getuid());
-}
-
 // Children see zig's caches inside ours: the home may be read-only.
 std::vector<std::string> child_environment(const std::string& cache) {
   std::vector<std::string> list;
@@ -62,24 +46,10 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
 
 }  // namespace
 
-std::string cache_folder() {
-  const std::string path = folder_from_environment();
-  std::error_code error;
-  const bool is_new = fs::create_directories(path, error);
-  if (is_new) chmod(path.c_str(), 0700);
-  struct stat info{};
-  if (stat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    throw Error(ErrorKind::compile,
-                "simulator: cannot make the cache folder " + path +
-                    "; set ORCHARD_CACHE_DIR to a folder you can write");
-  }
-  if (info.st_uid != geteuid()) {
-    throw Error(ErrorKind::compile,
-                "simulator: the cache folder " + path +
-                    " belongs to another user; set ORCHARD_CACHE_DIR");
-  }
-  if ((info.st_mode & 0077) != 0) chmod(path.c_str(), 0700);
-  return path;
+std::string cache_folder() try {
+  return device::cache_folder();
+} catch (const Error& error) {
+  throw Error(ErrorKind::compile, "simulator: " + error.message());
 }
 
 ScratchFolder::ScratchFolder() : path_(cache_folder() + "/build-XXXXXX") {
@@ -91,7 +61,7 @@ ScratchFolder::ScratchFolder() : path_(cache_folder() + "/build-XXXXXX") {
 
 ScratchFolder::~ScratchFolder() {
   std::error_code ignored;
-  fs::remove_all(path_, ignored);
+  std::filesystem::remove_all(path_, ignored);
 }
 
 std::string read_file(const std::string& path) {
@@ -135,23 +105,6 @@ Outcome run_program(const std::vector<std::string>& command,
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_file(log)};
-}
-
-std::string digest(std::string_view text) {
-  // Two FNV-1a hashes of different start and direction.
-  uint64_t a = 0xcbf29ce484222325u;
-  uint64_t b = 0x9e3779b97f4a7c15u;
-  for (size_t i = 0; i < text.size(); ++i) {
-    a = (a ^ static_cast<unsigned char>(text[i])) * 0x100000001b3u;
-    b = (b ^ static_cast<unsigned char>(text[text.size() - 1 - i])) *
-        0x100000001b3u;
-    b ^= b >> 29;
-  }
-  char out[33];
-  std::snprintf(out, sizeof(out), "%016llx%016llx",
-                static_cast<unsigned long long>(a),
-                static_cast<unsigned long long>(b));
-  return out;
 }
 
 }  // namespace orchard::sim

@@ -6,10 +6,11 @@
 #include <string_view>
 #include <vector>
 
+#include "device/user_cache.h"
+
 namespace orchard::sim {
 
-// ORCHARD_CACHE_DIR, else XDG_CACHE_HOME/orchard-ops, else ~/.cache/…; made
-// private to the user, refused when it belongs to another.
+// The user's, of device/user_cache.h; Error(compile) if there can be none.
 std::string cache_folder();
 
 // A fresh folder inside the cache, removed with its files at the end.
@@ -36,7 +37,6 @@ struct Outcome {
 Outcome run_program(const std::vector<std::string>& command,
                     const std::string& folder);
 
-// 128 bits in hexadecimal.
-std::string digest(std::string_view text);
+using device::digest;
 
 }  // namespace orchard::sim

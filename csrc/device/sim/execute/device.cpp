@@ -408,7 +408,18 @@ class SimDevice : public device::Device {
     for (const device::Launch& launch : launches) run(launch, options());
   }
 
-  Counters run(const device::Launch& launch, const Options& chosen) {
+  void submit_uncounted(std::span<const device::Launch> launches) override {
+    if (options().is_idle) return;
+    for (const device::Launch& launch : launches) {
+      run(launch, options(), /*is_counted=*/false);
+    }
+  }
+
+  bool computes() const override { return !options().is_idle; }
+
+  Counters run(const device::Launch& launch,
+               const Options& chosen,
+               bool is_counted = true) {
     const std::lock_guard lock(mutex_);
     const Options copy = chosen;
     const Binding binding(launch, copy);
@@ -419,6 +430,7 @@ class SimDevice : public device::Device {
     if (std::string problem = binding.damage(); !problem.empty()) {
       refuse(problem);
     }
+    if (!is_counted) return counted;
     const std::lock_guard counter_lock(counter_mutex_);
     by_kernel_[binding.job().kernel->name] += counted;
     return counted;

@@ -145,9 +145,11 @@ char* Worker::stack_of(uint32_t thread) const {
 }
 
 void Worker::begin(const Job& job, const Watch& watch) {
+  // Row by row: four neighboring lanes share one, and kernels that take the
+  // maximum of a row as Apple's layout has it take another.
   static const uint8_t foreign[abi::lanes] = {
-      5,  4,  7,  6,  1,  0,  3,  2,  13, 12, 15, 14, 9,  8,  11, 10,
-      21, 20, 23, 22, 17, 16, 19, 18, 29, 28, 31, 30, 25, 24, 27, 26};
+      0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,
+      16, 17, 24, 25, 18, 19, 26, 27, 20, 21, 28, 29, 22, 23, 30, 31};
   job_ = &job;
   watch_ = &watch;
   running = this;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "device/sim/sim.h"
 #include "metal.h"
 #include "runtime.h"
 #include "streams/mps.h"
@@ -23,6 +24,11 @@ void limit_tiles(const std::string& kernel, int64_t fragments, int64_t slices) {
   } else {
     faults().tiles[kernel] = {fragments, slices};
   }
+}
+
+// Lanes hold other elements of a matrix than an Apple GPU's do.
+void set_foreign_layout(bool is_foreign) {
+  orchard::sim::options().has_foreign_layout = is_foreign;
 }
 
 int64_t live(const std::string& kind) {
@@ -58,6 +64,7 @@ TORCH_LIBRARY(standin, m) {
   m.def("fail_gpu(bool is_failing) -> ()", fail_gpu);
   m.def("limit_tiles(str kernel, int fragments, int slices) -> ()",
         limit_tiles);
+  m.def("set_foreign_layout(bool is_foreign) -> ()", set_foreign_layout);
   m.def("compilations() -> int", compilations);
   m.def("live(str kind) -> int", live);
   m.def("misuses() -> int[]", misuses);
