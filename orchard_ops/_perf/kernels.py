@@ -25,7 +25,7 @@ class Kernel:
     """Cycles of a lane."""
 
 
-# A kernel comes after those whose tiles its own must divide (tools/tune.py).
+# A kernel comes after those whose tiles its own must divide (search.py).
 KERNELS = {
     "forward": Kernel(products=2, pairs=1, singles=1, alu_per_score=6.0),
     "backward_dkdv": Kernel(products=4, pairs=2, singles=2, alu_per_score=8.0),

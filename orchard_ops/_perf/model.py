@@ -5,14 +5,16 @@ threadgroup memory, on-core loads, L2 and DRAM.  Costs are cycles of one simdgro
 instruction on one of a core's four schedulers (philipturner/metal-benchmarks).
 
 Issue is divided by an efficiency, one number for each class and element size, which
-`_fit` takes from a peer's published times by the same rules.  Everything else is
-prediction, and what this module returns must be printed as such.
+`calibration` takes from a peer's published times by the same rules.  What is not known
+of these GPUs are `Assumptions`.  Everything else is prediction, and what this module
+returns must be printed as such.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+from .assumptions import NOMINAL, Assumptions
 from .chips import Chip
 from .kernels import KERNELS, Kernel
 
@@ -22,6 +24,7 @@ __all__ = [
     "alu",
     "as_floats",
     "beside",
+    "bytes_from_l2",
     "issue_cycles",
     "loads_of_reads",
     "matrix_cycles",
@@ -29,24 +32,15 @@ __all__ = [
     "predict",
 ]
 
-SHUFFLE_CYCLES = 2.0
 SHUFFLES_PER_BLOCK = 3  # of 8 rows: maximum, and whether it grew
 EXP_CYCLES = 4.0
 # Its issue alone: more than this, and the peer, which waits at 8 and more for each
 # block, would have to be faster than what it does (docs/benchmarks.md).
 BARRIER_CYCLES = 1.0
-THREADGROUP_BYTES_PER_CYCLE = 64.0  # of a core; not published, as on-core loads
-CORE_BYTES_PER_CYCLE = 64.0
-L2_BYTES_PER_CYCLE = 32.0
-DRAM_SHARE = 0.8
 THREADS_PER_CORE = 384  # resident at the most registers
 FIRST_LAUNCH_SECONDS, NEXT_LAUNCH_SECONDS = 5e-6, 1.2e-6
 
-# In cycles of a lane: for each row that is read the number of one that is there, times
-# a stride of the run in 32 bits, added to an address in 64 (the peer's strides are
-# constants of its text); and for the pair of a fragment that is put together from two
-# loads.
-ALU_PER_ROW = 4.0
+# In cycles of a lane: for the pair of a fragment that is put together from two loads.
 ALU_PER_PAIR = 1.5
 
 
@@ -118,7 +112,13 @@ def loads_of_reads(kernel: str, length: int, element_bytes: int) -> int:
     return pairs + row.singles * loads_of_row(length, element_bytes, 1)
 
 
-def alu(kernel: str, scores: float, reads: float, length: int) -> float:
+def alu(
+    kernel: str,
+    scores: float,
+    reads: float,
+    length: int,
+    assumed: Assumptions = NOMINAL,
+) -> float:
     """Return the arithmetic of one of our kernels, which the simulator cannot count.
 
     Args:
@@ -126,11 +126,20 @@ def alu(kernel: str, scores: float, reads: float, length: int) -> float:
         scores: entries of the scores that a lane turns into weights.
         reads: how often it does its reads.
         length: of a simdgroup's slice of head_dim.
+        assumed: the point of the model.
     """
     row = KERNELS.get(kernel, Kernel(0, 0, 0))
     rows, pairs = 2 * row.pairs + row.singles, row.pairs * length / 8
-    each = ALU_PER_ROW * rows + ALU_PER_PAIR * pairs
+    each = assumed.row_cycles * rows + ALU_PER_PAIR * pairs
     return row.alu_per_score * scores + each * reads
+
+
+def bytes_from_l2(loaded: float, slices: int, assumed: Assumptions = NOMINAL) -> float:
+    """Return what L1 does not serve of the bytes that simdgroups load.
+
+    Those that walk the same blocks share lines; of slices of head_dim each has its own.
+    """
+    return loaded if slices > 1 else loaded / assumed.line_sharing
 
 
 def as_floats(work: Work) -> Work:
@@ -156,7 +165,11 @@ def matrix_cycles(work: Work, element_bytes: int) -> float:
 
 
 def predict(
-    work: Work, chip: Chip, efficiency: float, element_bytes: int
+    work: Work,
+    chip: Chip,
+    efficiency: float,
+    element_bytes: int,
+    assumed: Assumptions = NOMINAL,
 ) -> Prediction:
     """Predict one launch of a kernel on a chip; launch overhead is not in it.
 
@@ -165,17 +178,18 @@ def predict(
         chip: where.
         efficiency: the share of the issue rate that kernels reach there.
         element_bytes: of q, k and v.
+        assumed: the point of the model.
     """
     core_hz = chip.cores * chip.ghz * 1e9
     matrix = multiply_cycles(element_bytes) * work.multiplies
-    issue = issue_cycles(work, chip.family, element_bytes)
+    issue = issue_cycles(work, chip.family, element_bytes, assumed)
     terms = {
         "issue": issue / (4 * core_hz * efficiency),
         "exponentials": EXP_CYCLES * work.exponentials / (4 * core_hz),
-        "threadgroup": work.threadgroup_bytes / (THREADGROUP_BYTES_PER_CYCLE * core_hz),
-        "loads": work.device_bytes / (CORE_BYTES_PER_CYCLE * core_hz),
-        "L2": work.l2_bytes / (L2_BYTES_PER_CYCLE * core_hz),
-        "DRAM": work.dram_bytes / (DRAM_SHARE * chip.dram_gbs * 1e9),
+        "threadgroup": work.threadgroup_bytes / (assumed.threadgroup_bytes * core_hz),
+        "loads": work.device_bytes / (assumed.core_bytes * core_hz),
+        "L2": work.l2_bytes / (assumed.l2_bytes * core_hz),
+        "DRAM": work.dram_bytes / (assumed.dram_share * chip.dram_gbs * 1e9),
     }
     binding = max(terms, key=lambda name: terms[name])
     steady = terms[binding]
@@ -183,29 +197,32 @@ def predict(
     return Prediction(seconds, steady, binding, matrix / (4 * core_hz) / seconds, terms)
 
 
-def beside(work: Work, chip: Chip) -> float:
+def beside(work: Work, chip: Chip, assumed: Assumptions = NOMINAL) -> float:
     """Return the seconds of issue that a chip hides beside the matrix multiplies."""
     hides = chip.family != "A"
-    return _other_cycles(work) / (4e9 * chip.cores * chip.ghz) if hides else 0.0
+    cycles = _other_cycles(work, assumed) if hides else 0.0
+    return cycles / (4e9 * chip.cores * chip.ghz)
 
 
-def _other_cycles(work: Work) -> float:
+def _other_cycles(work: Work, assumed: Assumptions) -> float:
     return (
         work.alu
-        + SHUFFLE_CYCLES * work.shuffles
+        + assumed.shuffle_cycles * work.shuffles
         + work.loads
         + BARRIER_CYCLES * work.barriers
     )
 
 
-def issue_cycles(work: Work, family: str, element_bytes: int) -> float:
+def issue_cycles(
+    work: Work, family: str, element_bytes: int, assumed: Assumptions = NOMINAL
+) -> float:
     """Return the cycles of one scheduler, if nothing were lost."""
-    matrix, others = matrix_cycles(work, element_bytes), _other_cycles(work)
+    matrix, others = matrix_cycles(work, element_bytes), _other_cycles(work, assumed)
     if family == "A":
         return matrix + others  # one instruction at a time
     # From class B on others go beside; but a page is fetched, used and written back
     # with barriers between, through L2 and threadgroup memory, so all wait for it.
-    cycles_per_byte = 1 / L2_BYTES_PER_CYCLE + 1 / THREADGROUP_BYTES_PER_CYCLE
+    cycles_per_byte = 1 / assumed.l2_bytes + 1 / assumed.threadgroup_bytes
     return max(matrix, others) + 4 * cycles_per_byte * work.paged_bytes
 
 

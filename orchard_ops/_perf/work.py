@@ -180,10 +180,9 @@ def work_of_slices(
         exponentials=weights,
         barriers=counters["threadgroup_barriers"] * threads / lanes,
         device_bytes=loaded + stored,
-        # Two simdgroups that walk the same blocks are taken to share each line.
         l2_bytes=stored
         + slices * kept
-        + (loaded - slices * kept) / (1 if slices > 1 else 2),
+        + model.bytes_from_l2(loaded - slices * kept, slices),
         threadgroup_bytes=counters["threadgroup_load_bytes"]
         + counters["threadgroup_store_bytes"],
         dram_bytes=read_bytes + kept + stored,

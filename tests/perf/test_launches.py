@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import pytest
 import specialisations
 import torch
-import tune
 from cases import BF16, F16, F32, Case, Mask
 from harness import run_case
 from reference import Results, make_inputs
 
 import orchard_ops
 from orchard_ops import sim
-from orchard_ops._perf import calibration, chips, model
+from orchard_ops._perf import calibration, chips, model, search
 
 LONGEST = 0.5  # seconds
 SLOWEST = replace(chips.chip_named("M1"), cores=7)
@@ -64,7 +62,7 @@ class Launch:
     """A line of the planner's answer."""
 
     kernel: str
-    tile: Any  # of tools/tune.py
+    tile: search.Tile
     grid: tuple[int, ...]
     origin: tuple[int, ...]
     heads: tuple[int, ...]
@@ -82,7 +80,7 @@ class Launch:
 def launch_of(words: list[str]) -> Launch:
     """Read a line."""
     numbers = [int(word) for word in words[1:-1]]
-    tile = tune.Tile(*numbers[:4])
+    tile = search.Tile(*numbers[:4])
     grid, origin, heads, rows = (
         tuple(numbers[a:b]) for a, b in ((4, 7), (7, 10), (10, 12), (12, 14))
     )
@@ -102,7 +100,7 @@ def group_work(problem: Problem, launch: Launch) -> model.Work:
     kernel = MODEL_OF.get(launch.kernel, launch.kernel)
     spills = kernel == "backward_dkdv" and problem.scratch != 0
     size, length = problem.element_bytes, problem.len_kv
-    work = tune.tile_work(kernel, launch.tile, problem.head_dim, size, length, spills)
+    work = search.tile_work(kernel, launch.tile, problem.head_dim, size, length, spills)
     if problem.dtype == "bfloat16":
         work = model.as_floats(work)
     return work.times(1 / work.threadgroups)

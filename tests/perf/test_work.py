@@ -15,7 +15,7 @@ from needs import needs_metalsim, skip_without_metalsim
 
 import orchard_ops
 from orchard_ops import sim
-from orchard_ops._perf import calibration, chips, model
+from orchard_ops._perf import calibration, chips, model, search
 from orchard_ops._perf import work as counting
 from orchard_ops._perf.work import Shape
 
@@ -78,7 +78,9 @@ def counted(request: pytest.FixtureRequest) -> tuple[str, Shape, counting.Counts
 
 def products(counts: counting.Counts) -> dict[str, int]:
     """Return the products of each kernel that multiplies."""
-    return {name: row.products for name, row in tune.KERNELS.items() if name in counts}
+    return {
+        name: row.products for name, row in search.KERNELS.items() if name in counts
+    }
 
 
 def test_each_product_is_done_once(counted: tuple[str, Shape, counting.Counts]) -> None:
@@ -118,8 +120,8 @@ def test_the_search_counts_what_the_simulator_counts(
     family, shape, counts = counted
     spills = "backward_dq_spilled" in counts
     for kernel in products(counts):
-        tile, _ = tune.best(kernel, family, 64, 2)
-        expected = tune.tile_work(
+        tile, _ = search.best(kernel, family, 64, 2)
+        expected = search.tile_work(
             kernel,
             tile,
             64,
@@ -141,9 +143,9 @@ def test_the_search_counts_what_the_simulator_counts(
 
 def test_lengths_are_multiples_of_every_threadgroup() -> None:
     """No tile of the search hangs over at the lengths that are extrapolated from."""
-    kinds = itertools.product(tune.KERNELS, CLASSES, tune.HEAD_DIMS, (2, 4))
+    kinds = itertools.product(search.KERNELS, CLASSES, search.HEAD_DIMS, (2, 4))
     for kernel, family, dim, size in kinds:
-        tile, _ = tune.best(kernel, family, dim, size)
+        tile, _ = search.best(kernel, family, dim, size)
         walked = tile.cols if kernel == "backward_dkdv" else tile.rows
         for unit in (8 * walked * tile.simdgroups // tile.slices, 8 * tile.rows):
             assert counting.SHORT % unit == 0
@@ -183,10 +185,10 @@ def test_tiles_are_what_the_search_finds() -> None:
     assert tune.generated() in tune.TABLE.read_text(encoding="utf-8")
     for s in specialisations.golden():
         dims = s["HEAD_DIM"], s["HEAD_DIM_V"]
-        if s.kernel not in tune.KERNELS or dims[0] != dims[1]:
+        if s.kernel not in search.KERNELS or dims[0] != dims[1]:
             continue
-        tile = tune.Tile(s["TILE_ROWS"], s["TILE_COLS"], s["SIMDGROUPS"], s["SLICES"])
-        held = tune.registers(s.kernel, tile, dims[0], s["OPERAND_BYTES"])
+        tile = search.Tile(s["TILE_ROWS"], s["TILE_COLS"], s["SIMDGROUPS"], s["SLICES"])
+        held = search.registers(s.kernel, tile, dims[0], s["OPERAND_BYTES"])
         assert held >= budget.tile_registers(s), s.line
 
 
@@ -215,9 +217,9 @@ def test_the_model_gives_the_peers_published_times(
 
 def test_kept_gradients_are_read_by_tiles_that_divide_those_that_wrote_them() -> None:
     """Rows and columns of dq's tile divide dk and dv's at every head_dim."""
-    for family, size, dim in itertools.product(CLASSES, (2, 4), tune.HEAD_DIMS):
-        written, _ = tune.best("backward_dkdv", family, dim, size)
-        read, _ = tune.best("backward_dq_spilled", family, dim, size)
+    for family, size, dim in itertools.product(CLASSES, (2, 4), search.HEAD_DIMS):
+        written, _ = search.best("backward_dkdv", family, dim, size)
+        read, _ = search.best("backward_dq_spilled", family, dim, size)
         assert written.rows % read.rows == 0
         assert written.cols % read.cols == 0
 
@@ -230,17 +232,17 @@ def test_predicted_utilisation(family: str, forward: float, backward: float) -> 
 
     No kernel is predicted to reach more than the peer's efficiency, 0.85 on class B.
     """
-    chip = chips.chip_named(tune.SCORED_ON[family])
+    chip = chips.chip_named(search.SCORED_ON[family])
     eta = calibration.efficiency(family, 2)
 
     def seconds(kernel: str, dim: int, spills: bool = False) -> float:
-        tile, _ = tune.best(kernel, family, dim, 2)
-        assert tune.registers(kernel, tile, dim, 2) <= tune.REGISTERS[family]
-        work = tune.tile_work(kernel, tile, dim, 2, tune.LENGTH, spills)
+        tile, _ = search.best(kernel, family, dim, 2)
+        assert search.registers(kernel, tile, dim, 2) <= search.REGISTERS[family]
+        work = search.tile_work(kernel, tile, dim, 2, search.LENGTH, spills)
         return model.predict(work, chip, eta, 2).steady_seconds
 
     for dim in (64, 128):
-        shape = Shape(tune.LENGTH, dim, heads=1)
+        shape = Shape(search.LENGTH, dim, heads=1)
         product = model.multiply_cycles(2) * counting.ideal_multiplies(shape, 1)
         product /= 4e9 * chip.cores * chip.ghz
         assert 2 * product / seconds("forward", dim) >= forward

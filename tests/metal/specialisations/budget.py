@@ -10,7 +10,7 @@ from __future__ import annotations
 from specialisations import Specialisation
 
 # By class of GPU.  A thread has 128 registers; what the tile leaves of them is for the
-# rest.  M1 and M2 keep to 70 (tools/tune.py takes no more for class A), from M3 on they
+# rest.  M1 and M2 keep to 70 (the search takes no more for class A), from M3 on they
 # are given out on demand.
 TILE_REGISTERS = {"a": 70, "b": 100, "c": 100}
 THREADGROUP_BYTES = 20 * 1024  # three threadgroups a core; Metal's limit is 32 KiB
