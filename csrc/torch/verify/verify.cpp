@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "attention/compiled.h"
-#include "device/kernel_source.h"
 #include "device/user_cache.h"
 #include "torch/attention_ops.h"
+#include "torch/installation.h"
 #include "torch/verify/trial.h"
 
 namespace orchard::torch_ops {
@@ -64,7 +64,6 @@ struct Wrong {
 };
 
 std::mutex mutex;
-std::string versions;
 std::atomic<bool> is_any_wrong{false};
 
 std::vector<Wrong>& found_wrong() {
@@ -136,26 +135,10 @@ struct Claim {
 
 using Claims = std::vector<Claim>;
 
-std::string kernels_digest() {
-  std::string all;
-  for (const device::EmbeddedText& text : device::embedded_texts()) {
-    if (text.path.substr(0, 8) == "kernels/") all += text.text;
-  }
-  return device::digest(all);
-}
-
 // The text of a claim's entry in the user's cache.
 std::string entry_of(const Device& device, const Claim& claim, Ahead scope) {
-  static const std::string texts = kernels_digest();
   std::ostringstream text;
-  text << "orchard-ops verified a kernel\n"
-       << device.name() << "\n"
-       << device::system_build() << "\n";
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    text << versions << "\n";
-  }
-  text << texts << "\n";
+  text << "orchard-ops verified a kernel\n" << installation(device);
   if (claim.trust == attention::kItsBackward) {
     text << "backward of "
          << (scope == Ahead::backward_with_dbias ? "mask and " : "");
@@ -416,11 +399,6 @@ BackwardAhead::~BackwardAhead() { ahead = Ahead::nothing; }
 std::vector<TrialRow> trials() {
   const std::lock_guard<std::mutex> lock(mutex);
   return rows();
-}
-
-void set_versions(std::string text) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  versions = std::move(text);
 }
 
 }  // namespace orchard::torch_ops

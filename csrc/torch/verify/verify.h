@@ -57,7 +57,4 @@ struct TrialRow {
 };
 std::vector<TrialRow> trials();
 
-// What else than GPU and system the results depend on: "PyTorch 2.4.1, ...".
-void set_versions(std::string versions);
-
 }  // namespace orchard::torch_ops
