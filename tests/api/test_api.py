@@ -36,6 +36,7 @@ def test_public_names() -> None:
         "storage",
         "supports",
         "synchronize",
+        "tune",
     ]
     for name in orchard_ops.__all__:
         assert hasattr(orchard_ops, name)

@@ -1,0 +1,170 @@
+"""What was chosen, as the user's cache and C++ have it (csrc/attention/choices.h)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from torch import Tensor
+
+import orchard_ops
+
+from .. import _native
+from .._errors import translate
+from .._perf.search import Tile
+from .shapes import Class
+
+__all__ = ["Choices", "exported", "kept", "reset", "shipped_tile", "trying"]
+
+FORMAT = 1
+TILED = (
+    *("forward", "backward_dkdv", "backward_dq", "backward_dq_spilled"),
+    "decode",
+)
+NUMBERS = ("scratch", "threadgroups")
+Value = Union[Tile, int]
+Key = tuple[str, Class]
+"""A kernel, "scratch" or "threadgroups", and for what."""
+
+
+@dataclass
+class Choices:
+    """Choices by what they are for, each with a remark."""
+
+    values: dict[Key, Value] = field(default_factory=dict)
+    remarks: dict[Key, str] = field(default_factory=dict)
+
+    def set(self, what: str, of: Class, value: Value, remark: str = "") -> None:
+        """Choose a tile for a kernel, or a number for another name."""
+        self.values[what, of] = value
+        self.remarks[what, of] = remark
+
+    def forget(self, of: Class, *whats: str) -> None:
+        """Go back to the shipped ones."""
+        for what in whats:
+            self.values.pop((what, of), None)
+            self.remarks.pop((what, of), None)
+
+    def add(self, others: Choices) -> None:
+        """Choose what others have chosen."""
+        self.values.update(others.values)
+        self.remarks.update(others.remarks)
+
+    def copy(self) -> Choices:
+        """Return another that holds the same."""
+        return Choices(dict(self.values), dict(self.remarks))
+
+    def words(self) -> str:
+        """Return what is chosen in a few words."""
+        return words({what: value for (what, _), value in self.values.items()})
+
+    def text(self) -> str:
+        """Return the lines that C++ reads."""
+        return "".join(line + "\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for (what, of), value in self.values.items():
+            if isinstance(value, int):
+                line = f"{what} {of.dtype} {of.head_dim} {value}"
+            else:
+                fields = (value.rows, value.cols, value.simdgroups, value.slices)
+                line = f"tile {what} {of.dtype} {of.head_dim} "
+                line += " ".join(map(str, fields))
+            remark = self.remarks.get((what, of))
+            yield f"{line}  # {remark}" if remark else line
+
+    @classmethod
+    def read(cls, text: str) -> Choices:
+        """Return what ``text`` wrote."""
+        found = cls()
+        for line in text.splitlines():
+            words, _, remark = line.partition("#")
+            name, *rest = words.split()
+            what = rest.pop(0) if name == "tile" else name
+            of = Class(rest[0], int(rest[1]))
+            numbers = [int(word) for word in rest[2:]]
+            value = Tile(*numbers) if name == "tile" else numbers[0]
+            found.set(what, of, value, remark.strip())
+        return found
+
+
+def words(chosen: Mapping[str, Value]) -> str:
+    """Return tiles by kernel, and numbers, in a few words."""
+    return ", ".join(f"{what} {value_words(n)}" for what, n in chosen.items())
+
+
+def value_words(value: Value) -> str:
+    """Return a number, or a tile as the kernels' names have it."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value.rows}x{value.cols} sg{value.simdgroups} slices{value.slices}"
+
+
+def kept(like: Tensor) -> Choices:
+    """Return what the user's cache holds for a tensor's device."""
+    with _translated():
+        return Choices.read(_native.ops.kept_choices(like))
+
+
+def keep(like: Tensor, choices: Choices) -> None:
+    """Keep them in the user's cache, whole, and use them from the next call on."""
+    with _translated():
+        _native.ops.keep_choices(like, choices.text())
+
+
+def reset(like: Tensor) -> None:
+    """Forget what was chosen on a tensor's device."""
+    keep(like, Choices())
+
+
+@contextmanager
+def trying(like: Tensor, choices: Choices) -> Iterator[None]:
+    """Use choices, and none of those that are kept, in this thread's launches."""
+    with _translated():
+        _native.ops.try_choices(like, choices.text())
+    try:
+        yield
+    finally:
+        _native.ops.try_choices(like, None)
+
+
+def shipped_tile(like: Tensor, kernel: str, of: Class) -> Tile:
+    """Return the tile of a kernel in the tables that the package came with."""
+    with trying(like, Choices()):
+        fields = _native.ops.chosen_tile(like, kernel, of.dtype, of.head_dim)
+    return Tile(*fields)
+
+
+def exported(like: Tensor, choices: Choices) -> str:
+    """Return them as JSON, for a maintainer to make rows of the tables from."""
+    rows: list[dict[str, Any]] = []
+    for (what, of), value in choices.values.items():
+        row: dict[str, Any] = {
+            "what": what,
+            "dtype": of.dtype,
+            "head_dim": of.head_dim,
+        }
+        if isinstance(value, int):
+            row["value"] = value
+        else:
+            row.update(tile=vars(value), shipped=vars(shipped_tile(like, what, of)))
+        rows.append({**row, "remark": choices.remarks.get((what, of), "")})
+    found = {
+        "format": FORMAT,
+        "orchard_ops": orchard_ops.__version__,
+        "gpu": _native.ops.describe_storage(like)[3],
+        "class": _native.ops.gpu_class(like),
+        "choices": rows,
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise translate(error, "tune") from None
