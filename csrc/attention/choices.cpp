@@ -81,6 +81,20 @@ Choices::NumberRow number_row(const std::vector<std::string_view>& words,
           number_in(words[3], least, std::numeric_limits<int64_t>::max())};
 }
 
+// Of PyTorch's own forward, which Python alone asks for.
+void check_route(const std::vector<std::string_view>& words) {
+  if (words.size() != 8) refuse(kOperation, "expected seven words after route");
+  dtype_called(words[1]);
+  head_dim_in(words[2]);
+  for (size_t i = 4; i < 7; ++i) {
+    number_in(words[i], 1, std::numeric_limits<int32_t>::max());
+  }
+  if ((words[3] != "causal" && words[3] != "dense") ||
+      (words[7] != "pytorch" && words[7] != "orchard")) {
+    refuse(kOperation, "expected causal or dense, and pytorch or orchard");
+  }
+}
+
 void add_line(std::string_view line, Choices& choices) {
   const std::vector<std::string_view> words = words_of(line);
   if (words.empty()) return;
@@ -90,8 +104,10 @@ void add_line(std::string_view line, Choices& choices) {
     choices.scratch.push_back(number_row(words, 0));
   } else if (words[0] == "threadgroups") {
     choices.threadgroups.push_back(number_row(words, 1));
+  } else if (words[0] == "route") {
+    check_route(words);
   } else {
-    refuse(kOperation, "expected tile, scratch or threadgroups, got '",
+    refuse(kOperation, "expected tile, scratch, threadgroups or route, got '",
            words[0], "'");
   }
 }

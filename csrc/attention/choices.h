@@ -41,6 +41,7 @@ struct Choices {
 //   tile forward float16 64 2 4 4 1      (rows, cols, simdgroups, slices)
 //   scratch float16 64 276824064
 //   threadgroups float16 128 256
+//   route float16 64 causal 1 11 11 pytorch    (orchard_ops/_tune/routes.py)
 // of which '#' begins a remark.  Error(invalid_problem) names the line that is
 // none, or whose tile the kernels could not run.
 Choices read_choices(device::Family family, std::string_view text);

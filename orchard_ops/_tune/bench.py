@@ -13,6 +13,7 @@ import orchard_ops
 from orchard_ops import _native
 
 from .._errors import translate
+from .._tracing import TORCH
 from .shapes import Shape
 
 __all__ = ["PASSES", "Bench", "SmallerTileError"]
@@ -25,6 +26,7 @@ NORM = {
     torch.bfloat16: 2.0**-6,
 }
 LARGEST = {dtype: 8 * share for dtype, share in NORM.items()}
+HAS_GQA = TORCH >= (2, 5)  # as _sdpa_call has it
 PASSES = ("forward", "backward", "decode")
 NEEDED = [True, True, True, False, False]  # dq, dk and dv
 
@@ -53,11 +55,12 @@ class Bench:
         self._right: dict[str, tuple[Tensor, ...]] = {}
 
     def step(self, which: str) -> Callable[[], tuple[Tensor, ...]]:
-        """Return the call of one of PASSES."""
+        """Return the call of one of PASSES, or ``pytorch``: its own forward."""
         steps = {
             "forward": self._forward,
             "backward": self._backward,
             "decode": self._decode,
+            "pytorch": self._pytorch,
         }
         return steps[which]
 
@@ -77,6 +80,20 @@ class Bench:
                 *(self.q, self.k, self.v, None, 0.0, self.shape.is_causal),
             )
         return found[:3]
+
+    def _pytorch(self) -> tuple[Tensor, ...]:
+        """Run PyTorch's own forward."""
+        group = self.shape.heads_q != self.shape.heads_kv
+        options = {"enable_gqa": True} if group else {}
+        with torch.no_grad():
+            out = orchard_ops.sdpa._original(
+                self.q, self.k, self.v, is_causal=self.shape.is_causal, **options
+            )
+        return (out,)
+
+    def has_pytorch(self) -> bool:
+        """Say whether PyTorch's own function takes the shape."""
+        return HAS_GQA or self.shape.heads_q == self.shape.heads_kv
 
     def _decode(self) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -36,9 +36,14 @@ class Meter(Protocol):
     """Threads that may make kernels at once."""
     longest: int | None
     """The length that shapes are cut down to; None: they are measured as they are."""
+    has_pytorch: bool
+    """Whether PyTorch's own attention can be measured beside ours."""
 
     def seconds(self, step: Step, shape: Shape) -> float:
         """Return what one step takes."""
+
+    def wall_seconds(self, step: Step, shape: Shape) -> float:
+        """Return the same, also of steps that have no launch of ours."""
 
 
 class GpuMeter:
@@ -48,6 +53,7 @@ class GpuMeter:
     repeats = 5
     compilers = 1
     longest: int | None = None
+    has_pytorch = True
 
     def __init__(
         self, like: Tensor, least_seconds: float = 4e-3, most_calls: int = 64
@@ -58,25 +64,40 @@ class GpuMeter:
 
     def seconds(self, step: Step, shape: Shape) -> float:
         """Return what one step takes."""
+        return self._each(self.batch, step, shape)
+
+    def wall_seconds(self, step: Step, shape: Shape) -> float:
+        """Return the same by the host's clock, what the host does included."""
+        return self._each(self.wall_batch, step, shape)
+
+    def _each(
+        self, batch: Callable[[Step, int], float], step: Step, shape: Shape
+    ) -> float:
         # Of the forward and the backward of one shape apart.
         key = (shape, getattr(step, "__name__", ""))
         if key not in self._calls:
-            self.batch(step, 1)  # compiles
-            once = max(self.batch(step, 1), 1e-6)
+            batch(step, 1)  # compiles
+            once = max(batch(step, 1), 1e-6)
             self._calls[key] = min(self._most, math.ceil(self._least / once))
         calls = self._calls[key]
-        return self.batch(step, calls) / calls
+        return batch(step, calls) / calls
 
     def batch(self, step: Step, calls: int) -> float:
         """Return the seconds of so many steps, by the GPU's time stamps."""
+        before = _native.ops.gpu_seconds(self._like)
+        waited = self.wall_batch(step, calls)
+        took = _native.ops.gpu_seconds(self._like) - before
+        # Where PyTorch's command buffers are not ours to watch: the host's clock.
+        return took if took > 0 else waited
+
+    def wall_batch(self, step: Step, calls: int) -> float:
+        """Return the seconds until so many steps are done."""
         orchard_ops.synchronize()
-        before, started = _native.ops.gpu_seconds(self._like), time.perf_counter()
+        started = time.perf_counter()
         for _ in range(calls):
             step()
         orchard_ops.synchronize()
-        took = _native.ops.gpu_seconds(self._like) - before
-        # Where PyTorch's command buffers are not ours to watch: the wall's clock.
-        return took if took > 0 else time.perf_counter() - started
+        return time.perf_counter() - started
 
 
 class ModelMeter:
@@ -89,6 +110,7 @@ class ModelMeter:
     repeats = 1
     compilers = 1
     longest: int | None = 256
+    has_pytorch = False
 
     def __init__(self, like: Tensor) -> None:
         """Take a tensor of the simulator."""
@@ -105,6 +127,10 @@ class ModelMeter:
             for name, counters in found.items()
             if name in counting.tensors()
         )
+
+    def wall_seconds(self, step: Step, shape: Shape) -> float:
+        """Return the model's time: there is no other."""
+        return self.seconds(step, shape)
 
     def _kernel(self, name: str, counters: dict[str, float], shape: Shape) -> float:
         family = _native.ops.gpu_class(self._like)

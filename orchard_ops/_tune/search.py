@@ -21,6 +21,7 @@ from .._perf import search as tiles
 from .._perf.search import Tile
 from .bench import Bench, SmallerTileError
 from .meters import Meter
+from .routes import route_of_shape
 from .shapes import Class, Shape
 from .store import Choices, shipped_tile, trying
 
@@ -53,6 +54,8 @@ class Finding:
     """Kernel → tile, and the numbers that were chosen."""
     tuned: dict[str, Any] = field(default_factory=dict)
     """The same where something was chosen; empty: what ships stays."""
+    beside_ms: tuple[float, float] | None = None
+    """Of a forward by the host's clock: ours as chosen, and PyTorch's own."""
 
     @property
     def speedup(self) -> float:
@@ -124,7 +127,10 @@ class Tuner:
                     with trying(self._like, Choices()):
                         bench.remember(which)
                 self._compile(run)
-                yield self._confirmed(run, find(run))
+                choices, findings = self._confirmed(run, find(run))
+                if which == "forward":
+                    self._measure_pytorch(run, choices, findings)
+                yield choices, findings
 
     def _bench(self, shape: Shape) -> Bench:
         longest = self._meter.longest
@@ -283,6 +289,27 @@ class Tuner:
         remark = f"{self._meter.unit}: {remark}"
         choices.remarks = dict.fromkeys(choices.values, remark)
         return choices, findings
+
+    def _measure_pytorch(
+        self, run: _Run, choices: Choices, findings: list[Finding]
+    ) -> None:
+        """Time PyTorch's own forward, in turns with ours as it now is."""
+        if not self._meter.has_pytorch:
+            return
+        for bench, found in zip(run.benches, findings):
+            if not bench.has_pytorch() or self.is_over():
+                continue
+            ours: list[float] = []
+            theirs: list[float] = []
+            for _ in range(3 * self._meter.repeats):
+                for times, which in ((ours, "forward"), (theirs, "pytorch")):
+                    with trying(self._like, choices):
+                        took = self._meter.wall_seconds(bench.step(which), bench.shape)
+                    times.append(took)
+            mine, other = statistics.median(ours), statistics.median(theirs)
+            is_theirs = other < mine * (1 - max(MARGIN, 2 * found.noise))
+            choices.routes[route_of_shape(bench.shape)] = is_theirs
+            found.beside_ms = (1e3 * mine, 1e3 * other)
 
     def _finding(self, run: _Run, bench: Bench, choices: Choices) -> Finding:
         ours, theirs, noise = self._times(

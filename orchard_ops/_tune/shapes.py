@@ -37,8 +37,8 @@ class Shape:
 
     def __str__(self) -> str:
         """Return what parse_shape reads."""
-        sizes = (self.batch, self.heads_q, self.heads_kv)
-        sizes += (self.len_q, self.len_kv, self.head_dim)
+        heads = (self.batch, self.heads_q, self.heads_kv)
+        sizes = (*heads, self.len_q, self.len_kv, self.head_dim)
         words = ["causal"] * self.is_causal + ["decode"] * self.is_decode
         return ",".join([*map(str, sizes), self.dtype, *words])
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+import torch
 from torch import Tensor
 
 import orchard_ops
 
 from .. import _native
-from .._errors import translate
+from .._errors import OrchardError, translate
 from .._perf.search import Tile
+from .routes import Route
 from .shapes import Class
 
 __all__ = ["Choices", "exported", "kept", "reset", "shipped_tile", "trying"]
@@ -26,6 +29,7 @@ TILED = (
 )
 NUMBERS = ("scratch", "threadgroups")
 Value = Union[Tile, int]
+_routes: dict[torch.device, Mapping[Route, bool]] = {}
 Key = tuple[str, Class]
 """A kernel, "scratch" or "threadgroups", and for what."""
 
@@ -36,6 +40,8 @@ class Choices:
 
     values: dict[Key, Value] = field(default_factory=dict)
     remarks: dict[Key, str] = field(default_factory=dict)
+    routes: dict[Route, bool] = field(default_factory=dict)
+    """Whether PyTorch's own forward was faster."""
 
     def set(self, what: str, of: Class, value: Value, remark: str = "") -> None:
         """Choose a tile for a kernel, or a number for another name."""
@@ -52,10 +58,11 @@ class Choices:
         """Choose what others have chosen."""
         self.values.update(others.values)
         self.remarks.update(others.remarks)
+        self.routes.update(others.routes)
 
     def copy(self) -> Choices:
         """Return another that holds the same."""
-        return Choices(dict(self.values), dict(self.remarks))
+        return Choices(dict(self.values), dict(self.remarks), dict(self.routes))
 
     def words(self) -> str:
         """Return what is chosen in a few words."""
@@ -75,6 +82,9 @@ class Choices:
                 line += " ".join(map(str, fields))
             remark = self.remarks.get((what, of))
             yield f"{line}  # {remark}" if remark else line
+        for route, is_theirs in self.routes.items():
+            winner = "pytorch" if is_theirs else "orchard"
+            yield " ".join(["route", *route.words(), winner])
 
     @classmethod
     def read(cls, text: str) -> Choices:
@@ -83,6 +93,9 @@ class Choices:
         for line in text.splitlines():
             words, _, remark = line.partition("#")
             name, *rest = words.split()
+            if name == "route":
+                found.routes[Route.read(rest[:-1])] = rest[-1] == "pytorch"
+                continue
             what = rest.pop(0) if name == "tile" else name
             of = Class(rest[0], int(rest[1]))
             numbers = [int(word) for word in rest[2:]]
@@ -113,6 +126,18 @@ def keep(like: Tensor, choices: Choices) -> None:
     """Keep them in the user's cache, whole, and use them from the next call on."""
     with _translated():
         _native.ops.keep_choices(like, choices.text())
+    _routes.clear()
+
+
+def routes_on(tensor: Tensor) -> Mapping[Route, bool]:
+    """Return the routes that are kept for a tensor's device, read once."""
+    found = _routes.get(tensor.device)
+    if found is None:
+        is_wanted = os.environ.get("ORCHARD_TUNED") != "never"
+        with suppress(OrchardError):  # C++ warns of what it cannot read
+            found = kept(tensor).routes if is_wanted else {}
+        _routes[tensor.device] = found = found or {}
+    return found
 
 
 def reset(like: Tensor) -> None:
@@ -158,6 +183,10 @@ def exported(like: Tensor, choices: Choices) -> str:
         "gpu": _native.ops.describe_storage(like)[3],
         "class": _native.ops.gpu_class(like),
         "choices": rows,
+        "routes": [
+            {**vars(route), "is_pytorch_faster": is_theirs}
+            for route, is_theirs in choices.routes.items()
+        ],
     }
     return json.dumps(found, indent=1) + "\n"
 

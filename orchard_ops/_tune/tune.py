@@ -90,7 +90,7 @@ def _found(
         for choices, findings in tuner.tune(of, members):
             mine = kept(like)
             # A pass that the budget ended says nothing against what was found before.
-            if choices.values or not tuner.is_over():
+            if choices.values or choices.routes or not tuner.is_over():
                 mine.forget(of, *TUNED[findings[0].which])
                 mine.add(choices)
                 keep(like, mine)

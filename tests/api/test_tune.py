@@ -11,9 +11,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from needs import chosen_device, skip_without_metalsim
 from typer.testing import CliRunner
 
@@ -24,6 +26,9 @@ from orchard_ops._perf import search
 from orchard_ops._perf.search import Tile
 from orchard_ops._tune import bench as benches
 from orchard_ops._tune import shapes, store
+from orchard_ops._tune.meters import ModelMeter, Step
+from orchard_ops._tune.routes import Route
+from orchard_ops._tune.search import Finding, Tuner
 from orchard_ops._tune.shapes import Class, Shape, parse_shape
 from orchard_ops._tune.store import Choices
 from orchard_ops.cli import app
@@ -82,7 +87,9 @@ def refused(like: torch.Tensor, text: str) -> str:
         ("tile forward float16 64 1 1 4", "seven words"),
         ("scratch float16 64 -1", "a number from 0"),
         ("threadgroups float16 64", "three words"),
-        ("speed float16 64 1", "tile, scratch or threadgroups"),
+        ("speed float16 64 1", "tile, scratch, threadgroups or route"),
+        ("route float16 64 causal 1 6 6", "seven words after route"),
+        ("route float16 64 causal 1 6 6 mlx", "pytorch or orchard"),
         (
             "tile backward_dkdv float16 64 1 1 4 1\n"
             "tile backward_dq_spilled float16 64 2 1 4 1",
@@ -301,7 +308,7 @@ def test_common_shapes_are_written_as_they_are_read() -> None:
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     """As shapes are."""
     with pytest.raises(orchard_ops.InvalidProblemError, match=r"\[tune\] expected"):
-        orchard_ops.tune(**{"shapes": [SMALL], **wrong})  # type: ignore[arg-type]
+        orchard_ops.tune(**{"shapes": [SMALL], **wrong})
 
 
 @pytest.mark.usefixtures("cache")
@@ -337,7 +344,7 @@ def test_an_interrupt_keeps_what_was_found(like: torch.Tensor) -> None:
     with pytest.raises(KeyboardInterrupt):
         orchard_ops.tune([SMALL], candidates=3, progress=interrupt, found=first.append)
     (forward,) = first
-    assert isinstance(forward, orchard_ops._tune.search.Finding)
+    assert isinstance(forward, Finding)
     assert {what for what, _ in store.kept(like).values} == set(forward.tuned)
     assert chosen(like, "forward", Class("float16", 16)) == [
         *vars(
@@ -430,3 +437,73 @@ def test_a_shortened_shape_needs_the_same_kernels() -> None:
     shape = Shape(2, 8, 2, 4096, 512, 64, "float16", is_causal=True)
     small = shape.shortened(1024)
     assert small == Shape(1, 4, 1, 1024, 512, 64, "float16", is_causal=True)
+
+
+SQUARE = Route("float16", 16, is_causal=False, group=1, bits_q=6, bits_kv=6)
+
+
+class BesidePyTorch(ModelMeter):
+    """A clock by which PyTorch's own forward takes no time."""
+
+    has_pytorch = True
+
+    def wall_seconds(self, step: Step, shape: Shape) -> float:
+        """Return a time by the name of what was called."""
+        step()
+        assert shape.len_q == 32
+        return 1e-6 if "pytorch" in step.__name__ else 1.0
+
+
+@pytest.mark.usefixtures("cache")
+def test_pytorchs_own_forward_is_timed_beside_ours(like: torch.Tensor) -> None:
+    """Where a device can tell; the findings have both times."""
+    skip_without_metalsim("simulator")
+    tuner = Tuner(like, BesidePyTorch(like), candidates=2)
+    shape = parse_shape("1,1,1,32,32,16,float16")
+    choices, (found,) = next(tuner.tune(Class("float16", 16), [shape]))
+    assert choices.routes == {SQUARE: True}
+    assert found.beside_ms == (1e3, 1e-3)
+    assert Choices.read(choices.text()).routes == choices.routes
+    store.keep(like, choices)
+    assert store.kept(like).routes == choices.routes
+
+
+@pytest.mark.usefixtures("cache")
+def test_sdpa_can_prefer_what_was_faster(
+    like: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only if told, for calls of a measured class that need no gradient."""
+    monkeypatch.setenv("ORCHARD_TUNED", "use")
+    q = torch.randn(1, 2, 40, 16).half().to(like.device)
+    other = torch.randn(1, 2, 70, 16).half().to(like.device)
+
+    def goes_to_kernels(prefer: Any, tensor: torch.Tensor, **options: Any) -> bool:
+        before = orchard_ops.call_counts().forward
+        with orchard_ops.sdpa.enabled(prefer):
+            decision = orchard_ops.sdpa.explain(tensor, tensor, tensor, **options)
+            F.scaled_dot_product_attention(tensor, tensor, tensor, **options)
+        is_routed = orchard_ops.call_counts().forward > before
+        assert decision.is_routed == is_routed
+        assert is_routed or "measured PyTorch's own forward" in decision.reason
+        return is_routed
+
+    assert goes_to_kernels("faster", q)  # nothing was measured
+    store.keep(like, Choices(routes={SQUARE: True}))
+    orchard_ops.sdpa.reset_fallbacks()
+    assert not goes_to_kernels("faster", q)
+    (reason,) = orchard_ops.sdpa.fallbacks()
+    assert "lengths 32 to 63" in reason
+    assert goes_to_kernels("orchard", q)
+    assert goes_to_kernels("faster", other)
+    assert goes_to_kernels("faster", q, is_causal=True)
+    assert goes_to_kernels("faster", q.clone().requires_grad_())
+    store.keep(like, Choices(routes={SQUARE: False}))
+    assert goes_to_kernels("faster", q)
+
+
+@pytest.mark.parametrize("wrong", ["", "fastest", None])
+def test_sdpa_refuses_another_preference(wrong: Any) -> None:
+    """And is not enabled then."""
+    with pytest.raises(orchard_ops.InvalidProblemError, match="orchard or faster"):
+        orchard_ops.sdpa.enable(wrong)
+    assert not orchard_ops.sdpa.is_enabled()
