@@ -51,6 +51,8 @@ class CudaMeter(GpuMeter):
         end.synchronize()
         return float(begin.elapsed_time(end)) / 1e3
 
+    wall_batch = batch
+
 
 def rows(
     like: torch.Tensor,
@@ -110,6 +112,7 @@ def row_of(
         "tuned_ms": found.tuned_ms,
         "speedup": found.speedup,
         "noise": found.noise,
+        "beside_ms": found.beside_ms,
         "chosen": choices.words() or "as shipped",
         "errors": errors,
         "is_good": is_good,
