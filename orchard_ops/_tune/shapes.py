@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from .._errors import InvalidProblemError
 
-__all__ = ["COMMON", "Class", "Shape", "classes_of", "parse_shape"]
+__all__ = [
+    "COMMON",
+    "Class",
+    "Shape",
+    "classes_of",
+    "parse_shape",
+    "shapes_of_log",
+]
 
 DTYPES = {
     "float16": torch.float16,
@@ -17,6 +27,11 @@ DTYPES = {
     "float32": torch.float32,
 }
 LARGEST_HEAD_DIM = 576
+# A line of csrc/torch/trace/launch_log.cpp.
+CALL = re.compile(
+    r"(FWD|BWD|DEC) call=\d+ q=\(([\d, ]+)\) k=\(([\d, ]+)\) v=\(([\d, ]+)\) "
+    r"dtype=(\w+) kernels=(\S+)"
+)
 HELP = "B,H,HKV,LQ,LK,D[,dtype][,causal][,decode]"
 
 
@@ -110,6 +125,37 @@ def parse_shape(text: str) -> Shape:
     )
     _check(shape)
     return shape
+
+
+def shapes_of_log(path: Path, most: int = 16) -> list[Shape]:
+    """Return the shapes that a log of ORCHARD_DEBUG_FLASH_ATN has most often.
+
+    Raises:
+        InvalidProblemError: no line of it tells of a call.
+    """
+    calls = CALL.findall(path.read_text(encoding="utf-8", errors="replace"))
+    counts = Counter(_shape_of_call(*call) for call in calls)
+    if not counts:
+        raise InvalidProblemError(
+            f"[tune] expected the log of a run with ORCHARD_DEBUG_FLASH_ATN=1, got "
+            f"{path}, which tells of no call"
+        )
+    return [shape for shape, _ in counts.most_common(most)]
+
+
+def _shape_of_call(
+    direction: str, q: str, k: str, v: str, dtype: str, kernels: str
+) -> Shape:
+    batch, heads_q, len_q, head_dim = map(int, q.split(","))
+    _, heads_kv, len_kv, _ = map(int, k.split(","))
+    return Shape(
+        *(batch, heads_q, heads_kv, len_q, len_kv),
+        head_dim=max(head_dim, int(v.split(",")[3])),
+        dtype=dtype,
+        # Its kernels have a window, as all that are not dense.
+        is_causal="_window" in kernels,
+        is_decode=direction == "DEC",
+    )
 
 
 def _check(shape: Shape) -> None:

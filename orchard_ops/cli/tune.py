@@ -19,7 +19,7 @@ import orchard_ops
 from .. import _native
 from .._device import choose_device
 from .._tune.search import Finding
-from .._tune.shapes import HELP
+from .._tune.shapes import HELP, shapes_of_log
 from .._tune.store import (
     Choices,
     exported,
@@ -37,6 +37,10 @@ def tune(
     shape: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer evaluates it, on Python 3.9 too)
         typer.Option(help=f"{HELP}; as often as you like; default: common models'."),
+    ] = None,
+    log: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also the shapes that this log of calls has most often."),
     ] = None,
     device: Annotated[
         Optional[str],  # noqa: UP045
@@ -72,10 +76,13 @@ def tune(
         like = torch.zeros(1).to(choose_device(device))
         if is_reset:
             reset(like)
+        shapes = list(shape or ())
+        if log is not None:
+            shapes += map(str, shapes_of_log(log))
         findings: list[Finding] = []
         is_interrupted = False
-        if not (show or is_reset or (export is not None and not shape)):
-            findings, is_interrupted = _run(shape, device, candidates, budget, as_json)
+        if not (show or is_reset or (export is not None and not shapes)):
+            findings, is_interrupted = _run(shapes, device, candidates, budget, as_json)
         choices = kept(like)
         if export is not None:
             export.write_text(exported(like, choices))
@@ -90,7 +97,7 @@ def tune(
 
 
 def _run(
-    shapes: list[str] | None,
+    shapes: list[str],
     device: str | None,
     candidates: int,
     budget: float | None,
@@ -132,14 +139,24 @@ def _report(
     }
 
 
+def _beside(found: Finding) -> str:
+    """Return PyTorch's own time as a share of ours."""
+    if found.beside_ms is None:
+        return ""
+    ours, theirs = found.beside_ms
+    return f"{theirs / ours:.2f} of ours"
+
+
 def _print(like: torch.Tensor, choices: Choices, findings: list[Finding]) -> None:
     console = Console()
     if findings:
-        table = Table("shape", "pass", "shipped ms", "tuned ms", "speedup", "chosen")
+        columns = ("shape", "pass", "shipped ms", "tuned ms", "speedup", "PyTorch's")
+        table = Table(*columns, "chosen")
         for found in findings:
             table.add_row(
                 *(str(found.shape), found.which, f"{found.shipped_ms:.4g}"),
                 *(f"{found.tuned_ms:.4g}", f"{found.speedup:.3f}"),
+                _beside(found),
                 words(found.tuned) or "as shipped",
             )
         console.print(table)

@@ -432,6 +432,32 @@ def test_an_interrupted_command_prints_what_was_found(
     assert "Nothing is kept" in text
 
 
+def test_shapes_can_come_from_a_log_of_calls(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are called most often first."""
+    log = tmp_path / "calls.log"
+    monkeypatch.setenv("ORCHARD_DEBUG_FLASH_ATN", "1")
+    monkeypatch.setenv("ORCHARD_KERNEL_LOG", str(log))
+    q = torch.randn(1, 4, 24, 16).half().to(device)
+    k = torch.randn(1, 2, 40, 16).half().to(device)
+    orchard_ops.flash_attention(q, k, k)
+    for _ in range(2):
+        orchard_ops.flash_attention(q, k, k, is_causal=True)
+    orchard_ops.flash_attention_with_kvcache(
+        *(tensor.transpose(1, 2) for tensor in (q[:, :, :1], k, k)), cache_seqlens=40
+    )
+    assert [str(shape) for shape in shapes.shapes_of_log(log)] == [
+        "1,4,2,24,40,16,float16,causal",
+        "1,4,2,24,40,16,float16",
+        "1,4,2,1,40,16,float16,decode",
+    ]
+    log.write_text("nothing\n")
+    status, text = run("--log", str(log))
+    assert status == 2
+    assert "ORCHARD_DEBUG_FLASH_ATN" in text
+
+
 def test_a_shortened_shape_needs_the_same_kernels() -> None:
     """One batch, one head of k and v, and no longer than is told."""
     shape = Shape(2, 8, 2, 4096, 512, 64, "float16", is_causal=True)
