@@ -38,8 +38,6 @@ from ._sdpa_call import (
     reason_against,
 )
 from ._tracing import is_compiling
-from ._tune.routes import route_of
-from ._tune.store import routes_on
 
 __all__ = [
     "Decision",
@@ -296,6 +294,10 @@ def _measured_reason(call: Call) -> str:
         return ""
     if any(type(tensor) is not Tensor for tensor in tensors):
         return ""
+    # Only who prefers it waits for these to be imported.
+    from ._tune.routes import route_of
+    from ._tune.store import routes_on
+
     route = route_of(*tensors, call.is_causal)
     if route is None or not routes_on(call.query).get(route, False):
         return ""

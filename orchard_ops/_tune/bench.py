@@ -9,11 +9,10 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-import orchard_ops
-from orchard_ops import _native
-
+from .. import _native, sdpa
 from .._errors import translate
-from .._tracing import TORCH
+from .._functions.kvcache import flash_attention_with_kvcache
+from .._sdpa_call import HAS_GQA
 from .shapes import Shape
 
 __all__ = ["PASSES", "Bench", "SmallerTileError"]
@@ -26,7 +25,6 @@ NORM = {
     torch.bfloat16: 2.0**-6,
 }
 LARGEST = {dtype: 8 * share for dtype, share in NORM.items()}
-HAS_GQA = TORCH >= (2, 5)  # as _sdpa_call has it
 PASSES = ("forward", "backward", "decode")
 NEEDED = [True, True, True, False, False]  # dq, dk and dv
 
@@ -86,7 +84,7 @@ class Bench:
         group = self.shape.heads_q != self.shape.heads_kv
         options = {"enable_gqa": True} if group else {}
         with torch.no_grad():
-            out = orchard_ops.sdpa._original(
+            out = sdpa._original(
                 self.q, self.k, self.v, is_causal=self.shape.is_causal, **options
             )
         return (out,)
@@ -99,9 +97,7 @@ class Bench:
         with torch.no_grad():
             # Its layout has the length before the heads.
             q, k, v = (t.transpose(1, 2) for t in (self.q, self.k, self.v))
-            out = orchard_ops.flash_attention_with_kvcache(
-                q, k, v, cache_seqlens=self.shape.len_kv
-            )
+            out = flash_attention_with_kvcache(q, k, v, cache_seqlens=self.shape.len_kv)
         return (out.transpose(1, 2),)
 
     def run(self, which: str) -> tuple[Tensor, ...]:

@@ -14,11 +14,11 @@ from typing import Any, Callable
 
 from torch import Tensor
 
-import orchard_ops
-from orchard_ops import _native
-
+from .. import _native
+from .._errors import OrchardError
 from .._perf import search as tiles
 from .._perf.search import Tile
+from .._scratch import backward_scratch
 from .bench import Bench, SmallerTileError
 from .meters import Meter
 from .routes import route_of_shape
@@ -118,7 +118,7 @@ class Tuner:
             ]
         if decode:
             plans.append(("decode", decode, self._decode))
-        with _trusting(), orchard_ops.backward_scratch(None):
+        with _trusting(), backward_scratch(None):
             for which, those, find in plans:
                 if self.is_over():
                     return
@@ -227,7 +227,7 @@ class Tuner:
             self._report(run, option)
             try:
                 score = self._score(run, option)
-            except (orchard_ops.OrchardError, SmallerTileError) as error:
+            except (OrchardError, SmallerTileError) as error:
                 self.refused.append(f"{run.of}: {option.words()}: {error}")
                 continue
             if score < best[1]:
@@ -337,7 +337,7 @@ class Tuner:
             if self.is_over():
                 return
             # The race will meet what fails, and say so.
-            failures = suppress(RuntimeError, orchard_ops.OrchardError)
+            failures = suppress(RuntimeError, OrchardError)
             with failures, trying(self._like, option):
                 for shape in small:
                     Bench(shape, self._like.device).step(run.which)()

@@ -12,8 +12,6 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-import orchard_ops
-
 from .. import _native
 from .._errors import OrchardError, translate
 from .._perf.search import Tile
@@ -179,7 +177,7 @@ def exported(like: Tensor, choices: Choices) -> str:
         rows.append({**row, "remark": choices.remarks.get((what, of), "")})
     found = {
         "format": FORMAT,
-        "orchard_ops": orchard_ops.__version__,
+        "orchard_ops": _native.VERSION,
         "gpu": _native.ops.describe_storage(like)[3],
         "class": _native.ops.gpu_class(like),
         "choices": rows,

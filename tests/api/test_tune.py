@@ -26,7 +26,8 @@ from orchard_ops._perf import search
 from orchard_ops._perf.search import Tile
 from orchard_ops._tune import bench as benches
 from orchard_ops._tune import shapes, store
-from orchard_ops._tune.meters import ModelMeter, Step
+from orchard_ops._tune.meters import Step
+from orchard_ops._tune.predicted import ModelMeter
 from orchard_ops._tune.routes import Route
 from orchard_ops._tune.search import Finding, Tuner
 from orchard_ops._tune.shapes import Class, Shape, parse_shape

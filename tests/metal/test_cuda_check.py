@@ -14,7 +14,7 @@ import torch
 from needs import needs_metalsim
 
 from orchard_ops import sim
-from orchard_ops._tune.meters import ModelMeter
+from orchard_ops._tune.predicted import ModelMeter
 
 CHECK = Path(__file__).parent / "cuda"
 
