@@ -22,6 +22,7 @@ from ._functions.kvcache import flash_attention_with_kvcache
 from ._functions.varlen import flash_attention_varlen
 from ._record import record
 from ._scratch import backward_scratch
+from ._tune.tune import tune
 
 __version__ = _native.VERSION
 
@@ -46,6 +47,7 @@ __all__ = [
     "storage",
     "supports",
     "synchronize",
+    "tune",
 ]
 
 # The one import side effect: the operators register themselves when loaded, and what

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-import orchard_ops
-
-from . import _native
+from . import _native, sim
+from ._errors import DeviceError
 
 __all__ = ["STORAGE_MODES", "choose_device", "storage_mode"]
 
@@ -23,20 +22,20 @@ def choose_device(wanted: str | None = None) -> torch.device:
         DeviceError: the wanted device is not here, or metalsim cannot be enabled.
     """
     has_mps = torch.backends.mps.is_available()
-    if wanted not in (None, "mps", orchard_ops.sim.DEVICE):
-        raise orchard_ops.DeviceError(
+    if wanted not in (None, "mps", sim.DEVICE):
+        raise DeviceError(
             f"[orchard-ops] expected the device mps or metalsim, got {wanted!r}"
         )
     if wanted is None and not _native.has_simulator():
         wanted = "mps"
     if wanted == "mps" and not has_mps:
-        raise orchard_ops.DeviceError(
+        raise DeviceError(
             "[orchard-ops] expected the device mps, but this PyTorch sees no Apple GPU;"
             " on macOS see docs/troubleshooting.md, on Linux use metalsim"
         )
-    if has_mps and wanted != orchard_ops.sim.DEVICE:
+    if has_mps and wanted != sim.DEVICE:
         return torch.device("mps")
-    orchard_ops.sim.enable()
+    sim.enable()
     return torch.device("metalsim")
 
 
@@ -46,5 +45,5 @@ def storage_mode(device: torch.device, mode: str) -> Iterator[None]:
     if device.type != "metalsim":
         yield
         return
-    with orchard_ops.sim.default_storage_mode(mode):
+    with sim.default_storage_mode(mode):
         yield

@@ -38,6 +38,7 @@ __all__ = [
     "call_of",
     "causal_bias_class",
     "is_causal_bias",
+    "is_served",
     "note_of",
     "reason_against",
 ]
@@ -121,7 +122,7 @@ def attend_plainly(
         type(query) is type(key) is type(value) is Tensor
         and (attn_mask is None or (type(attn_mask) is Tensor and not is_causal))
         and not (dropout_p or others or unknown or _count_function_modes())
-        and _is_served(query.device)
+        and is_served(query.device)
         and not _eager_reason(query, key, value)
     ):
         try:
@@ -134,7 +135,7 @@ def attend_plainly(
 
 
 @cache
-def _is_served(device: torch.device) -> bool:
+def is_served(device: torch.device) -> bool:
     """Say whether the kernels run there; its name takes long to ask for."""
     return device.type in _DEVICES
 

@@ -19,13 +19,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, cast
+from typing import Any, Callable, Literal, cast
 
 from torch import Tensor
 from torch.jit import _builtins as script_builtins
 from torch.nn import functional
 
-from ._errors import OrchardError
+from ._errors import InvalidProblemError, OrchardError
 from ._sdpa_call import (
     HAS_GQA,
     Call,
@@ -34,6 +34,7 @@ from ._sdpa_call import (
     call_of,
     causal_bias_class,
     is_causal_bias,
+    is_served,
     note_of,
     reason_against,
 )
@@ -50,9 +51,12 @@ __all__ = [
     "reset_fallbacks",
 ]
 
+Preference = Literal["orchard", "faster"]
+_PREFERENCES = ("orchard", "faster")
 _NAME = "scaled_dot_product_attention"
 # PyTorch's own function, found before anything could replace it.
 _original: Callable[..., Tensor] = functional.scaled_dot_product_attention
+_prefers_faster = False  # as enable() was told
 _is_original_known = False  # from a call of enable() until one of disable()
 _blocks = 0  # of enabled(), in all threads
 _was_enabled = False  # before the first of them
@@ -74,24 +78,36 @@ class Decision:
     note: str = ""
 
 
-def enable() -> None:
+def enable(prefer: Preference = "orchard") -> None:
     """Make ``F.scaled_dot_product_attention`` use the kernels where they can serve.
 
     Replaces the attribute of ``torch.nn.functional``, so it reaches what looks the
     function up there when it runs (``nn.MultiheadAttention``, transformers' "sdpa"),
     and not who imported the function by name before.
 
+    Args:
+        prefer: ``orchard``: the kernels wherever they can serve. ``faster``: PyTorch's
+            own forward for calls that need no gradient and are of a class for which
+            `orchard_ops.tune` has measured it to be faster on this device.
+
     Raises:
+        InvalidProblemError: prefer is neither.
         OrchardError: somebody else has replaced the function since an earlier
             ``enable``: what is there now may call ours, which would call it.
     """
-    global _original, _is_original_known
+    global _original, _is_original_known, _prefers_faster
+    if prefer not in _PREFERENCES:
+        raise InvalidProblemError(
+            f"[sdpa.enable] expected prefer to be {' or '.join(_PREFERENCES)}, got "
+            f"{prefer!r}"
+        )
     with _lock:
         current = functional.scaled_dot_product_attention
+        if _is_original_known and current not in (_original, _routed):
+            raise _replaced("enable", current)
+        _prefers_faster = prefer == "faster"
         if is_enabled():
             return
-        if _is_original_known and current is not _original:
-            raise _replaced("enable", current)
         _original, _is_original_known = current, True
         _tell_script_compiler()
         _tell_causal_biases()
@@ -105,8 +121,9 @@ def disable() -> None:
     Raises:
         OrchardError: somebody else has replaced the function since.
     """
-    global _is_original_known
+    global _is_original_known, _prefers_faster
     with _lock:
+        _prefers_faster = False
         current = functional.scaled_dot_product_attention
         if is_enabled():
             setattr(functional, _NAME, _original)
@@ -154,17 +171,21 @@ def _replaced(name: str, current: object) -> OrchardError:
 
 
 @contextmanager
-def enabled() -> Iterator[None]:
+def enabled(prefer: Preference = "orchard") -> Iterator[None]:
     """Enable inside a ``with`` block, and put back what was there before.
 
     Blocks may overlap, in one thread or in several: the function is one for all
     threads, and is routed until the last block ends.
+
+    Args:
+        prefer: as ``enable`` takes it.
     """
     global _blocks, _was_enabled
     with _lock:
+        before: Preference = "faster" if _prefers_faster else "orchard"
         if _blocks == 0:
             _was_enabled = is_enabled()
-        enable()
+        enable(prefer)
         _blocks += 1
     try:
         yield
@@ -172,7 +193,7 @@ def enabled() -> Iterator[None]:
         with _lock:
             _blocks -= 1
             if _blocks or _was_enabled:
-                enable()
+                enable(before)
             else:
                 disable()
 
@@ -208,7 +229,7 @@ def explain(
         The decision; its reason is empty where the kernels serve, its note mostly.
     """
     call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-    reason = reason_against(call)
+    reason = reason_against(call) or _measured_reason(call)
     return Decision(not reason, reason, "" if reason else note_of(call))
 
 
@@ -236,6 +257,11 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
         return _original(*arguments, **options)
     if not HAS_GQA and "enable_gqa" in options:
         return _original(*arguments, **options)  # refuses, in its own words
+    if _prefers_faster and not is_compiling():
+        reason = _measured_reason_of(*arguments, **options)
+        if reason:
+            _count(reason)
+            return _original(*arguments, **options)
     if not is_compiling():
         plain = attend_plainly(*arguments, **options)
         if plain is not None:
@@ -252,6 +278,31 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
     if is_causal_bias(call.attn_mask):
         return _by_causal_bias(call.attn_mask, arguments, options)
     return _original(*arguments, **options)
+
+
+def _measured_reason_of(*arguments: Any, **options: Any) -> str:
+    try:
+        return _measured_reason(call_of(*arguments, **options))
+    except TypeError:  # PyTorch's function says what is wrong
+        return ""
+
+
+def _measured_reason(call: Call) -> str:
+    """Say that PyTorch's own forward was faster, if that was asked for and is so."""
+    is_plain = call.attn_mask is None and not call.dropout_p and call.scale is None
+    tensors = (call.query, call.key, call.value)
+    if not (_prefers_faster and is_plain and is_served(call.query.device)):
+        return ""
+    if any(type(tensor) is not Tensor for tensor in tensors):
+        return ""
+    # Only who prefers it waits for these to be imported.
+    from ._tune.routes import route_of
+    from ._tune.store import routes_on
+
+    route = route_of(*tensors, call.is_causal)
+    if route is None or not routes_on(call.query).get(route, False):
+        return ""
+    return f"orchard-ops tune measured PyTorch's own forward to be faster: {route}"
 
 
 class _Here(threading.local):

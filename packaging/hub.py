@@ -23,8 +23,10 @@ from project import ROOT, Failure, table
 
 PROJECT = table("pyproject.toml")["project"]
 NAME = str(PROJECT["name"])
-# The hub's commands are not ours, and a kernel may import PyTorch alone.
-LEFT_OUT = re.compile(r"^(cli|_demo|_doctor|_perf)/|^_device\.py$")
+# The hub's commands are not ours, and a kernel may import PyTorch alone: of the
+# benchmark it holds the model, by which `tune` chooses what to measure.
+MODEL = "__init__|assumptions|calibration|chips|kernels|model|peer|search"
+LEFT_OUT = re.compile(rf"^(cli|_demo|_doctor)/|^_perf/(?!({MODEL})\.py$)")
 ABSOLUTE = re.compile(rb"^\s*(import|from) orchard_ops\b", re.MULTILINE)
 # What is for one PyTorch, or in a folder for some of them.
 LIBRARY = re.compile(r"orchard_ops/(?:abi[01]/)?_\w+\.torch(\d+\.\d+)\.so$")

@@ -17,6 +17,8 @@ import orchard_ops
 # memory: a trial at each process's first use of a kernel would only take time and show
 # in the counts.  test_verify.py asks for trials, in processes of its own.
 os.environ.setdefault("ORCHARD_VERIFY", "never")
+# And it is about the tables that ship, whatever was tuned on this machine.
+os.environ.setdefault("ORCHARD_TUNED", "never")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/choices.h"
 #include "attention/compiled.h"
 #include "attention/cut.h"
 
@@ -196,7 +197,7 @@ void add_launch(Device& device,
                 int64_t spilled = 0,
                 const Chunk* chunk = nullptr) {
   const auto with = [&](Set<Feature> planned) -> const Compiled& {
-    return compiled(device, specialise(device.limits().family, problem, tensors,
+    return compiled(device, specialise(tables_of(device), problem, tensors,
                                        kernel, spilled, planned));
   };
   const Compiled& whole = with({});
@@ -263,8 +264,14 @@ void plan_backward(Device& device,
   }
 }
 
-int64_t decode_splits(const Problem& problem) {
+int64_t decode_splits(const Device& device, const Problem& problem) {
   constexpr int64_t kThreadgroups = 128, kLeastKeys = 64, kMostKeys = 1024;
+  const Choices* const own = tables_of(device).own;
+  const int64_t threadgroups =
+      own == nullptr
+          ? kThreadgroups
+          : own->threadgroups_of(problem.dtype, problem.largest_head_dim())
+                .value_or(kThreadgroups);
   const int64_t row_tiles = (problem.rows_of_group() + 15) / 16;
   const int64_t side_by_side = problem.batch * problem.heads_kv * row_tiles;
   const int64_t most = std::max<int64_t>(problem.len_kv / kLeastKeys, 1);
@@ -272,7 +279,7 @@ int64_t decode_splits(const Problem& problem) {
   const int64_t least = problem.dtype == DType::float32
                             ? (problem.len_kv + kMostKeys - 1) / kMostKeys
                             : 1;
-  return std::clamp<int64_t>(kThreadgroups / side_by_side, least,
+  return std::clamp<int64_t>(threadgroups / side_by_side, least,
                              std::max(most, least));
 }
 

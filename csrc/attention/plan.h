@@ -52,7 +52,7 @@ void plan_backward(device::Device& device,
 // How many parts a decoding step cuts its keys into, if the caller does not
 // say: enough threadgroups to fill a GPU, no part of fewer than 64 keys, and in
 // float32 none of more than 1,024.
-int64_t decode_splits(const Problem& problem);
+int64_t decode_splits(const device::Device& device, const Problem& problem);
 
 // out and lse of q and a cache of k and v; split_out and split_stats are
 // scratch.

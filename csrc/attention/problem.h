@@ -95,6 +95,10 @@ struct Problem {
   bool has_grad_lse = false;  // a backward: lse has a gradient too
   Cache cache;
 
+  int64_t largest_head_dim() const {
+    return head_dim < head_dim_v ? head_dim_v : head_dim;
+  }
+
   // Rows of all query heads that share a key head.
   int64_t rows_of_group() const { return len_q * (heads_q / heads_kv); }
 };

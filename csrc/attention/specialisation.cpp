@@ -97,7 +97,7 @@ std::string Features::name() const {
   return text;
 }
 
-Specialisation specialise(device::Family family,
+Specialisation specialise(const Tables& tables,
                           const Problem& problem,
                           const Tensors& tensors,
                           Kernel kernel,
@@ -108,7 +108,7 @@ Specialisation specialise(device::Family family,
   const KernelRow& row = row_of(kernel);
   Specialisation s{kernel,
                    problem.dtype,
-                   operand_type(family, problem.dtype),
+                   operand_type(tables.family, problem.dtype),
                    problem.head_dim,
                    problem.head_dim_v,
                    vector_elements(problem, tensors),
@@ -118,9 +118,9 @@ Specialisation specialise(device::Family family,
   if (!row.has_head_dim) s.head_dim = s.head_dim_v;
   const int64_t largest = std::max(s.head_dim, s.head_dim_v);
   s.tile = kernel == Kernel::decode
-               ? decode_tile(family, s.dtype, largest, problem.rows_of_group(),
+               ? decode_tile(tables, s.dtype, largest, problem.rows_of_group(),
                              problem.cache.page_size)
-               : choose_tile(family, kernel, s.dtype, largest);
+               : choose_tile(tables, kernel, s.dtype, largest);
   return s;
 }
 

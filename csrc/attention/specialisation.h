@@ -36,10 +36,10 @@ struct Specialisation {
   std::string name() const;
 };
 
-// The text of one launch, with the tile of the table.  `spilled` bounds the
+// The text of one launch, with the tile of the tables.  `spilled` bounds the
 // elements of ds that a spilling backward keeps of a head; 0: it keeps none.
 // `planned`: features that no problem has by itself, besides.
-Specialisation specialise(device::Family family,
+Specialisation specialise(const Tables& tables,
                           const Problem& problem,
                           const Tensors& tensors,
                           Kernel kernel,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "attention/choices.h"
 #include "attention/compiled.h"
 #include "attention/cut.h"
 #include "attention/tiles.h"
@@ -95,8 +96,8 @@ const Compiled& reader_of(device::Device& device,
                           int64_t spilled,
                           bool is_summed) {
   Specialisation s = specialise(
-      device.limits().family, problem, tensors, Kernel::backward_dq_spilled,
-      spilled, is_summed ? Set<Feature>{Feature::summed} : Set<Feature>{});
+      tables_of(device), problem, tensors, Kernel::backward_dq_spilled, spilled,
+      is_summed ? Set<Feature>{Feature::summed} : Set<Feature>{});
   const Tile& written = dkdv.specialisation.tile;  // powers of two, all
   s.tile.rows = std::min(s.tile.rows, written.rows);
   s.tile.cols = std::min(s.tile.cols, written.cols);
@@ -127,22 +128,35 @@ void add_chunks(const Problem& problem,
 
 }  // namespace
 
+int64_t scratch_by_default(const device::Device& device,
+                           DType dtype,
+                           int64_t largest_head_dim) {
+  const Tables tables = tables_of(device);
+  if (tables.own != nullptr) {
+    const auto own = tables.own->scratch_of(dtype, largest_head_dim);
+    if (own) return *own;
+  }
+  return spill_is_faster(tables.family, dtype, largest_head_dim)
+             ? default_scratch(device.limits())
+             : 0;
+}
+
 Spill choose_spill(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,
                    const NeededGradients& needed,
                    int64_t max_bytes) {
   Spill spill;
-  const device::Limits& limits = device.limits();
-  const int64_t largest = std::max(problem.head_dim, problem.head_dim_v);
-  if (!needed.dq || !needed.dkdv || max_bytes == 0) return spill;
+  if (!needed.dq || !needed.dkdv) return spill;
+  const Tables tables = tables_of(device);
   if (max_bytes < 0) {
-    if (!spill_is_faster(limits.family, problem.dtype, largest)) return spill;
-    max_bytes = default_scratch(limits);
+    max_bytes =
+        scratch_by_default(device, problem.dtype, problem.largest_head_dim());
   }
+  if (max_bytes == 0) return spill;
   const int64_t spilled = most_spilled(problem, max_bytes);
-  const Specialisation writer = specialise(limits.family, problem, tensors,
-                                           Kernel::backward_dkdv, spilled);
+  const Specialisation writer =
+      specialise(tables, problem, tensors, Kernel::backward_dkdv, spilled);
   // Not compiled where it will not be used.
   if (columns_of_chunk(problem, writer.tile, max_bytes) == 0) return spill;
   spill.dkdv = &compiled(device, writer);
@@ -173,9 +187,8 @@ Spill choose_spill(device::Device& device,
   spill.serves_dbias = needed.dbias && spill.chunks.size() == 1 &&
                        problem.settings.softcap == 0.0;
   if (spill.serves_dbias) {
-    const Specialisation reader =
-        specialise(limits.family, problem, tensors,
-                   Kernel::backward_dbias_spilled, spilled);
+    const Specialisation reader = specialise(
+        tables, problem, tensors, Kernel::backward_dbias_spilled, spilled);
     spill.serves_dbias = !is_walk_cut(reader, problem);
   }
   return spill;

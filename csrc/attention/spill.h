@@ -45,10 +45,15 @@ struct Spill {
   bool is_summed() const { return sums_bytes > 0; }
 };
 
+// Bytes of scratch if nobody says: what was chosen on this GPU, or the default
+// where the tables call keeping faster; 0: recompute.
+int64_t scratch_by_default(const device::Device& device,
+                           DType dtype,
+                           int64_t largest_head_dim);
+
 // `max_bytes` of scratch: 0 means recompute; with a positive number whatever
-// fits is kept, with a negative one the defaults hold and the tables say
-// whether it is worth it.  The kernels are made here, because their tiles say
-// how the scratch is laid out.
+// fits is kept, with a negative one scratch_by_default() holds.  The kernels
+// are made here, because their tiles say how the scratch is laid out.
 Spill choose_spill(device::Device& device,
                    const Problem& problem,
                    const Tensors& tensors,

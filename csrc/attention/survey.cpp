@@ -1,6 +1,7 @@
 // csrc/attention/survey.cpp: see survey.h.
 #include "attention/survey.h"
 
+#include "attention/choices.h"
 #include "attention/specialisation.h"
 
 namespace orchard::attention {
@@ -53,8 +54,8 @@ std::vector<ThreadLimit> thread_limits(Device& device) {
       for (const int64_t spilled : {0, 1}) {
         if (spilled > 0 && !row.features.has(Feature::spilling)) continue;
         limits.push_back(limit_of(
-            device, specialise(device.limits().family, problem_for(row, dim),
-                               {}, row.kernel, spilled)));
+            device, specialise(tables_of(device), problem_for(row, dim), {},
+                               row.kernel, spilled)));
       }
     }
   }

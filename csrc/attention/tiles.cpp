@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <span>
 
+#include "attention/choices.h"
+
 namespace orchard::attention {
 namespace {
 
@@ -215,10 +217,15 @@ int index_of(Family family, DType dtype) {
 
 }  // namespace
 
-const Tile& choose_tile(Family family,
+const Tile& choose_tile(const Tables& tables,
                         Kernel kernel,
                         DType dtype,
                         int64_t largest_head_dim) {
+  const Tile* const own =
+      tables.own == nullptr ? nullptr
+                            : tables.own->tile(kernel, dtype, largest_head_dim);
+  if (own != nullptr) return *own;
+  const Family family = tables.family;
   const std::span<const Tile> rows = kTables[index_of(family)][index_of(
       family, dtype)][static_cast<size_t>(row_of(kernel).tiles)];
   for (const Tile& tile : rows) {
@@ -237,13 +244,13 @@ bool spill_is_faster(Family family, DType dtype, int64_t largest_head_dim) {
          kSpillFrom[index_of(family)][index_of(family, dtype)];
 }
 
-Tile decode_tile(Family family,
+Tile decode_tile(const Tables& tables,
                  DType dtype,
                  int64_t largest_head_dim,
                  int64_t rows,
                  int64_t page_size) {
   const Kernel kernel = rows <= 8 ? Kernel::decode : Kernel::forward;
-  Tile tile = choose_tile(family, kernel, dtype, largest_head_dim);
+  Tile tile = choose_tile(tables, kernel, dtype, largest_head_dim);
   while (page_size > 0 && page_size % (8 * tile.cols) != 0) tile.cols /= 2;
   if (tile.slices > 1) tile.simdgroups = tile.slices;
   return tile;
@@ -251,6 +258,33 @@ Tile decode_tile(Family family,
 
 int most_slices(int64_t largest_head_dim) {
   return largest_head_dim <= 256 ? 4 : 12;
+}
+
+int simdgroups_for(int slices) {
+  switch (slices) {
+    case 1:
+    case 2:
+    case 4:
+      return 4;
+    case 3:
+      return 6;
+    case 6:
+    case 8:
+    case 9:
+    case 12:
+      return slices;
+    default:
+      return 0;
+  }
+}
+
+int64_t exchanged_bytes(Kernel kernel, const Tile& tile) {
+  constexpr int64_t kFragmentBytes = 64 * sizeof(float);
+  if (tile.slices == 1 || kernel == Kernel::backward_dq_spilled) return 0;
+  // A backward adds up the gradients of the weights besides.
+  const bool has_one = kernel == Kernel::forward || kernel == Kernel::decode;
+  return kFragmentBytes * (has_one ? 1 : 2) * tile.rows * tile.cols *
+         tile.simdgroups;
 }
 
 std::optional<Tile> smaller_tile(Kernel kernel,

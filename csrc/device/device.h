@@ -141,6 +141,9 @@ class Device {
   virtual void submit_uncounted(std::span<const Launch> launches) {
     submit(launches);
   }
+  // Seconds that a GPU has spent on finished launches, and on what was encoded
+  // beside them, by its own time stamps; 0 where nothing tells.
+  virtual double gpu_seconds() { return 0.0; }
   // Whether launches compute: a simulator may be told to drop them.
   virtual bool computes() const { return true; }
 };

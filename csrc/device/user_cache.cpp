@@ -9,6 +9,7 @@
 #include <sys/sysctl.h>
 #endif
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -59,10 +60,65 @@ class File {
   int descriptor_;
 };
 
-std::string entries() { return cache_folder() + "/verified"; }
+// Folders of entries.
+constexpr const char* kVerified = "verified";
+constexpr const char* kTuned = "tuned";
+constexpr size_t kDigest = 32;
 
-std::string path_of(std::string_view text) {
-  return entries() + "/" + digest(text);
+std::string path_of(const std::string& folder, std::string_view key) {
+  return cache_folder() + "/" + folder + "/" + digest(key);
+}
+
+bool write_all(int file, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(file, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return false;
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+  return true;
+}
+
+// None if there is none; Error(device) if it is not a file of this user's
+// alone.
+std::optional<std::string> read_private(const std::string& path) {
+  const File file(
+      ::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  if (file.get() < 0 && errno == ENOENT) return std::nullopt;
+  struct stat status{};
+  if (file.get() < 0 || ::fstat(file.get(), &status) != 0) {
+    refuse("cannot read " + path + ": " + std::strerror(errno));
+  }
+  constexpr off_t kMost = 1 << 20;
+  if (!S_ISREG(status.st_mode) || status.st_uid != ::geteuid() ||
+      (status.st_mode & 022) != 0 || status.st_size > kMost) {
+    refuse(path + " is not a small file that this user alone can write");
+  }
+  std::string found(static_cast<size_t>(status.st_size), '\0');
+  if (::read(file.get(), found.data(), found.size()) !=
+      static_cast<ssize_t>(found.size())) {
+    refuse("cannot read all of " + path);
+  }
+  return found;
+}
+
+// Writes an entry in place of the one before.
+void replace(const std::string& folder,
+             std::string_view key,
+             std::string_view text) {
+  const std::string in = cache_folder() + "/" + folder;
+  const std::string path = path_of(folder, key);
+  if (::mkdir(in.c_str(), 0700) != 0 && errno != EEXIST) cannot_write(in);
+  std::string part = path + ".XXXXXX";
+  const File file(::mkstemp(part.data()));  // with mode 0600
+  if (file.get() < 0) cannot_write(path);
+  if (!write_all(file.get(), text) ||
+      ::rename(part.c_str(), path.c_str()) != 0) {
+    const int reason = errno;
+    ::unlink(part.c_str());
+    errno = reason;
+    cannot_write(path);
+  }
 }
 
 }  // namespace
@@ -103,42 +159,37 @@ std::string digest(std::string_view text) {
 }
 
 bool is_kept(std::string_view text) try {
-  const File file(::open(path_of(text).c_str(),
-                         O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  struct stat status{};
-  if (file.get() < 0 || ::fstat(file.get(), &status) != 0 ||
-      !S_ISREG(status.st_mode) || status.st_uid != ::geteuid() ||
-      (status.st_mode & 022) != 0 ||
-      status.st_size != static_cast<off_t>(text.size())) {
-    return false;
-  }
-  std::string found(text.size(), '\0');
-  return ::read(file.get(), found.data(), found.size()) ==
-             static_cast<ssize_t>(found.size()) &&
-         found == text;
-} catch (const Error&) {  // no folder: keep() says why
+  const std::optional<std::string> found =
+      read_private(path_of(kVerified, text));
+  return found && *found == text;
+} catch (const Error&) {  // no folder, or no entry of ours: keep() says why
   return false;
 }
 
-void keep(std::string_view text) {
-  const std::string folder = entries(), path = path_of(text);
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
-    cannot_write(folder);
+void keep(std::string_view text) { replace(kVerified, text, text); }
+
+// The file holds key and text, and what tells that they are whole.
+std::optional<std::string> kept_text(std::string_view key) {
+  const std::string path = path_of(kTuned, key);
+  const std::optional<std::string> found = read_private(path);
+  if (!found) return std::nullopt;
+  const size_t size = found->size() - std::min(found->size(), kDigest);
+  const std::string_view whole = std::string_view(*found).substr(0, size);
+  if (found->substr(size) != digest(whole) ||
+      whole.substr(0, key.size()) != key) {
+    refuse(path + " is not whole");
   }
-  std::string part = path + ".XXXXXX";
-  const File file(::mkstemp(part.data()));  // with mode 0600
-  if (file.get() < 0) cannot_write(path);
-  // Short enough for one call, which writes less of it where a disk is full.
-  errno = ENOSPC;
-  const ssize_t written = ::write(file.get(), text.data(), text.size());
-  if (written == static_cast<ssize_t>(text.size()) &&
-      ::rename(part.c_str(), path.c_str()) == 0) {
+  return std::string(whole.substr(key.size()));
+}
+
+void keep_text(std::string_view key, std::string_view text) {
+  if (text.empty()) {
+    const std::string path = path_of(kTuned, key);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) cannot_write(path);
     return;
   }
-  const int reason = errno;
-  ::unlink(part.c_str());
-  errno = reason;
-  cannot_write(path);
+  const std::string whole = std::string(key) + std::string(text);
+  replace(kTuned, key, whole + digest(whole));
 }
 
 std::string make_kept_folder(const std::string& prefix) {

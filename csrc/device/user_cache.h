@@ -2,6 +2,7 @@
 // that is private, and small entries that are there as a whole or not at all.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,14 @@ bool is_kept(std::string_view text);
 // Keeps it, in a file of its own that others cannot read.  Error(device) says
 // why it cannot be.
 void keep(std::string_view text);
+
+// The text that was kept last under a key, or none.  Error(device) if what is
+// there is not whole, or is another's or writable by others.
+std::optional<std::string> kept_text(std::string_view key);
+// Keeps it in place of the one before; an empty text leaves nothing there.
+// Whoever reads meanwhile finds the one or the other, whole.  Error(device)
+// says why it cannot be.
+void keep_text(std::string_view key, std::string_view text);
 
 // A new private folder of the cache, for files that the user is told of.
 std::string make_kept_folder(const std::string& prefix);

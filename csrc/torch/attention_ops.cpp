@@ -12,6 +12,7 @@
 #include "torch/call.h"
 #include "torch/inputs.h"
 #include "torch/run.h"
+#include "torch/tuned.h"
 #include "torch/verify/verify.h"
 
 namespace orchard::torch_ops {
@@ -271,7 +272,7 @@ Gradients run_backward(const BackwardCall& given) {
   if (gradients[kBias].defined()) {
     views.dbias = buffer_view(kBackward, gradients[kBias]);
   }
-  device::Device& device = device_of(kBackward, call.q);
+  device::Device& device = tuned_device_of(kBackward, call.q);
   const attention::Spill spill =
       attention::choose_spill(device, problem, views,
                               {gradients[kQ].defined(), gradients[kK].defined(),
@@ -321,7 +322,7 @@ Outputs run_on_device(const Call& call) {
   views.out = layout_of(kForward, outputs.out);
   views.lse = buffer_view(kForward, outputs.lse);
   views.stats = buffer_view(kForward, outputs.stats);
-  device::Device& device = device_of(kForward, call.q);
+  device::Device& device = tuned_device_of(kForward, call.q);
   attention::Plan plan;
   try {
     attention::plan_forward(device, problem, views, plan);

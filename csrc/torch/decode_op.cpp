@@ -12,6 +12,7 @@
 #include "torch/decode_step.h"
 #include "torch/inputs.h"
 #include "torch/run.h"
+#include "torch/tuned.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -90,8 +91,10 @@ Problem problem_of(const Step& step) {
 
 // Of a problem that is not empty.  No tile has fewer columns than a page's
 // unit, so that splits beyond one for each unit would only be empty.
-int64_t splits_of(const Step& step, const Problem& problem) {
-  if (step.splits == 0) return attention::decode_splits(problem);
+int64_t splits_of(const device::Device& device,
+                  const Step& step,
+                  const Problem& problem) {
+  if (step.splits == 0) return attention::decode_splits(device, problem);
   const int64_t units =
       (problem.len_kv + attention::kPageUnit - 1) / attention::kPageUnit;
   return std::clamp<int64_t>(step.splits, 1, std::max<int64_t>(units, 1));
@@ -138,8 +141,9 @@ DecodeOutputs decode_on_device(const DecodeStep& step) {
   const DecodeOutputs outputs = empty_outputs(step);
   if (is_served_empty(step, outputs)) return outputs;
   const auto& [out, lse] = outputs;
-  problem.cache.splits = splits_of(step, problem);
   const Tensor& q = step.q;
+  device::Device& device = tuned_device_of(kDecode, q);
+  problem.cache.splits = splits_of(device, step, problem);
   const auto numbers = lse.options();
   // One row of each split for each row of out.
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
@@ -162,7 +166,6 @@ DecodeOutputs decode_on_device(const DecodeStep& step) {
   views.split_stats = buffer_view(kDecode, split_stats);
   views.out = layout_of(kDecode, out);
   views.lse = buffer_view(kDecode, lse);
-  device::Device& device = device_of(kDecode, q);
   attention::Plan plan;
   attention::plan_decode(device, problem, views, plan);
   run(device, Direction::decode, q, problem, plan, inputs.copies());

@@ -14,8 +14,9 @@
 #include "torch/bridge.h"
 #include "torch/call.h"
 #include "torch/cpu_op.h"
+#include "torch/installation.h"
 #include "torch/trace/recording.h"
-#include "torch/verify/claims.h"
+#include "torch/tuned.h"
 #include "torch/verify/verify.h"
 #ifdef ORCHARD_WITH_METAL
 #include "torch/mps_stream.h"
@@ -182,6 +183,16 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("trials() -> (str[], str[], float[], float[])", trial_lists);
   m.def("verification_costs() -> (int, int, float, float)", cost_numbers);
   m.def("set_versions(str versions) -> ()", set_versions);
+  m.def("kept_choices(Tensor like) -> str", kept_choices);
+  m.def("keep_choices(Tensor like, str choices) -> ()", keep_choices);
+  m.def("try_choices(Tensor like, str? choices) -> ()", try_choices);
+  m.def(
+      "chosen_tile(Tensor like, str kernel, str dtype, int head_dim) -> int[]",
+      chosen_tile);
+  m.def("chosen_scratch(Tensor like, str dtype, int head_dim) -> int",
+        chosen_scratch);
+  m.def("gpu_seconds(Tensor like) -> float", gpu_seconds);
+  m.def("gpu_class(Tensor like) -> str", gpu_class);
   m.def("synchronize() -> ()", synchronize);
 }
 

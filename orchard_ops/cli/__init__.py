@@ -23,7 +23,7 @@ try:
 except ImportError:
     pass
 else:
-    from . import bench, doctor, replay, train
+    from . import bench, doctor, replay, train, tune
 
     app = typer.Typer(
         help="Flash attention for PyTorch on Apple GPUs and their simulator.",
@@ -34,3 +34,4 @@ else:
     app.command()(doctor.doctor)
     app.command()(replay.replay)
     app.command()(train.train)
+    app.command()(tune.tune)

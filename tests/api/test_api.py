@@ -22,6 +22,7 @@ def test_public_names() -> None:
         "KernelCompileError",
         "OrchardError",
         "UnsupportedError",
+        "WrongKernelError",
         "__version__",
         "backward_scratch",
         "call_counts",
@@ -36,6 +37,7 @@ def test_public_names() -> None:
         "storage",
         "supports",
         "synchronize",
+        "tune",
     ]
     for name in orchard_ops.__all__:
         assert hasattr(orchard_ops, name)

@@ -78,6 +78,10 @@ RUN_BY = {
     "nox -s smoke": (HOSTED, "nox -s smoke"),
     "nox -s wheels-linux": (HOSTED, "nox -s wheels-linux"),
     "nox -s wheels-macos": (HOSTED, "nox -s wheels-macos -- --torch"),
+    "orchard-ops tune": (
+        "tests/api/test_tune.py",
+        "def test_the_command_tunes_shows_exports_and_resets",
+    ),
     "orchard-ops bench": ("tests/perf/test_bench.py", "def test_bench_reports"),
     "orchard-ops doctor": (
         "tests/api/test_cli.py",

@@ -51,10 +51,10 @@ device::Limits limits_of(MTL::Device* device) {
   return limits;
 }
 
-// What the GPU reported after submit() had returned, and which command buffers
-// will tell.  Handlers on Metal's threads hold it, and may outlive a test's
-// device.
-class GpuError {
+// What the GPU reported after submit() had returned, failures and time, and
+// which command buffers will tell.  Handlers on Metal's threads hold it, and
+// may outlive a test's device.
+class GpuReport {
  public:
   // False if it is watched already: one handler a command buffer is enough.
   bool start_watching(const void* command_buffer) {
@@ -69,6 +69,14 @@ class GpuError {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (text_.empty()) text_ = text;
     is_set_ = true;
+  }
+  void add_seconds(double seconds) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    seconds_ += seconds;
+  }
+  double seconds() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return seconds_;
   }
   // Reports once: the device stays usable.
   void rethrow() {
@@ -85,6 +93,7 @@ class GpuError {
   std::atomic<bool> is_set_ = false;
   std::mutex mutex_;
   std::string text_;
+  double seconds_ = 0.0;
   std::set<const void*> watched_;
 };
 
@@ -93,20 +102,21 @@ class GpuError {
 // may get the address.
 class Watch {
  public:
-  Watch(std::shared_ptr<GpuError> failure, const void* command_buffer)
-      : failure_(std::move(failure)), command_buffer_(command_buffer) {}
-  ~Watch() { failure_->stop_watching(command_buffer_); }
+  Watch(std::shared_ptr<GpuReport> report, const void* command_buffer)
+      : report_(std::move(report)), command_buffer_(command_buffer) {}
+  ~Watch() { report_->stop_watching(command_buffer_); }
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
 
   void completed(MTL::CommandBuffer* done) const {
+    report_->add_seconds(done->GPUEndTime() - done->GPUStartTime());
     if (done->status() != MTL::CommandBufferStatusError) return;
     const AutoreleaseScope scope;
-    failure_->set(to_std(done->error()));
+    report_->set(to_std(done->error()));
   }
 
  private:
-  std::shared_ptr<GpuError> failure_;
+  std::shared_ptr<GpuReport> report_;
   const void* command_buffer_;
 };
 
@@ -122,10 +132,10 @@ class Lent : public NS::Object {
   }
 };
 
-void watch(void* lent, const std::shared_ptr<GpuError>& failure) {
+void watch(void* lent, const std::shared_ptr<GpuReport>& report) {
   void* const command_buffer = Lent::under(lent);
-  if (!failure->start_watching(command_buffer)) return;
-  const auto held = std::make_shared<const Watch>(failure, command_buffer);
+  if (!report->start_watching(command_buffer)) return;
+  const auto held = std::make_shared<const Watch>(report, command_buffer);
   const MTL::HandlerFunction handler = [held](MTL::CommandBuffer* done) {
     held->completed(done);
   };
@@ -189,7 +199,14 @@ class Device final : public device::Device {
     });
   }
 
-  void rethrow() { failure_->rethrow(); }
+  // From the first time on that somebody asks, also where the stream's owner
+  // watches for failures himself.
+  double gpu_seconds() override {
+    is_timed_ = true;
+    return report_->seconds();
+  }
+
+  void rethrow() { report_->rethrow(); }
 
  private:
   // A serial encoder runs dispatches one after the other, as every PyTorch up
@@ -201,7 +218,9 @@ class Device final : public device::Device {
   }
 
   MTL::ComputeCommandEncoder* begin(const OpenEncoder& open) {
-    if (!source_.reports_gpu_errors()) watch(open.command_buffer, failure_);
+    if (is_timed_ || !source_.reports_gpu_errors()) {
+      watch(open.command_buffer, report_);
+    }
     auto* encoder =
         static_cast<MTL::ComputeCommandEncoder*>(open.compute_encoder);
     order(encoder);  // what PyTorch encoded before us
@@ -273,9 +292,10 @@ class Device final : public device::Device {
   PipelineCache cache_;
   std::mutex seconds_mutex_;
   double seconds_ = 0.0;  // of our launches since we committed
+  std::atomic<bool> is_timed_ = false;
   std::mutex probe_mutex_;
   bool is_probed_ = false;
-  std::shared_ptr<GpuError> failure_ = std::make_shared<GpuError>();
+  std::shared_ptr<GpuReport> report_ = std::make_shared<GpuReport>();
 };
 
 // The one object for a GPU.  Never freed: tensors and handlers on Metal's

@@ -5,29 +5,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
-#include <sstream>
-#include <utility>
 
-#include "device/kernel_source.h"
 #include "device/user_cache.h"
+#include "torch/installation.h"
 
 namespace orchard::torch_ops {
 namespace {
 
 using attention::Trust;
 using device::Device;
-
-std::mutex mutex;
-std::string versions;
-
-std::string kernels_digest() {
-  std::string all;
-  for (const device::EmbeddedText& text : device::embedded_texts()) {
-    if (text.path.substr(0, 8) == "kernels/") all += text.text;
-  }
-  return device::digest(all);
-}
 
 const char* prefix_of(Trust trust) {
   switch (trust) {
@@ -44,17 +30,8 @@ const char* prefix_of(Trust trust) {
 
 // The text of a claim's entry in the user's cache.
 std::string entry_of(const Device& device, const Claim& claim) {
-  static const std::string texts = kernels_digest();
-  std::ostringstream text;
-  text << "orchard-ops verified a kernel\n"
-       << device.name() << "\n"
-       << device::system_build() << "\n";
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    text << versions << "\n";
-  }
-  text << texts << "\n" << prefix_of(claim.trust) << claim.kernel->name << "\n";
-  return text.str();
+  return "orchard-ops verified a kernel\n" + installation(device) +
+         prefix_of(claim.trust) + claim.kernel->name + "\n";
 }
 
 }  // namespace
@@ -78,11 +55,6 @@ void keep(const Device& device, const Claims& claims) {
         "; set ORCHARD_CACHE_DIR to a folder of your own, or "
         "ORCHARD_VERIFY=never");
   }
-}
-
-void set_versions(std::string text) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  versions = std::move(text);
 }
 
 }  // namespace orchard::torch_ops

@@ -2,7 +2,6 @@
 // cache says was found right.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "attention/compiled.h"
@@ -24,8 +23,5 @@ using Claims = std::vector<Claim>;
 bool are_kept(const device::Device& device, const Claims& claims);
 // Where they cannot be kept a warning says why, once a process.
 void keep(const device::Device& device, const Claims& claims);
-
-// What else than GPU and system results depend on: "PyTorch 2.4.1, ...".
-void set_versions(std::string versions);
 
 }  // namespace orchard::torch_ops

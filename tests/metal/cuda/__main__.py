@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent.parent
 ROOT = TESTS.parent
 SUITE = [str(TESTS / name) for name in ("support", "attention")]
-PARTS = ("table", "long", "memory", "speed", "sanitize")
+PARTS = ("table", "long", "memory", "speed", "tune", "sanitize")
 NO_CACHE = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SANITIZER = "compute-sanitizer"
 
@@ -115,6 +115,22 @@ def speed(results: dict[str, Any]) -> bool:
     return all(row["ratio"] > 1.0 for row in rows if row["length"] >= 2048)
 
 
+def tune(results: dict[str, Any]) -> bool:
+    """Search for tiles on this GPU; time the winners beside what ships."""
+    import tuning
+
+    rows = []
+    like = torch.zeros(1, device="cuda")
+    meter = tuning.CudaMeter(like)
+    for row in tuning.rows(like, meter, results["budget"]):
+        rows.append(row)
+        print(tuning.text_of(row), flush=True)
+        torch.cuda.empty_cache()
+    print(tuning.markdown(rows), flush=True)
+    results["tune"] = rows
+    return bool(rows) and all(row["is_good"] for row in rows)
+
+
 def sanitize(results: dict[str, Any]) -> bool:
     """Run the memory and race checkers: silent, but for the planted faults."""
     runs = [
@@ -160,6 +176,9 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=PARTS, help=", ".join(PARTS))
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--build", type=Path, help="folder to build in")
+    parser.add_argument(
+        "--budget", type=float, help="seconds after which tune tries nothing new"
+    )
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown:
@@ -179,6 +198,7 @@ def main() -> int:
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "driver_cuda": torch.version.cuda,
+        "budget": options.budget,
     }
     print(f"{results['gpu']}, PyTorch {results['torch']}", flush=True)
     verdicts = {}

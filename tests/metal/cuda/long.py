@@ -136,9 +136,16 @@ def allowed(size: Size, natural: tuple[float, float]) -> tuple[float, float]:
 
 
 def judge(
-    size: Size, got: exact.Results, want: exact.Results, plain: exact.Results
+    size: Size, got: dict[str, Tensor], want: exact.Results, plain: exact.Results
 ) -> tuple[dict[str, Any], bool]:
-    """Return each result's error and that of plain operators, and the verdict."""
+    """Return each result's error and that of plain operators, and the verdict.
+
+    Args:
+        size: for its dtype.
+        got: the results by name, all or some.
+        want: the exact ones.
+        plain: those of plain operators.
+    """
     exactly, naturally = dict(want.items()), dict(plain.items())
     errors, is_good = {}, True
     for name, tensor in got.items():
@@ -159,7 +166,7 @@ def check(size: Size) -> list[dict[str, Any]]:
     for name, scratch in (("", None), (", recomputing", 0)):
         with orchard_ops.backward_scratch(scratch):
             got, again = attend(problem), dict(attend(problem).items())
-        errors, is_good = judge(size, got, want, plain)
+        errors, is_good = judge(size, dict(got.items()), want, plain)
         is_good &= all(torch.equal(t, again[key]) for key, t in got.items())
         rows.append({"size": size.text() + name, "errors": errors, "is_good": is_good})
     return rows

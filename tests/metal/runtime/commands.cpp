@@ -1,5 +1,6 @@
 // tests/metal/runtime/commands.cpp: queues, command buffers and encoders: what
 // is encoded runs on the simulator when it is committed.
+#include <chrono>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -28,6 +29,7 @@ struct Commands : Object {
   std::vector<Object*> used;                  // retained until the end
   std::vector<Block*> handlers;
   int64_t status = 0;
+  double start_time = 0.0, end_time = 0.0;
   Failure* failure = nullptr;
 };
 // MPSCommandBuffer: what PyTorch's streams give out.
@@ -70,6 +72,11 @@ void add_handler(Commands* self, SEL, Block* block) {
   self->handlers.push_back(static_cast<Block*>(_Block_copy(block)));
 }
 
+double now() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
 void execute(Commands* self) {
   self->status = kCompleted;
   std::string reason = "Caused GPU Timeout Error (IOAF code 2)";
@@ -89,7 +96,9 @@ void execute(Commands* self) {
 // Handlers run on a thread that has no autorelease pool, as Metal's do.
 void commit(Commands* self, SEL) {
   std::thread gpu([self] {
+    self->start_time = now();
     execute(self);
+    self->end_time = now();
     for (Block* block : self->handlers) {
       block->invoke(block, self);
       _Block_release(block);
@@ -102,6 +111,8 @@ void wait(Commands*, SEL) {}
 uint64_t status(Commands* self, SEL) {
   return static_cast<uint64_t>(self->status);
 }
+double start_time(Commands* self, SEL) { return self->start_time; }
+double end_time(Commands* self, SEL) { return self->end_time; }
 Failure* commands_error(Commands* self, SEL) { return self->failure; }
 Commands* root_of(Shell* self, SEL) { return self->root; }
 void add_handler_to_root(Shell* self, SEL, Block* block) {
@@ -195,6 +206,8 @@ void install_commands() {
   method("MTLCommandBuffer", "waitUntilCompleted", wait);
   method("MTLCommandBuffer", "status", status);
   method("MTLCommandBuffer", "error", commands_error);
+  method("MTLCommandBuffer", "GPUStartTime", start_time);
+  method("MTLCommandBuffer", "GPUEndTime", end_time);
   method("MPSCommandBuffer", "rootCommandBuffer", root_of);
   method("MPSCommandBuffer", "addCompletedHandler:", add_handler_to_root);
   constexpr const char* kEncoder = "MTLComputeCommandEncoder";

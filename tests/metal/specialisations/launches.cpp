@@ -92,7 +92,7 @@ void make_plan(Device& device, Asked& asked, attention::Plan& plan) {
     attention::plan_forward(device, problem, tensors, plan);
   } else if (asked.kind == "decode") {
     problem.cache.is_used = true;
-    problem.cache.splits = attention::decode_splits(problem);
+    problem.cache.splits = attention::decode_splits(device, problem);
     attention::plan_decode(device, problem, tensors, plan);
   } else {
     const attention::Spill spill = attention::choose_spill(

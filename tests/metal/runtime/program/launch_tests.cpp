@@ -123,6 +123,16 @@ void a_command_buffer_gets_one_handler() {
   expect(count(encoded(), "addCompletedHandler") == 2, "the next buffer's");
 }
 
+// Of what has run: waiting for it is what makes the number whole.
+void the_gpu_tells_how_long_it_worked() {
+  const Attention attention(StorageMode::private_);
+  const double before = gpu().gpu_seconds();
+  attention.forward(gpu());
+  expect(gpu().gpu_seconds() == before, "not yet run");
+  source().stream.synchronize();
+  expect(gpu().gpu_seconds() > before, "it took no time");
+}
+
 // Its handler never runs; the next command buffer is watched all the same.
 void a_command_buffer_that_is_thrown_away_is_forgotten() {
   const Attention attention(StorageMode::private_);
@@ -370,6 +380,7 @@ constexpr Test kTests[] = {
     TEST(a_failed_backward_encodes_nothing),
     TEST(encodes_in_order_and_leaves_the_encoder_open),
     TEST(a_command_buffer_gets_one_handler),
+    TEST(the_gpu_tells_how_long_it_worked),
     TEST(a_command_buffer_that_is_thrown_away_is_forgotten),
     TEST(each_buffer_under_the_lent_one_is_watched),
     TEST(long_launches_get_command_buffers_of_their_own),

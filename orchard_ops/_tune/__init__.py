@@ -1,0 +1,1 @@
+"""Tiles by measurement: what `orchard_ops.tune` and ``orchard-ops tune`` do."""
