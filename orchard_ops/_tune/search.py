@@ -203,9 +203,8 @@ class Tuner:
         element = 4 if of.dtype == "float32" else 2
         if self._family == "A" and of.dtype == "bfloat16":
             element = 4  # what it is in registers
-        name = "forward" if kernel == "decode" else kernel
         found = tiles.candidates(
-            *(name, self._family, tiles.row_for(of.head_dim), element), self._most
+            *(kernel, self._family, tiles.row_for(of.head_dim), element), self._most
         )
         shipped = shipped_tile(self._like, kernel, of)
         chosen = [each.tile for each in found if each.tile != shipped]
@@ -240,7 +239,10 @@ class Tuner:
         self._tell(text, self._done / self._expected)
 
     def _score(self, run: _Run, option: Choices) -> float:
-        """Return the geometric mean of its share of the shipped time, or infinity."""
+        """Return the geometric mean of its share of the shipped time.
+
+        Infinity if the results are not right, or if one of the shapes gets slower.
+        """
         with trying(self._like, option):
             is_right = all(bench.is_right(run.which) for bench in run.benches)
         if not is_right:
@@ -250,6 +252,8 @@ class Tuner:
         for bench in run.benches:
             ours, theirs, _ = self._times(bench, run.which, option, self._meter.repeats)
             shares.append(ours / theirs)
+        if max(shares) > 1 + MARGIN:  # What is faster elsewhere is no excuse.
+            return math.inf
         return statistics.geometric_mean(shares)
 
     def _times(
