@@ -222,8 +222,12 @@ std::string reason_against_tile(Kernel kernel,
   }
   // A lane's two elements of each are bits of a 32-bit mask.
   if (tile.rows * tile.cols > 16) return "expected at most 16 fragments";
+  const bool is_decode = kernel == Kernel::decode;
+  if (is_decode && tile.rows != 1) return "expected one row of fragments";
+  const bool is_alone = is_decode && tile.slices > 1;  // as in decode_tile()
   if (tile.slices > most_slices(head_dim) ||
-      tile.simdgroups != simdgroups_for(tile.slices)) {
+      tile.simdgroups !=
+          (is_alone ? tile.slices : simdgroups_for(tile.slices))) {
     return "expected the simdgroups that go with the slices of head_dim";
   }
   if (exchanged_bytes(kernel, tile) > kMostExchangedBytes) {
