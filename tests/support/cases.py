@@ -17,7 +17,7 @@ import torch
 #    over DRAWS inputs of the problem, the tested one included: the largest error of a
 #    few hundred numbers varies threefold from draw to draw, here as there.
 #    In 16 bits it is the largest of FEWEST_ERRORS errors or more, where MOST_DRAWS
-#    inputs give as many: a mask's gradient may be a single number.
+#    inputs give as many: the gradient of a mask or of sinks may be a single number.
 MATH_FACTOR = 2.0
 DRAWS = 5
 FEWEST_ERRORS = 64
