@@ -22,6 +22,7 @@ def test_public_names() -> None:
         "KernelCompileError",
         "OrchardError",
         "UnsupportedError",
+        "WrongKernelError",
         "__version__",
         "backward_scratch",
         "call_counts",
