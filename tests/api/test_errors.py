@@ -301,6 +301,7 @@ def test_the_device_works_after_an_error(device: torch.device) -> None:
         ("[UnsupportedError] [f] not yet", UnsupportedError("[f] not yet")),
         ("[DeviceError] lost", orchard_ops.DeviceError("lost")),
         ("[KernelCompileError] line 1", orchard_ops.KernelCompileError("line 1")),
+        ("[WrongKernelError] [a] b", orchard_ops.WrongKernelError("[a] b")),
         ("[DeviceError] a\nException raised from f", orchard_ops.DeviceError("a")),
     ],
 )

@@ -305,9 +305,14 @@ print(texts[0])
     assert kernel in {launch["entry"] for launch in launches}
     kept = entries(cache) if (cache / "verified").exists() else {}
     assert not [name for name in kept if kernel in name]
-    # Another process finds the same, and none is left to trust.
-    again = output(run(cache, text, ORCHARD_LIBRARY_DIR=folder))
-    assert again.partition("please")[0] == said.partition("please")[0]
+
+
+def test_each_process_finds_a_wrong_kernel_itself(cache: Path, tmp_path: Path) -> None:
+    """Nothing is kept of it, so that a new system or version may do better."""
+    folder = broken(tmp_path / "broken", *WRONG_FORWARD)
+    first, second = (run(cache, PLAIN, ORCHARD_LIBRARY_DIR=folder) for _ in range(2))
+    assert "WrongKernelError" in first.stderr
+    assert first.stderr.partition("please")[0] == second.stderr.partition("please")[0]
 
 
 # One detail wrong: file, line, what takes its place, a call, an output that is off and
@@ -556,7 +561,6 @@ def test_a_damaged_entry_counts_as_none(damage: str, cache: Path) -> None:
     assert path.read_text() == text
     assert not path.is_symlink()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert output(run(cache, tell)) == "\n"
 
 
 def test_a_trial_disturbs_nothing(cache: Path, tmp_path: Path) -> None:

@@ -142,6 +142,25 @@ def test_the_search_counts_what_the_simulator_counts(
         assert actual.dram_bytes >= expected.dram_bytes
 
 
+@needs_metalsim("simulator")
+@pytest.mark.parametrize("family", CLASSES)
+def test_the_search_counts_what_slices_exchange(family: str) -> None:
+    """Barriers and bytes of threadgroup memory are those of the kernels, at 128."""
+    shape = Shape(2 * counting.SHORT, head_dim=128, heads=1)
+    sim.enable()
+    with sim.family(family):
+        counts = counting.run(shape)
+    exchanged = 0.0
+    for kernel in products(counts):
+        tile = search.shipped(kernel, family, 128, 2)
+        expected = search.tile_work(kernel, tile, 128, 2, shape.length)
+        actual = counting.work_of(kernel, counts[kernel], shape)
+        for name in ("multiplies", "barriers", "threadgroup_bytes", "threads"):
+            assert getattr(actual, name) == getattr(expected, name), (kernel, name)
+        exchanged += actual.threadgroup_bytes
+    assert exchanged
+
+
 def test_lengths_are_multiples_of_every_threadgroup() -> None:
     """No tile of the search hangs over at the lengths that are extrapolated from."""
     kinds = itertools.product(search.KERNELS, CLASSES, search.HEAD_DIMS, (2, 4))
