@@ -157,10 +157,15 @@ def attend(call: Call) -> Tensor | str:
         return str(error)
     if reason:
         return reason
+    has_dropout = arguments.dropout_p > 0.0
+    before = torch.get_rng_state() if has_dropout else None
     try:
-        out = run.attend("flash_attention", arguments._replace(seed=draw_seed()))[0]
+        seed = draw_seed() if has_dropout else None
+        out = run.attend("flash_attention", arguments._replace(seed=seed))[0]
     except (UnsupportedError, WrongKernelError) as error:
         # A trial on this device found it, before anything was computed.
+        if before is not None:  # PyTorch's function draws in our place
+            torch.set_rng_state(before)
         return str(error)
     return nested_like(call.query, out) if is_jagged(call.query) else out
 

@@ -8,7 +8,8 @@
 Decision(is_routed=True, reason='', note='')
 
 A call goes on to PyTorch's own function only for a reason that `explain` states and
-`fallbacks` counts.  An exception from the kernels is never caught.
+`fallbacks` counts.  Of the kernels' exceptions only those are such a reason that come
+before anything was computed: a kernel, or the GPU, is not what it should be.
 """
 
 from __future__ import annotations

@@ -10,9 +10,13 @@
 
 namespace orchard::attention {
 
-enum Trust : uint8_t {
-  kOwnResults = 1,
-  kItsBackward = 2  // a forward's: the kernels that differentiate it
+// What is known to be right of a kernel, and for a forward of the kernels that
+// differentiate it (torch/verify/verify.h).  Bits.
+enum class Trust : uint8_t {
+  none = 0,
+  own_results = 1,
+  its_backward = 2,
+  its_mask_backward = 4
 };
 
 // A compiled specialisation, kept as long as the process: no more text is
@@ -24,10 +28,17 @@ struct Compiled {
   Slots slots;
   // Why it has a smaller tile than was asked for; empty if it has not.
   std::string replaced;
-  // What is known to be right, as bits of Trust: of the kernel, for everybody
-  // who launches it (torch/verify/verify.h).
+  // Of the kernel, for everybody who launches it.
   std::unique_ptr<std::atomic<uint8_t>> trust =
       std::make_unique<std::atomic<uint8_t>>(uint8_t{0});
+
+  bool is_trusted(Trust wanted) const {
+    const auto bit = static_cast<uint8_t>(wanted);
+    return (trust->load(std::memory_order_relaxed) & bit) == bit;
+  }
+  void add_trust(Trust more) const {
+    trust->fetch_or(static_cast<uint8_t>(more), std::memory_order_relaxed);
+  }
 };
 
 // That of a specialisation, or of one with a smaller tile: whether a kernel's

@@ -113,6 +113,12 @@ trial_lists() {
   return {kernels, outputs, errors, allowed};
 }
 
+std::tuple<int64_t, int64_t, double, double> cost_numbers() {
+  const VerificationCosts costs = verification_costs();
+  return {costs.looked, costs.tried, costs.looking_seconds,
+          costs.trying_seconds};
+}
+
 // For each kernel, whatever its features: the tensors that it reads, and those
 // that it writes, in words.
 std::tuple<std::vector<std::string>,
@@ -175,6 +181,7 @@ TORCH_LIBRARY(orchard_ops, m) {
   m.def("set_longest_launch(float seconds) -> ()", device::set_longest_seconds);
   m.def("record_into(str folder) -> ()", record_into);
   m.def("trials() -> (str[], str[], float[], float[])", trial_lists);
+  m.def("verification_costs() -> (int, int, float, float)", cost_numbers);
   m.def("set_versions(str versions) -> ()", set_versions);
   m.def("kept_choices(Tensor like) -> str", kept_choices);
   m.def("keep_choices(Tensor like, str choices) -> ()", keep_choices);

@@ -12,6 +12,18 @@ namespace {
 
 using at::Tensor;
 
+Tensor exactly(const Tensor& tensor) {
+  if (!tensor.defined()) return {};
+  const Tensor here = tensor.cpu();
+  return here.is_floating_point() ? here.to(at::kDouble) : here;
+}
+
+Call exactly(const Call& call) {
+  auto tensors = call.tensors();
+  for (Tensor& tensor : tensors) tensor = exactly(tensor);
+  return Call::of(tensors, call.options().toTupleRef().elements());
+}
+
 // Sums what a key head has of each of its query heads.
 Tensor sum_groups(const Tensor& gradient, int64_t heads_kv) {
   return gradient.unflatten(1, {heads_kv, -1}).sum(2);
@@ -67,9 +79,12 @@ Tensor rows(const Tensor& tensor, const Tensor& starts, int64_t sequence) {
 
 }  // namespace
 
-ExactResults attend_exactly(const Call& call,
-                            const Tensor& grad_out,
-                            const Tensor& grad_lse) {
+ExactResults attend_exactly(const Call& given,
+                            const Tensor& given_grad_out,
+                            const Tensor& given_grad_lse) {
+  const Call call = exactly(given);
+  const Tensor grad_out = exactly(given_grad_out);
+  const Tensor grad_lse = exactly(given_grad_lse);
   if (!call.is_packed()) return attend_one(call, grad_out, grad_lse, 0);
   std::vector<ExactResults> each;
   for (int64_t i = 0; i + 1 < call.starts_q.size(0); ++i) {
@@ -93,6 +108,21 @@ ExactResults attend_exactly(const Call& call,
     if (parts[0].defined()) all.*member = at::cat(parts, 2);
   }
   return all;
+}
+
+DecodeOutputs decode_exactly(const DecodeStep& step,
+                             const DecodeOutputs& like) {
+  DecodeStep exact = step;
+  for (Tensor* tensor :
+       {&exact.q, &exact.k, &exact.v, &exact.lengths, &exact.table,
+        &exact.cache_rows, &exact.left_pads, &exact.slopes, &exact.sinks}) {
+    *tensor = exactly(*tensor);
+  }
+  const auto& [out, lse] = like;
+  DecodeOutputs outputs{at::empty(out.sizes(), exact.q.options()),
+                        at::empty(lse.sizes(), exact.q.options())};
+  decode_on_cpu(exact, outputs);
+  return outputs;
 }
 
 }  // namespace orchard::torch_ops

@@ -1,19 +1,17 @@
 // csrc/torch/verify/verify.cpp: see verify.h.
 #include "torch/verify/verify.h"
 
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <ctime>
 #include <mutex>
 #include <sstream>
-#include <vector>
 
 #include "attention/compiled.h"
 #include "device/user_cache.h"
 #include "torch/attention_ops.h"
-#include "torch/installation.h"
+#include "torch/verify/claims.h"
 #include "torch/verify/trial.h"
 
 namespace orchard::torch_ops {
@@ -23,11 +21,11 @@ using at::Tensor;
 using attention::Compiled;
 using attention::Feature;
 using attention::Problem;
+using attention::Trust;
 using device::Device;
 
-// Of this thread's next forward.
-enum class Ahead : uint8_t { nothing, backward, backward_with_dbias };
-thread_local Ahead ahead = Ahead::nothing;
+// What this thread's forwards need to be known besides their own results.
+thread_local Trust ahead = Trust::none;
 
 enum class When : uint8_t { first, always, never };
 
@@ -44,43 +42,37 @@ When when_from_environment(const char* operation) {
 }
 
 const char* operation_of(Direction direction) {
-  switch (direction) {
-    case Direction::forward:
-    case Direction::backward:  // users call the one function
-      return kForward;
-    case Direction::decode:
-      break;
-  }
-  return kDecode;
+  // Users call one function for a forward and its backward.
+  return direction == Direction::decode ? kDecode : kForward;
 }
 
-// Calls that have failed, and the kernels that nobody may launch any more.
+// A call whose kernels failed, or could not be made.
 struct Wrong {
   const Device* device;
   Direction direction;
   Problem problem;
-  std::vector<const Compiled*> kernels;  // none: none could be made
   Error error;
+};
+
+// Of this process, under the mutex.
+struct Found {
+  std::vector<Wrong> wrong;
+  std::vector<TrialRow> rows;
+  VerificationCosts costs;
 };
 
 std::mutex mutex;
 std::atomic<bool> is_any_wrong{false};
 
-std::vector<Wrong>& found_wrong() {
-  static auto* const list = new std::vector<Wrong>;
-  return *list;
+Found& found() {
+  static auto* const all = new Found;
+  return *all;
 }
 
 void remember(Wrong wrong) {
   const std::lock_guard<std::mutex> lock(mutex);
-  found_wrong().push_back(std::move(wrong));
+  found().wrong.push_back(std::move(wrong));
   is_any_wrong = true;
-}
-
-// Of this process, for trials().
-std::vector<TrialRow>& rows() {
-  static auto* const list = new std::vector<TrialRow>;
-  return *list;
 }
 
 void note_trial(const TrialResult& result) {
@@ -88,14 +80,11 @@ void note_trial(const TrialResult& result) {
   for (const Deviation& output : result.outputs) {
     for (const Compiled* kernel : result.kernels) {
       if (!kernel->slots.written.has(output.slot)) continue;
-      rows().push_back({kernel->name, attention::slot_rows()[output.slot].name,
-                        output.error, output.allowed});
+      found().rows.push_back({kernel->name,
+                              attention::slot_rows()[output.slot].name,
+                              output.error, output.allowed});
     }
   }
-}
-
-bool contains(const std::vector<const Compiled*>& list, const Compiled* one) {
-  return std::find(list.begin(), list.end(), one) != list.end();
 }
 
 // Whether the same texts serve both, but for how loads are aligned.
@@ -109,6 +98,19 @@ bool are_alike(const Problem& a, const Problem& b) {
          (a.mask != attention::MaskKind::bias || a.mask_dtype == b.mask_dtype);
 }
 
+void throw_if_wrong(const Device& device,
+                    Direction direction,
+                    const Problem& problem) {
+  if (!is_any_wrong) return;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Wrong& wrong : found().wrong) {
+    if (wrong.device == &device && wrong.direction == direction &&
+        are_alike(wrong.problem, problem)) {
+      throw wrong.error;
+    }
+  }
+}
+
 // What no small problem has: wide index arithmetic, and sums that go on in the
 // next launch.  Such a kernel is its text without them and a few lines more.
 std::string name_without_size(const Compiled& kernel) {
@@ -118,56 +120,6 @@ std::string name_without_size(const Compiled& kernel) {
     s.features.all.remove(feature);
   }
   return s.name();
-}
-
-// The kernels that a launch relies on, and what of them.
-struct Claim {
-  const Compiled* kernel;
-  attention::Trust trust;
-
-  bool is_known() const {
-    return (kernel->trust->load(std::memory_order_relaxed) & trust) != 0;
-  }
-  void set_known() const {
-    kernel->trust->fetch_or(trust, std::memory_order_relaxed);
-  }
-};
-
-using Claims = std::vector<Claim>;
-
-// The text of a claim's entry in the user's cache.
-std::string entry_of(const Device& device, const Claim& claim, Ahead scope) {
-  std::ostringstream text;
-  text << "orchard-ops verified a kernel\n" << installation(device);
-  if (claim.trust == attention::kItsBackward) {
-    text << "backward of "
-         << (scope == Ahead::backward_with_dbias ? "mask and " : "");
-  }
-  text << claim.kernel->name << "\n";
-  return text.str();
-}
-
-void keep(const Device& device, const Claims& claims, Ahead scope) {
-  static std::atomic<bool> is_warned{false};
-  try {
-    for (const Claim& claim : claims) {
-      device::keep(entry_of(device, claim, scope));
-    }
-  } catch (const Error& error) {
-    if (is_warned.exchange(true)) return;
-    TORCH_WARN(
-        "orchard_ops cannot keep that kernels were found right, so each "
-        "process tries them again: ",
-        error.message(),
-        "; set ORCHARD_CACHE_DIR to a folder of your own, or "
-        "ORCHARD_VERIFY=never");
-  }
-}
-
-bool are_kept(const Device& device, const Claims& claims, Ahead scope) {
-  return std::all_of(claims.begin(), claims.end(), [&](const Claim& claim) {
-    return claim.is_known() || device::is_kept(entry_of(device, claim, scope));
-  });
 }
 
 // Where a trial's launches lie, or why they lie nowhere.
@@ -181,13 +133,17 @@ std::string record(const TrialSubject& subject, const Tensor& like) {
   }
 }
 
-// The one that wrote the slot first, then those that it relies on.
-std::string names(std::vector<const Compiled*> kernels, uint32_t slot) {
+// The kernel that wrote the slot first, then those that it relies on and that
+// nothing has shown to be right.
+std::string suspects(std::vector<const Compiled*> kernels, uint32_t slot) {
   std::stable_partition(
       kernels.begin(), kernels.end(),
       [&](const Compiled* kernel) { return kernel->slots.written.has(slot); });
   std::string text;
   for (const Compiled* kernel : kernels) {
+    const bool is_cleared = kernel->is_trusted(Trust::own_results) &&
+                            !kernel->slots.written.has(slot);
+    if (is_cleared) continue;
     text += (text.empty() ? "" : " after ") + kernel->name;
   }
   return text;
@@ -197,24 +153,18 @@ std::string names(std::vector<const Compiled*> kernels, uint32_t slot) {
                           const TrialSubject& subject,
                           const Tensor& like,
                           const TrialResult& result) {
-  std::vector<const Compiled*> suspects;
-  for (const Compiled* kernel : result.kernels) {
-    const bool is_right = Claim{kernel, attention::kOwnResults}.is_known();
-    if (!is_right) suspects.push_back(kernel);
-  }
-  if (suspects.empty()) suspects = result.kernels;
   const Deviation worst = result.worst();
   std::ostringstream text;
   text << '[' << operation_of(subject.direction) << "] expected "
        << attention::slot_rows()[worst.slot].name << " of a trial of "
-       << names(suspects, worst.slot) << " on " << device.name()
+       << suspects(result.kernels, worst.slot) << " on " << device.name()
        << " to be what plain operators give on the CPU, to " << worst.allowed
        << ", got an error of " << worst.error
        << "; nothing is computed with it: use PyTorch's attention here, and "
           "please report this: "
        << record(subject, like);
   const Error error(ErrorKind::wrong_kernel, text.str());
-  remember({&device, subject.direction, subject.problem, suspects, error});
+  remember({&device, subject.direction, subject.problem, error});
   throw error;
 }
 
@@ -226,59 +176,56 @@ Claims try_all(Device& device,
                const Claims& claims) {
   Claims right = claims;
   std::vector<std::string> tried;
-  const auto attempt = [&](const TrialSubject& way) {
+  const auto is_tried = [&](const Claim& claim) {
+    return claim.trust != Trust::own_results ||
+           std::find(tried.begin(), tried.end(),
+                     name_without_size(*claim.kernel)) != tried.end();
+  };
+  TrialSubject recomputing = subject;
+  recomputing.scratch = 0;
+  // A float mask's gradient is not read off what was spilled in many chunks.
+  for (const TrialSubject& way : {subject, recomputing}) {
     const TrialResult result = try_kernels(way, like, "");
     note_trial(result);
     if (result.worst().is_wrong()) condemn(device, way, like, result);
     for (const Compiled* kernel : result.kernels) {
       tried.push_back(name_without_size(*kernel));
-      right.push_back({kernel, attention::kOwnResults});
+      const Claim own{kernel, Trust::own_results};
+      if (std::find(right.begin(), right.end(), own) == right.end()) {
+        right.push_back(own);
+      }
     }
-  };
-  attempt(subject);
-  const bool is_all_tried =
-      std::all_of(claims.begin(), claims.end(), [&](const Claim& claim) {
-        return claim.trust == attention::kItsBackward ||
-               std::find(tried.begin(), tried.end(),
-                         name_without_size(*claim.kernel)) != tried.end();
-      });
-  if (is_all_tried) return right;
-  // A float mask's gradient is not read off what was spilled in many chunks.
-  TrialSubject recomputed = subject;
-  recomputed.scratch = 0;
-  attempt(recomputed);
+    if (std::all_of(claims.begin(), claims.end(), is_tried)) break;
+  }
   return right;
 }
 
-void throw_if_wrong(const Claims& claims) {
-  if (!is_any_wrong) return;
-  const std::lock_guard<std::mutex> lock(mutex);
-  for (const Wrong& wrong : found_wrong()) {
-    for (const Claim& claim : claims) {
-      if (claim.trust == attention::kOwnResults &&
-          contains(wrong.kernels, claim.kernel)) {
-        throw wrong.error;
-      }
-    }
-  }
+double processor_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
 }
 
 void establish(Device& device,
                const TrialSubject& subject,
                const Tensor& like,
-               const Claims& claims,
-               Ahead scope) {
-  throw_if_wrong(claims);
+               const Claims& claims) {
+  throw_if_wrong(device, subject.direction, subject.problem);
   const When when = when_from_environment(operation_of(subject.direction));
+  const double begin = processor_seconds();
   Claims right = claims;
   const bool is_trusted =
-      when == When::never ||
-      (when == When::first && are_kept(device, claims, scope));
+      when == When::never || (when == When::first && are_kept(device, claims));
+  const double middle = processor_seconds();
   if (!is_trusted) {
     right = try_all(device, subject, like, claims);
-    keep(device, right, scope);
+    keep(device, right);
   }
-  for (const Claim& claim : right) claim.set_known();
+  for (const Claim& claim : right) claim.kernel->add_trust(claim.trust);
+  const std::lock_guard<std::mutex> lock(mutex);
+  VerificationCosts& costs = found().costs;
+  costs.looked += when == When::first ? 1 : 0;
+  costs.tried += is_trusted ? 0 : 1;
+  costs.looking_seconds += middle - begin;
+  costs.trying_seconds += processor_seconds() - middle;
 }
 
 TrialSubject subject_of(Direction direction,
@@ -307,42 +254,32 @@ void verify_plan(Device& device,
                  const attention::Plan& plan) {
   Claims claims;
   for (const Compiled* kernel : plan.kernels) {
-    claims.push_back({kernel, attention::kOwnResults});
+    claims.push_back({kernel, Trust::own_results});
   }
-  establish(device, subject_of(direction, problem, plan), like, claims,
-            Ahead::nothing);
-}
-
-// Also of calls that have not been launched: whoever differentiates them would
-// meet the same kernels.
-void throw_if_known_wrong(const Device& device,
-                          Direction direction,
-                          const Problem& problem) {
-  if (!is_any_wrong) return;
-  const std::lock_guard<std::mutex> lock(mutex);
-  for (const Wrong& wrong : found_wrong()) {
-    if (wrong.device == &device && wrong.direction == direction &&
-        are_alike(wrong.problem, problem)) {
-      throw wrong.error;
-    }
-  }
+  establish(device, subject_of(direction, problem, plan), like, claims);
 }
 
 void verify_backward_ahead(Device& device,
                            const Tensor& like,
                            const Problem& problem,
                            const Compiled& forward) {
-  throw_if_known_wrong(device, Direction::backward, problem);
   TrialSubject subject{Direction::backward, problem,
                        forward.specialisation.vec};
-  subject.has_dbias = ahead == Ahead::backward_with_dbias;
+  subject.has_dbias = ahead == Trust::its_mask_backward;
   try {
-    establish(device, subject, like, {{&forward, attention::kItsBackward}},
-              ahead);
+    establish(device, subject, like, {{&forward, ahead}});
   } catch (const Error& error) {
-    // The backward itself will say what else it meets, if it is ever run.
     if (error.kind() == ErrorKind::wrong_kernel) throw;
+    // The backward itself will say what else it meets, if it is ever run: its
+    // kernels are tried then.
+    forward.add_trust(ahead);
   }
+}
+
+bool are_trusted(const attention::Plan& plan, Trust trust) {
+  return std::all_of(
+      plan.kernels.begin(), plan.kernels.end(),
+      [&](const Compiled* kernel) { return kernel->is_trusted(trust); });
 }
 
 }  // namespace
@@ -352,19 +289,12 @@ void verify(Device& device,
             const Tensor& like,
             const Problem& problem,
             const attention::Plan& plan) {
-  const bool is_ahead =
-      direction == Direction::forward && ahead != Ahead::nothing;
-  const int needed = attention::kOwnResults |
-                     (is_ahead ? attention::kItsBackward : attention::Trust{});
-  int known = needed;
-  for (const Compiled* kernel : plan.kernels) {
-    known &= kernel->trust->load(std::memory_order_relaxed);
-  }
-  if (known == needed || !device.computes()) return;
-  if ((known & attention::kOwnResults) == 0) {
-    verify_plan(device, direction, like, problem, plan);
-  }
-  if (is_ahead && (known & attention::kItsBackward) == 0) {
+  const bool is_right = are_trusted(plan, Trust::own_results);
+  const bool is_right_ahead =
+      direction != Direction::forward || are_trusted(plan, ahead);
+  if ((is_right && is_right_ahead) || !device.computes()) return;
+  if (!is_right) verify_plan(device, direction, like, problem, plan);
+  if (!is_right_ahead) {
     verify_backward_ahead(device, like, problem, *plan.kernels[0]);
   }
 }
@@ -373,10 +303,8 @@ std::string known_wrong(Device& device,
                         const Problem& problem,
                         bool is_differentiated) {
   try {
-    throw_if_known_wrong(device, Direction::forward, problem);
-    if (is_differentiated) {
-      throw_if_known_wrong(device, Direction::backward, problem);
-    }
+    throw_if_wrong(device, Direction::forward, problem);
+    if (is_differentiated) throw_if_wrong(device, Direction::backward, problem);
   } catch (const Error& error) {
     return error.what();
   }
@@ -387,18 +315,23 @@ void remember_unusable(Device& device,
                        const Problem& problem,
                        const Error& error) {
   if (!known_wrong(device, problem, false).empty()) return;
-  remember({&device, Direction::forward, problem, {}, error});
+  remember({&device, Direction::forward, problem, error});
 }
 
-BackwardAhead::BackwardAhead(bool has_bias_gradient) {
-  ahead = has_bias_gradient ? Ahead::backward_with_dbias : Ahead::backward;
+BackwardAhead::BackwardAhead(bool has_mask_gradient) {
+  ahead = has_mask_gradient ? Trust::its_mask_backward : Trust::its_backward;
 }
 
-BackwardAhead::~BackwardAhead() { ahead = Ahead::nothing; }
+BackwardAhead::~BackwardAhead() { ahead = Trust::none; }
 
 std::vector<TrialRow> trials() {
   const std::lock_guard<std::mutex> lock(mutex);
-  return rows();
+  return found().rows;
+}
+
+VerificationCosts verification_costs() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return found().costs;
 }
 
 }  // namespace orchard::torch_ops

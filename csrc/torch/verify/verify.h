@@ -43,7 +43,7 @@ void remember_unusable(device::Device& device,
 // step of training fails halfway.
 class BackwardAhead {
  public:
-  explicit BackwardAhead(bool has_bias_gradient);
+  explicit BackwardAhead(bool has_mask_gradient);
   ~BackwardAhead();
   BackwardAhead(const BackwardAhead&) = delete;
   BackwardAhead& operator=(const BackwardAhead&) = delete;
@@ -56,5 +56,13 @@ struct TrialRow {
   double error, allowed;
 };
 std::vector<TrialRow> trials();
+
+// What verification has cost this process, in seconds of its processor time:
+// to look for entries, and to try kernels.
+struct VerificationCosts {
+  int64_t looked = 0, tried = 0;  // times
+  double looking_seconds = 0.0, trying_seconds = 0.0;
+};
+VerificationCosts verification_costs();
 
 }  // namespace orchard::torch_ops
