@@ -69,16 +69,6 @@ std::string path_of(const std::string& folder, std::string_view key) {
   return cache_folder() + "/" + folder + "/" + digest(key);
 }
 
-bool write_all(int file, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = ::write(file, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
-    text.remove_prefix(static_cast<size_t>(written));
-  }
-  return true;
-}
-
 // None if there is none; Error(device) if it is not a file of this user's
 // alone.
 std::optional<std::string> read_private(const std::string& path) {
@@ -112,13 +102,17 @@ void replace(const std::string& folder,
   std::string part = path + ".XXXXXX";
   const File file(::mkstemp(part.data()));  // with mode 0600
   if (file.get() < 0) cannot_write(path);
-  if (!write_all(file.get(), text) ||
-      ::rename(part.c_str(), path.c_str()) != 0) {
-    const int reason = errno;
-    ::unlink(part.c_str());
-    errno = reason;
-    cannot_write(path);
+  // Short enough for one call, which writes less of it where a disk is full.
+  errno = ENOSPC;
+  const ssize_t written = ::write(file.get(), text.data(), text.size());
+  if (written == static_cast<ssize_t>(text.size()) &&
+      ::rename(part.c_str(), path.c_str()) == 0) {
+    return;
   }
+  const int reason = errno;
+  ::unlink(part.c_str());
+  errno = reason;
+  cannot_write(path);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -102,6 +102,15 @@ class Tuner:
         self._family = family if family in tiles.SCORED_ON else "B"
         self.refused: list[str] = []
         """Candidates that could not be made, or computed something else."""
+
+    def expect(self, classes: Mapping[Class, Sequence[Shape]]) -> None:
+        """Be told what will be tuned, for the shares of it that progress is told."""
+        each = self._most - 1
+        for shapes in classes.values():
+            if not all(shape.is_decode for shape in shapes):
+                self._expected += 5 * each + 2  # of forward and of two backwards
+            if any(shape.is_decode for shape in shapes):
+                self._expected += each + len(THREADGROUPS)
 
     def tune(
         self, of: Class, shapes: Sequence[Shape]
@@ -219,7 +228,6 @@ class Tuner:
         self, run: _Run, options: list[Choices], best: tuple[Choices, float]
     ) -> tuple[Choices, float]:
         """Return the fastest of options and best, and its share of what ships takes."""
-        self._expected += len(options)
         for option in options:
             if self.is_over():
                 break
@@ -236,7 +244,10 @@ class Tuner:
     def _report(self, run: _Run, option: Choices) -> None:
         self._done += 1
         text = f"{run.of} {run.which}: {option.words()}"
-        self._tell(text, self._done / self._expected)
+        self._tell(text, self._share())
+
+    def _share(self) -> float:
+        return min(self._done / self._expected, 1.0)
 
     def _score(self, run: _Run, option: Choices) -> float:
         """Return the geometric mean of its share of the shipped time.
@@ -346,7 +357,7 @@ class Tuner:
                 for shape in small:
                     Bench(shape, self._like.device).step(run.which)()
 
-        self._tell(f"{run.of} {run.which}: compiling", self._done / self._expected)
+        self._tell(f"{run.of} {run.which}: compiling", self._share())
         with ThreadPoolExecutor(threads) as pool:
             for options in self._options(run):
                 list(pool.map(make, options))

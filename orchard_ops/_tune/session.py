@@ -60,7 +60,9 @@ def _found(
     tell: Callable[[Finding], object],
 ) -> Iterator[Finding]:
     """Tune classes one after the other; keep what each pass has found, at once."""
-    for of, members in classes_of(shapes).items():
+    classes = classes_of(shapes)
+    tuner.expect(classes)
+    for of, members in classes.items():
         for choices, findings in tuner.tune(of, members):
             mine = kept(like)
             # A pass that the budget ended says nothing against what was found before.
