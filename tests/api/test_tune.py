@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import stat
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from caches import forget, own_cache
 from needs import chosen_device, skip_without_metalsim
 from typer.testing import CliRunner
 
@@ -42,7 +42,7 @@ SMALL = "1,1,1,32,32,16,float16"
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of compiled kernels that this module's tests share."""
-    return tmp_path_factory.mktemp("cache")
+    return own_cache("tune-tests", tmp_path_factory)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def cache(
     monkeypatch.setenv("ORCHARD_CACHE_DIR", str(compiled))
     yield compiled
     store.reset(torch.zeros(1).to(device))
-    shutil.rmtree(compiled / "tuned", ignore_errors=True)
+    forget(compiled)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import mutants
 import pytest
+from caches import forget, own_cache
 from needs import chosen_device
 
 from orchard_ops._child import python
@@ -38,6 +38,8 @@ def names():
 """
 # Off a Mac both devices run kernels in the simulator.
 IS_SIMULATED = sys.platform != "darwin"
+# Why some cases are skipped, as needs.skip_without says it.
+NO_BFLOAT16 = "no torch.bfloat16 on mps: PyTorch refuses it here"
 PLAIN = "orchard_ops.flash_attention(*qkv(1, 2, 40, 32))\n"
 WRONG_FORWARD = ("forward.metal", "  float factor = inverse;", "  float factor = 2;")
 
@@ -45,18 +47,14 @@ WRONG_FORWARD = ("forward.metal", "  float factor = inverse;", "  float factor =
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of compiled kernels that this module's tests share."""
-    return tmp_path_factory.mktemp("cache")
+    return own_cache("verify-tests", tmp_path_factory)
 
 
 @pytest.fixture
 def cache(compiled: Path) -> Iterator[Path]:
     """The user's cache, in which nothing has been found right or wrong yet."""
     yield compiled
-    for left in [compiled / "verified", *compiled.glob("wrong-kernel-*")]:
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
+    forget(compiled)
 
 
 def environment(cache: Path, **variables: str) -> dict[str, str]:
@@ -215,7 +213,7 @@ for kernel, output, error, allowed in zip(*tried):
     )
     done = run(cache, text)
     if "BFloat16 is not supported" in done.stderr:
-        pytest.skip("no torch.bfloat16 on mps")
+        pytest.skip(NO_BFLOAT16)
     costs, *rows = (line.split() for line in output(done).splitlines())
     print(
         f"{family}: {costs[1]} trials, {float(costs[3]) * 1e3:.1f} ms of processor time"
@@ -357,7 +355,7 @@ def test_a_wrong_detail_is_found(detail: str, cache: Path, tmp_path: Path) -> No
     folder = broken(tmp_path / "broken", *line)
     done = run(cache, call, ORCHARD_LIBRARY_DIR=folder)
     if "BFloat16 is not supported" in done.stderr:
-        pytest.skip("no torch.bfloat16 on mps")
+        pytest.skip(NO_BFLOAT16)
     assert re.search(rf"WrongKernelError: .* of a trial of {kernel}\w* ", done.stderr)
 
 
