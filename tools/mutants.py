@@ -38,7 +38,7 @@ SAMPLE = (
     ("tile/exchange.h", "  threadgroup_barrier(mem_flags::mem_threadgroup);", "",
      f"{TILES}::test_each_row[A2-d192]"),
     ("tile/exchange.h", "    threadgroup_barrier(mem_flags::mem_threadgroup);", "",
-     f"{TILES}::test_each_row[A2-d192]"),
+     f"{TILES}::test_each_row[A4-d128]"),
     ("tile/dbias.h", "      for (int t = 0; t < TILE_ROWS; ++t) {",
      "      for (int t = 0; t < 1; ++t) {", f"{TILES}::test_each_row[A4-d96]"),
     ("tile/dropout.h",

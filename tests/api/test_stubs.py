@@ -21,7 +21,7 @@ FOLDER = Path(stubs.FOLDER)
 def test_operators(library: str) -> None:
     """Every operator is in its stub as its schema says: tools/stubs.py wrote it."""
     if library == "_metalsim":
-        skip_without_metalsim("its library")
+        skip_without_metalsim("device")
     written = (FOLDER / f"{library}.pyi").read_text()
     assert written == stubs.stub(library), "run python tools/stubs.py"
 
@@ -69,7 +69,7 @@ def members_of(owner: ModuleType | type) -> dict[str, object]:
 
 def test_simulator() -> None:
     """The stub of _sim has its classes, functions and parameters, and no others."""
-    skip_without_metalsim("its module")
+    skip_without_metalsim("simulator")
     _native.load_sim()
     module = importlib.import_module("orchard_ops._sim")
     stub = ast.parse((FOLDER / "_sim.pyi").read_text())

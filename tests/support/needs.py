@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Literal
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from orchard_ops import _native
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 """PyTorch's major and minor version: ``TORCH >= (2, 4)``."""
 
-ONLY_METALSIM = {
+Why = Literal["device", "simulator", "counters", "modes", "families", "untouched"]
+ONLY_METALSIM: dict[Why, str] = {
     "device": "about PyTorch's device metalsim",
     "simulator": "runs Metal text, or counts what it does, in the simulator",
     "counters": "PyTorch's MPS allocator has no counter of the peak",
@@ -55,16 +57,16 @@ def chosen_device() -> str:
     return found
 
 
-def _reason(why: str) -> str:
+def _reason(why: Why) -> str:
     return f"needs metalsim: {ONLY_METALSIM[why]}"
 
 
-def needs_metalsim(why: str) -> pytest.MarkDecorator:
+def needs_metalsim(why: Why) -> pytest.MarkDecorator:
     """Skip a test on any other device; ``why`` is a key of `ONLY_METALSIM`."""
     return pytest.mark.skipif(chosen_device() != "metalsim", reason=_reason(why))
 
 
-def skip_without_metalsim(why: str) -> None:
+def skip_without_metalsim(why: Why) -> None:
     """Skip what runs now: a test, a fixture, or a module while it is imported."""
     if chosen_device() != "metalsim":
         pytest.skip(_reason(why), allow_module_level=True)
