@@ -14,17 +14,22 @@ from pathlib import Path
 import mutants
 import pytest
 from caches import forget, own_cache
-from needs import chosen_device
+from needs import TORCH, chosen_device
 
 from orchard_ops._child import python
 
 # What each process does first.
 START = f"""
-import os, warnings
+import os, sys, warnings
 import torch, torch.nn.functional as F
+DEVICE = {chosen_device()!r}
+if DEVICE == "mps" and sys.platform != "darwin" and {TORCH >= (2, 5)}:
+    # A Linux build's table of attention kernels has no place for MPS.
+    attend = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda *qkv, **options: attend(
+        *(x.cpu() for x in qkv), **options).to(qkv[0].device)
 import orchard_ops
 from orchard_ops import _native
-DEVICE = {chosen_device()!r}
 if DEVICE == "metalsim":
     orchard_ops.sim.enable()
 
