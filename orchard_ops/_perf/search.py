@@ -19,7 +19,7 @@ from .tiles import (
     THREADGROUP_BYTES,
     Tile,
     count_of_tiles,
-    exchanged_fragments,
+    exchanged_bytes,
     registers,
     tile_work,
 )
@@ -88,7 +88,7 @@ def divides(
     if kernel != "backward_dq_spilled":
         return True
     written = choose("backward_dkdv", family, head_dim, element_bytes, points).tile
-    return written.rows % tile.rows == 0 and written.cols % tile.cols == 0
+    return tile.divides(written)
 
 
 def simdgroups_of(kernel: str, slices: int) -> int:
@@ -113,7 +113,6 @@ def legal_tiles(
     for rows, cols, slices in itertools.product((1, 2, 4), (1, 2, 4, 8), SIMDGROUPS):
         tile = Tile(rows, cols, simdgroups_of(kernel, slices), slices)
         held = registers(kernel, tile, head_dim, element_bytes)
-        memory = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
         if (
             rows * cols <= MOST_FRAGMENTS
             and (kernel != "decode" or rows == 1)
@@ -121,7 +120,7 @@ def legal_tiles(
             and divides(kernel, family, tile, head_dim, element_bytes, points)
             and head_dim % (8 * slices) == 0
             and held <= REGISTERS[family]
-            and memory <= THREADGROUP_BYTES
+            and exchanged_bytes(kernel, tile) <= THREADGROUP_BYTES
         ):
             found.append(tile)
     return tuple(found)

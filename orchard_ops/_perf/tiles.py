@@ -17,7 +17,7 @@ __all__ = [
     "THREADGROUP_BYTES",
     "Tile",
     "count_of_tiles",
-    "exchanged_fragments",
+    "exchanged_bytes",
     "registers",
     "tile_work",
 ]
@@ -35,6 +35,10 @@ class Tile:
     cols: int
     simdgroups: int
     slices: int
+
+    def divides(self, other: Tile) -> bool:
+        """Return whether whole tiles of this one make up the other."""
+        return other.rows % self.rows == 0 and other.cols % self.cols == 0
 
 
 def slice_of(head_dim: int, tile: Tile) -> int:
@@ -59,7 +63,7 @@ def registers(kernel: str, tile: Tile, head_dim: int, element_bytes: int) -> int
 
 def barriers(kernel: str, tile: Tile) -> int:
     """Return the barriers of a block: one where two copies of the exchange fit."""
-    held = tile.simdgroups * exchanged_fragments(kernel, tile) * 256
+    held = exchanged_bytes(kernel, tile)
     return (1 if 2 * held <= THREADGROUP_BYTES else 2) if held else 0
 
 
@@ -69,6 +73,11 @@ def exchanged_fragments(kernel: str, tile: Tile) -> int:
         return 0
     both = 1 if kernel in FORWARDS else 2
     return both * tile.rows * tile.cols if tile.slices > 1 else 0
+
+
+def exchanged_bytes(kernel: str, tile: Tile) -> int:
+    """Return the threadgroup memory of one copy of the exchange."""
+    return 256 * tile.simdgroups * exchanged_fragments(kernel, tile)
 
 
 def shuffles(kernel: str, tile: Tile, element_bytes: int) -> float:

@@ -221,7 +221,7 @@ class Tuner:
             written = base.values.get(("backward_dkdv", of))
             if not isinstance(written, Tile):
                 written = shipped_tile(self._like, "backward_dkdv", of)
-            chosen = [tile for tile in chosen if _divides(tile, written)]
+            chosen = [tile for tile in chosen if tile.divides(written)]
         return chosen
 
     def _race(
@@ -381,10 +381,6 @@ def _with(base: Choices, what: str, of: Class, value: Tile | int) -> Choices:
     more = base.copy()
     more.set(what, of, value)
     return more
-
-
-def _divides(tile: Tile, written: Tile) -> bool:
-    return written.rows % tile.rows == 0 and written.cols % tile.cols == 0
 
 
 def _say_nothing(text: str, share: float) -> None:
