@@ -177,7 +177,8 @@ def tests_of(name: str, arguments: Sequence[str]) -> Sequence[str]:
     """Return the tests that an entry's session runs unless its arguments name some."""
     if any((ROOT / word.partition("::")[0]).exists() for word in arguments):
         return ()
-    return list(ENTRIES[name].get("tests", ()))
+    chosen = ENTRIES[name].get("tests")
+    return VERSIONS["tests"][chosen] if chosen else ()
 
 
 def test(session: nox.Session, name: str) -> None:

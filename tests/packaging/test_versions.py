@@ -106,3 +106,19 @@ def test_a_broken_copy_is_named(
 
     replace(tree / name, old, new, count=-1)
     assert words in "\n".join(disagreements(tree))
+
+
+def test_what_a_session_runs_is_there() -> None:
+    """An entry names a list of tests, and a list names files and folders that exist."""
+    from project import versions
+
+    matrix = versions()
+    chosen = {
+        e["tests"]
+        for e in (*matrix["torch"].values(), *matrix["between"].values())
+        if "tests" in e
+    }
+    assert chosen == set(matrix["tests"])
+    for words in matrix["tests"].values():
+        for word in words:
+            assert (ROOT / word.removeprefix("--ignore=")).exists(), word
