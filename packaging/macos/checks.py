@@ -23,6 +23,9 @@ STRING = "St3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEE"
 OSTRINGSTREAM = "NSt3__119basic_ostringstreamIcNS_11char_traitsIcEENS_9allocatorIcEEEE"
 STREAMBUF = "St3__115basic_streambufIcNS_11char_traitsIcEEE"
 STRINGBUF = "NSt3__115basic_stringbufIcNS_11char_traitsIcEENS_9allocatorIcEEEE"
+CREATE_DIRECTORIES = (
+    "St3__14__fs10filesystem20__create_directoriesERKNS1_4pathEPNS_10error_codeE"
+)
 # What PyTorch's own libraries import from the system is there.  These are the
 # others that we use, with the macOS that brought them: libc++'s as its header
 # __configuration/availability.h says (LLVM 12), those of 11.0 because PyTorch 2.4.1
@@ -39,6 +42,7 @@ SINCE = {
         "__ZNSt20bad_array_new_lengthC1Ev": "11.0",
         "__ZNSt20bad_array_new_lengthD1Ev": "11.0",
         "__ZTISt20bad_array_new_length": "11.0",
+        f"__ZN{CREATE_DIRECTORIES}": "10.15",
     },
     OBJC: {
         "_class_respondsToSelector": "10.5",
@@ -80,7 +84,7 @@ MESSAGES = {
     "10.12": "recommendedMaxWorkingSetSize",
     "10.13": "maxThreadgroupMemoryLength registryID",
     "10.14": "dispatchType memoryBarrierWithScope:",
-    "10.15": "supportsFamily:",
+    "10.15": "GPUEndTime GPUStartTime supportsFamily:",
     "15.0": "setMathFloatingPointFunctions: setMathMode:",
 }
 # pipeline.cpp asks the system before it sends these.
