@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from . import _flops, _native, flash_attn, sdpa, sim, storage
+from . import _flops, _native, distributed, flash_attn, sdpa, sim, storage
 from ._counts import call_counts, synchronize
 from ._errors import (
     DeviceError,
     InvalidProblemError,
     KernelCompileError,
     OrchardError,
+    PeerError,
     UnsupportedError,
     WrongKernelError,
 )
@@ -31,11 +32,13 @@ __all__ = [
     "InvalidProblemError",
     "KernelCompileError",
     "OrchardError",
+    "PeerError",
     "UnsupportedError",
     "WrongKernelError",
     "__version__",
     "backward_scratch",
     "call_counts",
+    "distributed",
     "flash_attention",
     "flash_attention_varlen",
     "flash_attention_with_kvcache",

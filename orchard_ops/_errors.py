@@ -5,6 +5,7 @@
     ├── UnsupportedError    (NotImplementedError)  meaningful, but not offered (yet)
     ├── DeviceError         (RuntimeError)         the device, or its library, failed
     │   ├── LibraryError    (ImportError)          no library fits this PyTorch
+    │   ├── PeerError                              another rank ended or hangs
     │   └── WrongKernelError                       a kernel computes something else
     └── KernelCompileError  (RuntimeError)         a kernel's text did not compile
 
@@ -21,6 +22,7 @@ __all__ = [
     "KernelCompileError",
     "LibraryError",
     "OrchardError",
+    "PeerError",
     "UnsupportedError",
     "WrongKernelError",
     "renamed",
@@ -46,6 +48,10 @@ class DeviceError(OrchardError, RuntimeError):
 
 class LibraryError(DeviceError, ImportError):
     """This package holds no compiled library that fits the PyTorch that runs."""
+
+
+class PeerError(DeviceError):
+    """Another rank of a distributed call ended, hangs, or never made the call."""
 
 
 class WrongKernelError(DeviceError):

@@ -1,0 +1,23 @@
+"""Attention over a sequence that is cut between processes of torch.distributed.
+
+>>> from orchard_ops import distributed as cp
+>>> q, k, v = (cp.shard(x) for x in (q, k, v))  # [batch, heads, rows, head_dim]
+>>> out = cp.context_parallel_attention(q, k, v, is_causal=True)
+"""
+
+from __future__ import annotations
+
+from ._layout import pieces
+from ._transport import reset_traffic, traffic
+from .attention import context_parallel_attention
+from .shards import positions, shard, unshard
+
+__all__ = [
+    "context_parallel_attention",
+    "pieces",
+    "positions",
+    "reset_traffic",
+    "shard",
+    "traffic",
+    "unshard",
+]
