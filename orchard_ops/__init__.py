@@ -20,6 +20,12 @@ from ._errors import (
 )
 from ._functions.dense import flash_attention, flash_attn_fwd, supports
 from ._functions.kvcache import flash_attention_with_kvcache
+from ._functions.partial import (
+    flash_attention_partial,
+    flash_attention_partial_backward,
+    merge_partials,
+    sink_gradient,
+)
 from ._functions.varlen import flash_attention_varlen
 from ._record import record
 from ._scratch import backward_scratch
@@ -40,13 +46,17 @@ __all__ = [
     "call_counts",
     "distributed",
     "flash_attention",
+    "flash_attention_partial",
+    "flash_attention_partial_backward",
     "flash_attention_varlen",
     "flash_attention_with_kvcache",
     "flash_attn",
     "flash_attn_fwd",
+    "merge_partials",
     "record",
     "sdpa",
     "sim",
+    "sink_gradient",
     "storage",
     "supports",
     "synchronize",

@@ -130,11 +130,48 @@ METAL_FUNC void load_row(device const ELEM* row, int d, thread OPERAND* x) {
   }
 }
 
+#if IS_PARTIAL
+// N floats of a result in one instruction; MSL has no vector of eight.
+template <int N>
+struct WideResult;
+
+template <>
+struct WideResult<1> {
+  static METAL_FUNC void store(device float* to, thread const float* from) {
+    to[0] = from[0];
+  }
+};
+
+template <>
+struct WideResult<2> {
+  static METAL_FUNC void store(device float* to, thread const float* from) {
+    *(device float2*)to = float2(from[0], from[1]);
+  }
+};
+
+template <>
+struct WideResult<4> {
+  static METAL_FUNC void store(device float* to, thread const float* from) {
+    *(device float4*)to = float4(from[0], from[1], from[2], from[3]);
+  }
+};
+#if VEC < 4
+#define MOST_IN_RESULT VEC
+#else
+#define MOST_IN_RESULT 4
+#endif
+#else
+#define WideResult Wide
+#define MOST_IN_RESULT VEC
+#endif
+
 template <int W, int DIM, int IS_RAGGED>
-METAL_FUNC void store_row(device ELEM* row, int d, thread const OPERAND* x) {
-  constexpr int n = W < VEC ? W : VEC;
+METAL_FUNC void store_row(device RESULT* row,
+                          int d,
+                          thread const RESULT_OPERAND* x) {
+  constexpr int n = W < MOST_IN_RESULT ? W : MOST_IN_RESULT;
 #pragma clang loop unroll(full)
   for (int i = 0; i < W; i += n) {
-    if (!IS_RAGGED || d + i < DIM) Wide<n>::store(row + d + i, x + i);
+    if (!IS_RAGGED || d + i < DIM) WideResult<n>::store(row + d + i, x + i);
   }
 }

@@ -14,6 +14,7 @@
 //   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
 //   HAS_GRAD_LSE          whether the lse has a gradient too
 //   IS_PACKED             sequences lie one after the other in one batch entry
+//   IS_PARTIAL            rows and columns are some of a whole's, results float
 //   IS_CARRIED            a walk is cut: sums go on from a launch to the next
 //   IS_DECODE             keys come from a cache; of that,
 //   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given
@@ -34,6 +35,15 @@ using namespace metal;
 #define IS_HALF_OF(elem) IS_HALF_##elem
 #define IS_HALF_EXPANDED(elem) IS_HALF_OF(elem)
 #define IS_HALF IS_HALF_EXPANDED(ELEM)
+
+// What results are in memory, and of them in registers.
+#if IS_PARTIAL
+#define RESULT float
+#define RESULT_OPERAND float
+#else
+#define RESULT ELEM
+#define RESULT_OPERAND OPERAND
+#endif
 
 #define SLICE_DIM_OF(dim) (((dim) + 8 * SLICES - 1) / (8 * SLICES) * 8)
 #define SLICE_DIM SLICE_DIM_OF(HEAD_DIM)
