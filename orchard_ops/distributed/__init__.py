@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
-from ._layout import pieces
+from ._layout import Layout, pieces
 from ._transport import reset_traffic, traffic
-from .attention import context_parallel_attention
+from .attention import Method, context_parallel_attention
 from .shards import positions, shard, unshard
 
 __all__ = [
+    "Layout",
+    "Method",
     "context_parallel_attention",
     "pieces",
     "positions",

@@ -29,7 +29,14 @@ __all__ = [
     "require_same",
 ]
 
-_DTYPES = (None, torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool)
+_DTYPES = (
+    None,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.bool,
+)
 _NONE = -(2**62)  # the number of what is not there
 # Numbers in a message, whether or not they are used: a rank that refuses its own
 # arguments has none, and sends as many.
@@ -49,7 +56,9 @@ class Entry:
 def float_entry(name: str, value: float | None) -> Entry:
     """Return an entry for a number, or for its lack."""
     number = _NONE if value is None else _bits(value)
-    return Entry(name, number, lambda bits: "none" if bits == _NONE else str(_float(bits)))
+    return Entry(
+        name, number, lambda bits: "none" if bits == _NONE else str(_float(bits))
+    )
 
 
 def choice_entry(name: str, value: object, choices: Sequence[object]) -> Entry:

@@ -12,7 +12,6 @@ from .. import _native
 from .._arguments import dense_arguments
 from .._arguments.checks import slopes_of
 from .._arguments.philox import NO_SEED, draw_seed
-from .._autocast import cast_inputs
 from .._errors import InvalidProblemError, OrchardError, UnsupportedError, translate
 from . import _heads
 from ._agreement import (
@@ -182,13 +181,13 @@ def _call(
 def _require_self_attention(name: str, q: Tensor, k: Tensor) -> None:
     if q.dim() != 4 or k.dim() != 4:
         raise InvalidProblemError(
-            f"[{name}] expected q, k and v of shape [batch, heads, rows, head_dim], got "
-            f"q {list(q.shape)} and k {list(k.shape)}; add dimensions with unsqueeze"
+            f"[{name}] expected q, k and v of shape [batch, heads, rows, head_dim], "
+            f"got q {list(q.shape)} and k {list(k.shape)}; add dimensions by unsqueeze"
         )
     if q.size(2) != k.size(2):
         raise UnsupportedError(
             f"[{name}] expected q and k to be the same rows of one sequence, got "
-            f"{q.size(2)} rows of q and {k.size(2)} of k; for cross-attention let every "
+            f"{q.size(2)} rows of q and {k.size(2)} of k; for cross-attention let each "
             "rank have all keys, and call flash_attention with its rows of q"
         )
 
@@ -266,9 +265,9 @@ def _require_shares(call: Call, link: Link, length: int, rows: list[int]) -> Non
         wanted = local_length(length, link.size, rank, call.layout)
         if found != wanted:
             raise InvalidProblemError(
-                f"[{call.name}] expected {wanted} rows on rank {rank}, as {call.layout} "
-                f"cuts {length} for {link.size} ranks, got {found}; cut the sequence "
-                "with orchard_ops.distributed.shard, and pass its length"
+                f"[{call.name}] expected {wanted} rows on rank {rank}, as "
+                f"{call.layout} cuts {length} for {link.size} ranks, got {found}; "
+                "cut it with orchard_ops.distributed.shard, and pass its length"
             )
 
 

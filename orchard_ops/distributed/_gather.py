@@ -12,20 +12,33 @@ import torch
 from torch import Tensor
 
 from ._plan import Gradients, Plan, whole
-from ._problem import Backward, Forward, Kept, OutputGradients, pack, unpack
+from ._problem import (
+    Backward,
+    Forward,
+    Kept,
+    OutputGradients,
+    kept_output,
+    pack,
+    unpack,
+)
 
 __all__ = ["assembled", "backward", "forward", "rows_of"]
 
 
 def forward(
-    plan: Plan, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None
+    plan: Plan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor, Kept]:
     """Return output and log-sum-exp of this rank's rows, and what backward needs."""
     k, v = _gathered(plan, k, v)
     rows = Forward(q, plan.held(), mask, plan.options)
     rows.add(k, v, whole(plan.length))
     out, lse = rows.result(v.size(-1), sinks)
-    return out, lse, Kept(q, k, v, mask, sinks, out, lse)
+    return out.to(q.dtype), lse, Kept(q, k, v, mask, sinks, kept_output(out, q), lse)
 
 
 def backward(plan: Plan, kept: Kept, grads: OutputGradients) -> Gradients:
@@ -57,9 +70,7 @@ def _gathered(plan: Plan, k: Tensor, v: Tensor) -> list[Tensor]:
 
 def assembled(plan: Plan, blocks: Sequence[Tensor]) -> Tensor:
     """Return the rows of all ranks in the sequence's order, rows before the last."""
-    found = blocks[0].new_empty(
-        (*blocks[0].shape[:2], plan.length, blocks[0].size(-1))
-    )
+    found = blocks[0].new_empty((*blocks[0].shape[:2], plan.length, blocks[0].size(-1)))
     for rank, block in enumerate(blocks):
         for piece in plan.held(rank):
             found[:, :, piece.begin : piece.end] = block[:, :, piece.rows]

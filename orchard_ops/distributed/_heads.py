@@ -21,6 +21,7 @@ from ._problem import (
     Kept,
     Options,
     OutputGradients,
+    kept_output,
     pack,
     unpack,
 )
@@ -44,7 +45,12 @@ def require_divisible(name: str, ranks: int, heads_q: int, heads_kv: int) -> Non
 
 
 def forward(
-    plan: Plan, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None
+    plan: Plan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Kept]:
     """Return output and log-sum-exp of this rank's rows, and what backward needs.
 
@@ -59,12 +65,12 @@ def forward(
     rows = Forward(q, whole(plan.length), mask, _options(plan, q))
     rows.add(k, v, whole(plan.length))
     out, lse = rows.result(v.size(-1), sinks)
-    kept = Kept(q, k, v, mask, sinks, out, lse)
-    (own_out,) = _to_rows(plan, link, out)
+    results = Kept(q, k, v, mask, sinks, kept_output(out, q), lse)
+    (own_out,) = _to_rows(plan, link, out.to(q.dtype))
     if not plan.returns_lse:
-        return own_out, None, kept
+        return own_out, None, results
     (own_lse,) = _to_rows(plan, link, lse.unsqueeze(-1))
-    return own_out, own_lse.squeeze(-1), kept
+    return own_out, own_lse.squeeze(-1), results
 
 
 def backward(plan: Plan, kept: Kept, grads: OutputGradients) -> Gradients:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from .._errors import InvalidProblemError
 
-__all__ = ["LAYOUTS", "Layout", "Piece", "local_length", "placed", "pieces"]
+__all__ = ["LAYOUTS", "Layout", "Piece", "local_length", "pieces", "placed"]
 
 Layout = Literal["contiguous", "zigzag"]
 LAYOUTS = ("contiguous", "zigzag")

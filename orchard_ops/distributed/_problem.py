@@ -24,6 +24,7 @@ __all__ = [
     "Options",
     "OutputGradients",
     "Pieces",
+    "kept_output",
     "pack",
     "part_of",
     "sum_dtype",
@@ -76,9 +77,7 @@ class Options:
         slopes = self.alibi_slopes
         if slopes is not None:
             slopes = slopes[..., first : first + count]
-        return replace(
-            self, alibi_slopes=slopes, head_offset=first, heads_total=total
-        )
+        return replace(self, alibi_slopes=slopes, head_offset=first, heads_total=total)
 
     def keywords(self, q_offset: int, k_offset: int) -> dict[str, Any]:
         """Return the arguments that follow attn_mask."""
@@ -162,10 +161,12 @@ class Forward:
             if before is not None:
                 parts.insert(0, before)
             if parts:
-                self._found[index] = parts[0] if len(parts) == 1 else merge_partials(parts)
+                self._found[index] = (
+                    parts[0] if len(parts) == 1 else merge_partials(parts)
+                )
 
-    def result(self, head_dim_v: int, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the output in q's dtype and the log-sum-exp, with the sinks in it.
+    def result(self, head_dim_v: int, sinks: Tensor | None) -> Partial:
+        """Return the output, not yet rounded, and the log-sum-exp, with sinks in both.
 
         Args:
             head_dim_v: of v.
@@ -176,11 +177,22 @@ class Forward:
             for rows, part in zip(self._held, self._found)
         ]
         if sinks is not None:
-            found = [merge_partials([part], sinks) for part in found]
+            found = [
+                self._with_sinks(rows, part, sinks)
+                for rows, part in zip(self._held, found)
+            ]
         # A rank without rows has none of either.
         nothing = self._of_nothing(Piece(0, 0, 0), head_dim_v)
         outs, lses = zip(nothing, *found)
-        return torch.cat(outs, 2).to(self._q.dtype), torch.cat(lses, 2)
+        return torch.cat(outs, 2), torch.cat(lses, 2)
+
+    def _with_sinks(self, rows: Piece, part: Partial, sinks: Tensor) -> Partial:
+        """Merge sinks, but for rows that belong to no packed sequence."""
+        out, lse = merge_partials([part], sinks)
+        if self._options.ends is not None:
+            first = max(self._options.ends[-1] - rows.begin, 0)
+            lse[:, :, first:] = -torch.inf
+        return out, lse
 
     def _of_nothing(self, rows: Piece, head_dim_v: int) -> Partial:
         shape = (*self._q.shape[:2], rows.end - rows.begin)
@@ -192,7 +204,7 @@ class Forward:
 
 
 class Backward:
-    """The gradients of rows, as they sum up over the blocks of keys that they are given.
+    """The gradients of rows, summed over the blocks of keys that they are given.
 
     Attributes:
         dq: ``[batch, heads_q, rows, head_dim]`` float32.
@@ -213,7 +225,9 @@ class Backward:
         self._kept, self._held, self._options, self._grads = kept, held, options, grads
         self.dq = torch.zeros_like(kept.q, dtype=sum_dtype(kept.q))
         mask = kept.mask if grads.wants_mask else None
-        self.dmask = None if mask is None else torch.zeros_like(mask, dtype=self.dq.dtype)
+        self.dmask = (
+            None if mask is None else torch.zeros_like(mask, dtype=self.dq.dtype)
+        )
         self._mask = kept.mask if mask is None else mask.detach().requires_grad_()
 
     def add(self, k: Tensor, v: Tensor, keys: Pieces, dk: Tensor, dv: Tensor) -> None:
@@ -273,6 +287,14 @@ def part_of(mask: Tensor | None, rows: Piece, columns: Piece) -> Tensor | None:
     return mask
 
 
+def kept_output(out: Tensor, q: Tensor) -> Tensor:
+    """Return an output as backward takes it: as `flash_attention` itself would.
+
+    Its kernels read the rounded one; the CPU's operators have not rounded theirs yet.
+    """
+    return out if out.device.type == "cpu" else out.to(q.dtype)
+
+
 def sum_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype in which results of a tensor's dtype are summed."""
     return torch.promote_types(tensor.dtype, torch.float32)
@@ -285,5 +307,9 @@ def pack(*tensors: Tensor) -> Tensor:
 
 def unpack(flat: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
     """Return views of what `pack` put together."""
-    parts = flat.split([math.prod(shape) for shape in shapes])
-    return [part.view(tuple(shape)) for part, shape in zip(parts, shapes)]
+    found, begin = [], 0
+    for shape in shapes:
+        end = begin + math.prod(shape)
+        found.append(flat[begin:end].view(tuple(shape)))
+        begin = end
+    return found

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from ._plan import Gradients, Plan
-from ._problem import Backward, Forward, Kept, OutputGradients, pack, sum_dtype, unpack
+from ._problem import (
+    Backward,
+    Forward,
+    Kept,
+    OutputGradients,
+    kept_output,
+    pack,
+    sum_dtype,
+    unpack,
+)
 from ._transport import Message, Transfer
 
 __all__ = ["backward", "forward"]
@@ -22,7 +31,12 @@ _BLOCK, _SUMS = 0, 1  # tags
 
 
 def forward(
-    plan: Plan, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None
+    plan: Plan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor, Kept]:
     """Return output and log-sum-exp of this rank's rows, and what backward needs."""
     ring = _Ring(plan, "forward", k, v)
@@ -30,7 +44,7 @@ def forward(
     for origin, block_k, block_v in ring.blocks():
         rows.add(block_k, block_v, plan.held(origin))
     out, lse = rows.result(v.size(-1), sinks)
-    return out, lse, Kept(q, k, v, mask, sinks, out, lse)
+    return out.to(q.dtype), lse, Kept(q, k, v, mask, sinks, kept_output(out, q), lse)
 
 
 def backward(plan: Plan, kept: Kept, grads: OutputGradients) -> Gradients:

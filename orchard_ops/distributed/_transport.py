@@ -30,8 +30,9 @@ def traffic() -> dict[str, int]:
     """Return how many bytes this process has sent, by purpose.
 
     The purposes are a method and a pass (``ring.forward``, ``ring.backward``, likewise
-    ``all_gather`` and ``heads``), ``sinks``, ``check`` and ``unshard``; docs/distributed.md
-    has the formulas.  What a backend adds to each message is not counted.
+    ``all_gather`` and ``heads``), ``sinks``, ``check`` and ``unshard``;
+    docs/distributed.md has the formulas.  What a backend adds to each message is not
+    counted.
     """
     return dict(_sent)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, Callable, Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ._plan import Plan
 from ._problem import Kept, OutputGradients
 from ._transport import Link
 
-__all__ = ["context_parallel_attention"]
+__all__ = ["Method", "context_parallel_attention"]
 
 Method = Literal["auto", "ring", "all_gather", "heads"]
 _METHODS: dict[str, Any] = {"ring": _ring, "all_gather": _gather, "heads": _heads}
@@ -167,7 +167,8 @@ def context_parallel_attention(
     Raises:
         InvalidProblemError: the arguments do not describe an attention problem, or
             ranks differ: on every rank, before anything is computed.
-        UnsupportedError: q and k are of different rows, or the device cannot compute it.
+        UnsupportedError: q and k are of different rows, or the device cannot compute
+            a valid problem.
         PeerError: another rank ended, hangs or never made the call; within the group's
             timeout.
         DeviceError: the tensors are on a device whose library is missing.
@@ -185,7 +186,8 @@ def context_parallel_attention(
     mask = call.mask
     if mask is not None and plan.method == "heads":
         mask = mask.expand(-1, -1, call.q.size(2), -1)  # rows are what is exchanged
-    out, lse = _Attention.apply(plan, call.q, call.k, call.v, mask, call.sinks)
+    apply: Callable[..., Any] = _Attention.apply  # has no types
+    out, lse = apply(plan, call.q, call.k, call.v, mask, call.sinks)
     return (out, lse) if return_lse else out
 
 
@@ -210,7 +212,7 @@ class _Attention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -84,8 +84,8 @@ def unshard(
             f"as {layout} cuts {length} for {link.size} ranks, got {x.size(dim)}; pass "
             "the whole length, and what shard returned"
         )
-    out: Tensor = _Unshard.apply(x, length, link, dim, layout)
-    return out
+    apply: Callable[..., Tensor] = _Unshard.apply  # has no types
+    return apply(x, length, link, dim, layout)
 
 
 def positions(
@@ -137,7 +137,7 @@ class _Unshard(torch.autograd.Function):
         return found.movedim(0, dim)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         length, link, dim, layout = ctx.given
         rows = grad.movedim(dim, 0)
