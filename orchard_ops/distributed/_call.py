@@ -260,15 +260,14 @@ def _plan(call: Call, link: Link, rows: list[int], seed: Tensor | None) -> Plan:
 
 
 def _require_shares(call: Call, link: Link, length: int, rows: list[int]) -> None:
-    ranks = range(link.size) if len(rows) == link.size else [link.rank]
-    for rank, found in zip(ranks, rows):
-        wanted = local_length(length, link.size, rank, call.layout)
-        if found != wanted:
-            raise InvalidProblemError(
-                f"[{call.name}] expected {wanted} rows on rank {rank}, as "
-                f"{call.layout} cuts {length} for {link.size} ranks, got {found}; "
-                "cut it with orchard_ops.distributed.shard, and pass its length"
-            )
+    ranks = [*range(link.size)] if len(rows) == link.size else [link.rank]
+    wanted = [local_length(length, link.size, rank, call.layout) for rank in ranks]
+    if rows != wanted:
+        raise InvalidProblemError(
+            f"[{call.name}] expected {wanted} rows on ranks {ranks}, as {call.layout} "
+            f"cuts {length} for {link.size} ranks, got {rows}; cut the sequence with "
+            "orchard_ops.distributed.shard, and pass its length"
+        )
 
 
 def _sizes(call: Call, link: Link, length: int) -> Sizes:

@@ -13,6 +13,8 @@ LAYOUTS = ("contiguous", "zigzag")
 # Rows that a kernel takes at once, or a divisor: pieces begin at multiples of it where
 # the length allows, so that no tile of 32 is cut.
 _LARGEST_UNIT = 32
+# Of them in a chunk, so that no chunk is longer than another by more than an eighth.
+_FEWEST_UNITS = 8
 
 
 class Piece(NamedTuple):
@@ -36,9 +38,9 @@ def pieces(
     ``contiguous`` cuts the sequence into one chunk for each rank.  ``zigzag`` cuts it
     into two for each and gives rank r the chunks r and 2 * ranks - 1 - r, so that under
     a causal mask all ranks have the same work.  Lengths of chunks differ by at most one
-    unit, which is 32 rows or, where the sequence is too short for that, the largest
-    power of two that leaves no chunk without a row; any length is cut.  Chunks that
-    touch are one piece, and empty ones none.
+    unit: 32 rows or, where chunks would have less than eight of these, the largest
+    power of two of which they have eight, or 1.  Any length is cut.  Chunks that touch
+    are one piece, and empty ones none.
 
     Args:
         length: rows of the whole sequence.
@@ -72,7 +74,7 @@ def pieces(
 def _cut(length: int, count: int, chunk: int) -> int:
     """Return the row at which a chunk begins, of ``count`` chunks."""
     unit = _LARGEST_UNIT
-    while unit > 1 and unit * count > length:
+    while unit > 1 and unit * _FEWEST_UNITS * count > length:
         unit //= 2
     units = -(-length // unit)
     return min(length, units * chunk // count * unit)

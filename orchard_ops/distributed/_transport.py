@@ -34,7 +34,7 @@ def traffic() -> dict[str, int]:
     docs/distributed.md has the formulas.  What a backend adds to each message is not
     counted.
     """
-    return dict(_sent)
+    return dict(+_sent)
 
 
 def reset_traffic() -> None:

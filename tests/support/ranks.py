@@ -71,7 +71,10 @@ class Fleet:
         """End all processes."""
         for process in self.processes:
             process.kill()
-            process.communicate()
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                stream.close()
+            process.wait()
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Let all ranks call a function; return what each returned or raised."""
