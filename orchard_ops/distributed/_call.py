@@ -100,21 +100,21 @@ def agreed_plan(
         device: of q.
         arguments: of `context_parallel_attention`.
     """
+    is_told = check or arguments["length"] is None or arguments["dropout_p"] != 0
+    is_told = is_told and link.size > 1
     try:
         call = _call(name, **arguments)
         seed = draw_seed() if call.options.dropout_p else None
-        needs_exchange = check or seed is not None or call.length is None
         entries = call.entries(seed)
     except OrchardError:
-        if check and link.size > 1:
+        if is_told:
             exchange(name, link, None, device)  # so that others do not wait
         raise
-    if link.size == 1 or not needs_exchange:
-        rows = [{each.name: each.number for each in entries}]
-    else:
+    rows = [{each.name: each.number for each in entries}]
+    if is_told:
         rows = exchange(name, link, entries, device)
-        if check:
-            require_same(name, entries, rows)
+    if check:
+        require_same(name, entries, rows)
     if seed is not None:
         seed = torch.tensor(rows[0]["seed"], dtype=torch.int64, device="cpu")
     return call, _plan(call, link, [row["rows"] for row in rows], seed)

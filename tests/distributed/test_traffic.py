@@ -127,27 +127,26 @@ def test_auto_sends_the_fewest_bytes(sizes: _cost.Sizes, method: str) -> None:
 @contextmanager
 def noted(events: list[str]) -> Iterator[None]:
     """Note when transfers start and end, and when parts are computed."""
-    start, wait = _transport.Link.start, _transport.Transfer.wait
     names = ("flash_attention_partial", "flash_attention_partial_backward")
-    parts = {name: getattr(_problem, name) for name in names}
+    places: dict[tuple[Any, str], str] = {(_problem, name): "compute" for name in names}
+    places[_transport.Link, "start"] = "start"
+    places[_transport.Transfer, "wait"] = "wait"
+    before = {place: getattr(*place) for place in places}
 
-    def watched(name: str, function: Any) -> Any:
+    def watched(event: str, function: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
-            events.append(name)
+            events.append(event)
             return function(*arguments, **options)
 
         return call
 
-    _transport.Link.start = watched("start", start)
-    _transport.Transfer.wait = watched("wait", wait)
-    for name, function in parts.items():
-        setattr(_problem, name, watched("compute", function))
+    for place, event in places.items():
+        setattr(*place, watched(event, before[place]))
     try:
         yield
     finally:
-        _transport.Link.start, _transport.Transfer.wait = start, wait
-        for name, function in parts.items():
-            setattr(_problem, name, function)
+        for place, function in before.items():
+            setattr(*place, function)
 
 
 def order() -> tuple[list[str], list[str]]:
