@@ -78,6 +78,7 @@ _NO_TRANSFORM = ("functorch transforms", "jvp is not implemented")
 # PyTorch appends its C++ frames when TORCH_SHOW_CPP_STACKTRACES is set.
 _CPP_FRAMES = "\nException raised from "
 _OPERATOR = "flash_attention"
+_OPERATORS = re.compile(rf"\[{_OPERATOR}(_backward)?\]")
 
 
 def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
@@ -104,7 +105,7 @@ def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
     if match is None or cls is None:
         return error
     text = match.group(2).split(_CPP_FRAMES)[0]
-    return cls(text.replace(f"[{_OPERATOR}]", f"[{name}]", 1))
+    return cls(_OPERATORS.sub(lambda _: f"[{name}]", text, count=1))
 
 
 def renamed(error: OrchardError, name: str) -> OrchardError:
