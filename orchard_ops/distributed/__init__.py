@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from ._context import context_parallel
 from ._layout import Layout, pieces
 from ._transport import reset_traffic, traffic
 from .attention import Method, context_parallel_attention
@@ -15,6 +16,7 @@ from .shards import positions, shard, unshard
 __all__ = [
     "Layout",
     "Method",
+    "context_parallel",
     "context_parallel_attention",
     "pieces",
     "positions",
