@@ -10,6 +10,7 @@ import torch
 from cases import BF16, F16, F32, FLOOR, Case, Mask
 from draws import make_inputs
 from harness import run_case
+from needs import skip_without
 from parallel import Way, joined, rank_results
 from ranks import Fleet
 from reference import assert_close, largest, solve
@@ -90,6 +91,7 @@ def test_the_kernels_give_it_too(
     fleet: Fleet, case: Case, device: torch.device
 ) -> None:
     """On the device, whose tensors gloo does not take: a method for each number."""
+    skip_without(case.dtype, device)
     number = CASES.index(case)
     for ranks in (2, 3, 4):
         allowed = methods(case, ranks)

@@ -14,6 +14,8 @@ from ranks import Fleet, group_of
 import orchard_ops
 from orchard_ops import InvalidProblemError, distributed
 from orchard_ops.distributed import pieces
+from orchard_ops.distributed._layout import Piece
+from orchard_ops.distributed._problem import Options
 
 LAYOUTS = ("contiguous", "zigzag")
 
@@ -62,6 +64,39 @@ def test_pieces_refuse_what_is_no_share(arguments: tuple[int, int, int]) -> None
     """A rank beyond the group, no rank at all, a negative length."""
     with pytest.raises(InvalidProblemError, match=r"distributed\.pieces"):
         pieces(*arguments)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+def test_zigzag_shares_a_causal_mask_evenly(ranks: int) -> None:
+    """Each rank has as many entries of the scores, where the length divides."""
+    length = 64 * ranks
+    work = [
+        sum(end * (end + 1) - begin * (begin + 1) for begin, end in held) // 2
+        for held in (pieces(length, ranks, rank) for rank in range(ranks))
+    ]
+    assert len(set(work)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        (Options(), [True, True, True]),
+        (Options(is_causal=True), [True, True, False]),
+        (Options(window=(-1, 0)), [True, True, False]),
+        (Options(window=(7, -1)), [False, True, True]),
+        (Options(window=(8, 2)), [True, True, True]),
+        (Options(ends=(0, 8, 16, 24)), [False, True, False]),
+        (Options(ends=(0, 12, 24), window=(0, -1)), [False, True, True]),
+        (Options(ends=(0, 9), is_causal=True), [True, True, False]),
+    ],
+)
+def test_pairs_that_see_nothing_are_left_out(
+    options: Options, seen: list[bool]
+) -> None:
+    """Rows 8 to 15, and keys 0 to 7, 8 to 15 and 17 to 24."""
+    rows = Piece(8, 16, 0)
+    keys = [Piece(0, 8, 0), Piece(8, 16, 0), Piece(17, 25, 0)]
+    assert [options.is_seen(rows, each) for each in keys] == seen
 
 
 def cut_and_join(layout: str, length: int, dim: int) -> None:
