@@ -21,9 +21,10 @@ WIDTH = HEADS * DIM
 class Model(nn.Module):
     """One causal layer, whose positions are turned into queries and keys."""
 
-    def __init__(self) -> None:
-        """Draw the same weights everywhere."""
+    def __init__(self, dropout: float = 0.1, function: Any = None) -> None:
+        """Draw the same weights everywhere; attend by a function, or PyTorch's."""
         super().__init__()
+        self.dropout, self.function = dropout, function
         torch.manual_seed(3)
         self.embed = nn.Embedding(TOKENS, WIDTH)
         self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
@@ -33,7 +34,8 @@ class Model(nn.Module):
         """Attend as any model of PyTorch does."""
         q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, DIM)).transpose(1, 3).unbind(2)
         q, k = turned(q, places), turned(k, places)
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1, is_causal=True)
+        function = self.function or F.scaled_dot_product_attention
+        out = function(q, k, v, None, self.dropout, True)
         return out.transpose(1, 2).flatten(2)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
