@@ -56,8 +56,6 @@ class Call:
         mask_shape = (-1, -1, -1, -1) if mask is None else tuple(mask.shape)
         slopes = options.alibi_slopes
         left, right = options.window or (-1, -1)
-        tensors = [t for t in (q, k, v, mask, self.sinks) if t is not None]
-        has_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         return [
             dtype_entry("dtype", q),
             Entry("batch", q.size(0)),
@@ -82,10 +80,18 @@ class Call:
             choice_entry("sinks", self.sinks is not None, (False, True)),
             checksum_entry("cu_seqlens", options.ends),
             choice_entry("return_lse", self.returns_lse, (False, True)),
-            choice_entry("a gradient needed", has_gradient, (False, True)),
+            _gradient_entry("any gradient needed", q, k, v, mask, self.sinks),
+            _gradient_entry("gradient of attn_mask needed", mask),
+            _gradient_entry("gradient of sinks needed", self.sinks),
             Entry("rows", q.size(2), is_shared=False),
             Entry("seed", 0 if seed is None else int(seed), is_shared=False),
         ]
+
+
+def _gradient_entry(name: str, *tensors: Tensor | None) -> Entry:
+    """Return an entry for whether backward is to be called, with its own messages."""
+    needs = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return choice_entry(name, needs and torch.is_grad_enabled(), (False, True))
 
 
 def agreed_plan(
@@ -196,12 +202,12 @@ def _require_supported(name: str, arguments: Any) -> None:
     """Raise what `flash_attention` would, of these rows and of as many columns."""
     mask = arguments.attn_mask
     if mask is not None:
-        if not 1 <= mask.dim() <= 4:
+        if mask.dim() > 4:
             raise InvalidProblemError(
                 f"[{name}] expected attn_mask to broadcast to [batch, heads_q, rows, "
                 f"length], got {list(mask.shape)}; merge or add dimensions"
             )
-        if mask.size(-1) != 1:
+        if mask.dim() and mask.size(-1) != 1:
             mask = mask[..., : arguments.q.size(2)]
     _native.require_loaded(name)
     reason = _native.operator("supports")(*arguments._replace(attn_mask=mask))

@@ -90,8 +90,7 @@ def backward(plan: Plan, kept: Kept, grads: OutputGradients) -> Gradients:
     dq, dk, dv = _to_rows(plan, link, *sums)
     dmask = rows.dmask
     if dmask is not None:
-        is_shared = kept.mask is not None and kept.mask.size(1) < kept.q.size(1)
-        (dmask,) = _to_rows(plan, link, dmask, is_summed=is_shared)
+        (dmask,) = _to_rows(plan, link, dmask)
     return dq, dk, dv, dmask, _sinks_gradient(plan, kept, grads)
 
 
@@ -125,26 +124,22 @@ def _to_heads(plan: Plan, link: Link, *tensors: Tensor) -> list[Tensor]:
     return [assembled(plan, each) for each in zip(*blocks)]
 
 
-def _to_rows(
-    plan: Plan, link: Link, *tensors: Tensor, is_summed: bool = False
-) -> list[Tensor]:
+def _to_rows(plan: Plan, link: Link, *tensors: Tensor) -> list[Tensor]:
     """Give up rows for heads.
 
     Args:
         plan: of the call.
         link: to the other ranks.
         tensors: ``[batch, heads, length, dim]`` of one dtype.
-        is_summed: the heads are one that serves all ranks, whose parts add up.
 
     Returns:
-        ``[batch, heads * ranks, local, dim]`` of each, or one head.
+        ``[batch, heads * ranks, local, dim]`` of each; of what one head serves all
+        ranks each rank's part.
     """
     parts = [[rows_of(plan, rank, each) for each in tensors] for rank in _ranks(link)]
     shapes = [each.shape for each in parts[link.rank]]
     found = link.scattered([pack(*each) for each in parts])
     blocks = zip(*(unpack(part, *shapes) for part in found))
-    if is_summed:
-        return [torch.stack(each).sum(0) for each in blocks]
     return [torch.cat(each, 1) for each in blocks]
 
 

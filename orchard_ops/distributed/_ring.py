@@ -91,21 +91,18 @@ class _Ring:
         The next is on its way until the caller asks for it.
         """
         rank, size = self.link.rank, self.link.size
-        block = pack(self._k, self._v)
-        if size > 1:
-            block = block.to(self.place)
+        k, v, origin = self._k, self._v, rank
+        block = pack(k, v).to(self.place)
         spare = [block.new_empty(self.largest()) for _ in range(min(2, size - 1))]
-        for step in range(size):
-            origin = (rank - step) % size
-            arriving, transfer = block, None
-            if step + 1 < size:
-                arriving = spare[step % 2][: self.elements((origin - 1) % size)]
-                transfer = self.pass_on(block, arriving, _BLOCK)
-            k, v = unpack(block.to(self._k.device), *self.shapes(origin))
+        for step in range(size - 1):
+            coming = (origin - 1) % size
+            arriving = spare[step % 2][: self.elements(coming)]
+            transfer = self.pass_on(block, arriving, _BLOCK)
             yield origin, k, v
-            if transfer is not None:
-                transfer.wait()
-            block = arriving
+            transfer.wait()
+            block, origin = arriving, coming
+            k, v = unpack(block.to(self._k.device), *self.shapes(origin))
+        yield origin, k, v
 
     def pass_on(self, departing: Tensor, arriving: Tensor, tag: int) -> Transfer:
         """Send to the next rank and receive from the one before."""

@@ -206,7 +206,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         out, lse, kept = _METHODS[plan.method].forward(plan, q, k, v, mask, sinks)
         ctx.plan, ctx.shape = plan, out.shape
-        ctx.mask_dtype = None if mask is None else mask.dtype
+        ctx.mask_kind = None if mask is None else (mask.shape, mask.dtype)
         ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -226,6 +226,8 @@ class _Attention(torch.autograd.Function):
         grads = OutputGradients(grad_out, grad_lse, wanted[3], wanted[4])
         dq, dk, dv, dmask, dsinks = _METHODS[plan.method].backward(plan, kept, grads)
         if dmask is not None:
-            dmask = dmask.to(ctx.mask_dtype)
+            shape, mask_dtype = ctx.mask_kind
+            # Of a mask that is one for all heads each rank may have its heads' part.
+            dmask = dmask.sum_to_size(shape).to(mask_dtype)
         dtype = kept.q.dtype
         return None, dq.to(dtype), dk.to(dtype), dv.to(dtype), dmask, dsinks

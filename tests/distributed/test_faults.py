@@ -114,7 +114,8 @@ DISAGREEMENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "length": ({"length": LENGTH}, "length: -1 on ranks 0, 2, 48 on rank 1"),
     "lse": ({"return_lse": True}, "return_lse: False on ranks 0, 2, True on rank 1"),
-    "gradient": ({"grad": False}, "a gradient needed: True on ranks 0, 2, False on"),
+    "gradient": ({"grad": False}, "any gradient needed: True on ranks 0, 2, False on"),
+    "learned": ({"learned": True}, "gradient of sinks needed: False on ranks 0, 2, Tr"),
     "rows": ({"rows": 96}, "expected [21, 22, 21] rows on ranks [0, 1, 2], as zig"),
     "argument": ({"window": (1, 2, 3)}, "but rank 1 refused its own"),
 }  # fmt: skip
@@ -125,7 +126,10 @@ def differ(changes: dict[str, Any]) -> str | None:
     group = group_of((0, 1, 2))
     if dist.get_rank() == 3:
         return None
-    changes = dict(changes) if dist.get_rank() == 1 else {}
+    has_sinks, is_second = "learned" in changes, dist.get_rank() == 1
+    changes = dict(changes) if is_second else {}
+    if has_sinks:
+        changes = {"sinks": torch.zeros(2, requires_grad=is_second)}
     dtype, grad = changes.pop("dtype", torch.float32), changes.pop("grad", True)
     length = changes.pop("rows", LENGTH)
     batch, heads = changes.pop("batch", 1), changes.pop("heads", 2)
