@@ -256,7 +256,7 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
         return _original(*arguments, **options)
     if _taught and not is_compiling() and _here.is_left:
         return _original(*arguments, **options)
-    context = _context.current()
+    context = _context.current
     if context is not None:
         return context.attend(*arguments, **options)
     if not HAS_GQA and "enable_gqa" in options:

@@ -49,13 +49,8 @@ class Context:
 
 
 # One for all threads, as the function that it changes is: autograd recomputes what is
-# checkpointed in threads of its own.
-_current: Context | None = None
-
-
-def current() -> Context | None:
-    """Return the context of the innermost block, if there is one."""
-    return _current
+# checkpointed in threads of its own.  Read as it is, because each call of that looks.
+current: Context | None = None
 
 
 @contextmanager
@@ -88,15 +83,15 @@ def context_parallel(
     """
     from .. import sdpa  # which asks for the current context
 
-    global _current
-    if _current is not None:
+    global current
+    if current is not None:
         raise OrchardError(
             "[distributed.context_parallel] expected no block inside another, got one; "
             "end the outer one first"
         )
-    _current = Context(group, layout, method, length, check)
+    current = Context(group, layout, method, length, check)
     try:
         with sdpa.enabled():
             yield
     finally:
-        _current = None
+        current = None

@@ -55,7 +55,7 @@ def with_rows(make_mask: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(make_mask)
     def make(*arguments: Any, **options: Any) -> Any:
-        if _context.current() is None:
+        if _context.current is None:
             return make_mask(*arguments, **options)
         if options.get("attention_mask") is not None:
             raise _refused("no attention_mask", "one", "leave it out: pad nothing")

@@ -121,7 +121,7 @@ def attention(
                 'are never stored; use attn_implementation="eager"'
             )
     scale = _scale(module, query, scaling)
-    context = _context.current()
+    context = _context.current
     if context is not None:
         spread = _spread.attend(
             context, module, (query, key, value),
