@@ -29,6 +29,7 @@ def partial_arguments(
     alibi_slopes: Tensor | None,
     seed: Tensor | None,
     cu_seqlens: Tensor | None,
+    max_seqlen: int | None,
     head_offset: int,
     heads_total: int | None,
 ) -> Arguments:
@@ -57,11 +58,16 @@ def partial_arguments(
     )
     if cu_seqlens is None:
         return arguments
+    longest = max(q.size(2), k.size(2))
+    if max_seqlen is not None:
+        longest = whole_number(
+            name, "max_seqlen", max_seqlen, "pass the longest sequence's length"
+        )
     return arguments._replace(
         cu_seqlens_q=cu_seqlens,
         cu_seqlens_k=cu_seqlens,
-        max_seqlen_q=q.size(2),
-        max_seqlen_k=k.size(2),
+        max_seqlen_q=min(longest, q.size(2)),
+        max_seqlen_k=min(longest, k.size(2)),
     )
 
 

@@ -548,6 +548,20 @@ def test_wrong_beginnings_are_refused_on_the_cpu() -> None:
             )
 
 
+def test_the_longest_sequence_may_be_known(where: torch.device) -> None:
+    """The bits are the same with its length; the CPU checks that."""
+    q, k, v = (draw(1, 2, 60, 16, device=where) for _ in range(3))
+    starts = torch.tensor([0, 9, 30, 90], dtype=torch.int32).to(where)
+    options = dict(cu_seqlens=starts, q_offset=4, k_offset=20, is_causal=True)
+    found = flash_attention_partial(q, k, v, **options)
+    known = flash_attention_partial(q, k, v, **options, max_seqlen=60)
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(found, known))
+    if where.type == "cpu":
+        words = "expected max_seqlen to be the longest sequence's length 60, got 59"
+        with pytest.raises(InvalidProblemError, match=words):
+            flash_attention_partial(q, k, v, **options, max_seqlen=59)
+
+
 def test_the_operator_takes_no_sinks_in_a_part(device: torch.device) -> None:
     """Nor the other alignment: what Python never asks for."""
     q, sinks = draw(1, 2, 8, 16, device=device), torch.zeros(2).to(device)
