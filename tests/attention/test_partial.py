@@ -568,17 +568,24 @@ def test_wrong_beginnings_are_refused_on_the_cpu() -> None:
 
 
 def test_the_longest_sequence_may_be_known(where: torch.device) -> None:
-    """The bits are the same with its length; the CPU checks that."""
+    """The results are the same with its length; the CPU checks that."""
     q, k, v = (draw(1, 2, 60, 16, device=where) for _ in range(3))
-    starts = torch.tensor([0, 9, 30, 90], dtype=torch.int32).to(where)
-    options = dict(cu_seqlens=starts, q_offset=4, k_offset=20, is_causal=True)
-    found = flash_attention_partial(q, k, v, **options)
-    known = flash_attention_partial(q, k, v, **options, max_seqlen=60)
-    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(found, known))
+    starts = torch.tensor([0, 9, 30, 49, 70], dtype=torch.int32).to(where)
+    options = dict(cu_seqlens=starts, q_offset=4, k_offset=10, window=(30, 3))
+
+    def attend(**more: int) -> list[Tensor]:
+        out, lse = flash_attention_partial(q, k, v, **options, **more)
+        gradients = flash_attention_partial_backward(
+            q, out, lse, q, k, v, **options, **more
+        )
+        return [out, lse, *gradients[:3]]
+
+    for known, found in zip(attend(max_seqlen=21), attend()):
+        torch.testing.assert_close(known.cpu(), found.cpu(), atol=1e-6, rtol=1e-6)
     if where.type == "cpu":
-        words = "expected max_seqlen to be the longest sequence's length 60, got 59"
+        words = "expected max_seqlen to be the longest sequence's length 21, got 20"
         with pytest.raises(InvalidProblemError, match=words):
-            flash_attention_partial(q, k, v, **options, max_seqlen=59)
+            attend(max_seqlen=20)
 
 
 def test_the_operator_takes_no_sinks_in_a_part(device: torch.device) -> None:
