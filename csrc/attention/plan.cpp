@@ -59,16 +59,16 @@ void set_mask(const Problem& problem, const Layout& mask, AttentionParams& p) {
 // Where a part stands in the whole; returns the farthest that one of its rows
 // may be from one of its columns.
 int64_t set_part(const Problem& problem, AttentionParams& p) {
-  const int64_t lengths = problem.len_q + problem.len_kv;
-  if (!problem.settings.part) return lengths;
+  if (!problem.settings.part) return problem.len_q + problem.len_kv;
   const Part& part = *problem.settings.part;
   p.q_offset = static_cast<int32_t>(part.q_offset);
   p.k_offset = static_cast<int32_t>(part.k_offset);
   p.part_rows = static_cast<int32_t>(problem.rows_per_head);
-  p.part_columns = static_cast<int32_t>(problem.len_kv);
+  p.part_columns = static_cast<int32_t>(problem.columns_per_head);
   p.head_offset = static_cast<int32_t>(part.head_offset);
   p.heads_total = static_cast<int32_t>(part.heads_total);
-  return lengths + part.q_offset + part.k_offset;
+  return part.q_offset + problem.rows_per_head + part.k_offset +
+         problem.columns_per_head;
 }
 
 AttentionParams parameters(const Problem& problem, const Tensors& tensors) {

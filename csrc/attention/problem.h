@@ -93,7 +93,8 @@ struct Problem {
   int64_t heads_kv = 0;
   int64_t len_q = 0;  // or the longest sequence's
   int64_t len_kv = 0;
-  int64_t rows_per_head = 0;  // of all sequences, when packed; else len_q
+  int64_t rows_per_head = 0;     // of all sequences, when packed; else len_q
+  int64_t columns_per_head = 0;  // the same of k and v
   int64_t head_dim = 0;
   int64_t head_dim_v = 0;
   Settings settings;

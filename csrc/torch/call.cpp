@@ -483,6 +483,7 @@ Problem problem_of(const char* operation, const Call& call) {
   problem.heads_q = call.q.size(1);
   problem.heads_kv = call.k.size(1);
   problem.rows_per_head = call.q.size(2);
+  problem.columns_per_head = call.k.size(2);
   problem.len_q = problem.is_packed ? longest(call.max_len_q) : call.q.size(2);
   problem.len_kv =
       problem.is_packed ? longest(call.max_len_kv) : call.k.size(2);

@@ -36,18 +36,25 @@ CpuOutputs by_definition(const Call& call, int64_t first_batch) {
   return {at::matmul(weights, v).to(result_dtype(call)), lse};
 }
 
+bool is_rising_from_0(const std::vector<int64_t>& starts) {
+  return starts.front() == 0 && std::is_sorted(starts.begin(), starts.end());
+}
+
+int64_t longest_of(const std::vector<int64_t>& starts) {
+  int64_t most = 0;
+  for (size_t i = 1; i < starts.size(); ++i) {
+    most = std::max(most, starts[i] - starts[i - 1]);
+  }
+  return most;
+}
+
 void check_starts(const char* operation,
                   const char* side,
                   const std::vector<int64_t>& starts,
                   const c10::SymInt& tokens,
                   const c10::SymInt& longest) {
-  int64_t most = 0;
-  bool is_rising = starts.front() == 0;
-  for (size_t i = 1; i < starts.size(); ++i) {
-    is_rising = is_rising && starts[i] >= starts[i - 1];
-    most = std::max(most, starts[i] - starts[i - 1]);
-  }
-  if (!is_rising || tokens < starts.back()) {
+  const int64_t most = longest_of(starts);
+  if (!is_rising_from_0(starts) || tokens < starts.back()) {
     refuse(operation, "expected cu_seqlens_", side, " to rise from 0 to at ",
            "most ", tokens, ", the number of tokens, got ",
            at::IntArrayRef(starts),
@@ -64,13 +71,21 @@ void check_starts(const char* operation,
 // Of a part, which need not have all of the tokens.
 void check_starts_of_whole(const char* operation,
                            const std::vector<int64_t>& starts) {
-  if (starts.front() == 0 && std::is_sorted(starts.begin(), starts.end())) {
-    return;
-  }
+  if (is_rising_from_0(starts)) return;
   refuse(operation, "expected cu_seqlens to rise from 0, got ",
          at::IntArrayRef(starts),
          "; it holds where each sequence begins in the whole, and at last "
          "where the last ends");
+}
+
+// ... and whose own length may be less than the longest sequence's.
+void check_longest_of_part(const char* operation,
+                           int64_t most,
+                           const c10::SymInt& rows,
+                           const c10::SymInt& longest) {
+  if (longest >= most || longest >= rows) return;
+  refuse(operation, "expected max_seqlen to be the longest sequence's length ",
+         most, ", got ", longest, "; raise it");
 }
 
 // Within each packed sequence; tokens of none get 0 and -inf.
@@ -115,7 +130,11 @@ CpuOutputs attend_on_cpu(const Call& given, int64_t first_batch) {
 void check_packed_numbers(const char* operation, const Call& call) {
   if (!call.is_packed()) return;
   if (call.is_partial()) {
-    check_starts_of_whole(operation, numbers_in(call.starts_q));
+    const std::vector<int64_t> starts = numbers_in(call.starts_q);
+    check_starts_of_whole(operation, starts);
+    const int64_t most = longest_of(starts);
+    check_longest_of_part(operation, most, call.q.sym_size(2), call.max_len_q);
+    check_longest_of_part(operation, most, call.k.sym_size(2), call.max_len_kv);
     return;
   }
   check_starts(operation, "q", numbers_in(call.starts_q), call.q.sym_size(2),

@@ -107,8 +107,9 @@ METAL_FUNC Part part_of(device const int* starts,
                         int offset,
                         int rows) {
   Part part;
-  part.first = clamp(starts[sequence] - offset, 0, rows);
-  part.length = clamp(starts[sequence + 1] - offset, 0, rows) - part.first;
+  part.first = min(max(starts[sequence] - offset, 0), rows);
+  int end = min(max(starts[sequence + 1] - offset, 0), rows);
+  part.length = end - part.first;
   part.at = max(offset - starts[sequence], 0);
   return part;
 }

@@ -131,28 +131,33 @@ METAL_FUNC void load_row(device const ELEM* row, int d, thread OPERAND* x) {
 }
 
 #if IS_PARTIAL
-// N floats of a result in one instruction; MSL has no vector of eight.
+// N numbers of a result in one instruction; MSL has no vector of eight.
 template <int N>
 struct WideResult;
 
 template <>
 struct WideResult<1> {
-  static METAL_FUNC void store(device float* to, thread const float* from) {
+  static METAL_FUNC void store(device RESULT* to,
+                               thread const RESULT_OPERAND* from) {
     to[0] = from[0];
   }
 };
 
 template <>
 struct WideResult<2> {
-  static METAL_FUNC void store(device float* to, thread const float* from) {
-    *(device float2*)to = float2(from[0], from[1]);
+  typedef vec<RESULT, 2> Packed;
+  static METAL_FUNC void store(device RESULT* to,
+                               thread const RESULT_OPERAND* from) {
+    *(device Packed*)to = Packed(from[0], from[1]);
   }
 };
 
 template <>
 struct WideResult<4> {
-  static METAL_FUNC void store(device float* to, thread const float* from) {
-    *(device float4*)to = float4(from[0], from[1], from[2], from[3]);
+  typedef vec<RESULT, 4> Packed;
+  static METAL_FUNC void store(device RESULT* to,
+                               thread const RESULT_OPERAND* from) {
+    *(device Packed*)to = Packed(from[0], from[1], from[2], from[3]);
   }
 };
 #if VEC < 4

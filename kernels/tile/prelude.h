@@ -36,15 +36,6 @@ using namespace metal;
 #define IS_HALF_EXPANDED(elem) IS_HALF_OF(elem)
 #define IS_HALF IS_HALF_EXPANDED(ELEM)
 
-// What results are in memory, and of them in registers.
-#if IS_PARTIAL
-#define RESULT float
-#define RESULT_OPERAND float
-#else
-#define RESULT ELEM
-#define RESULT_OPERAND OPERAND
-#endif
-
 #define SLICE_DIM_OF(dim) (((dim) + 8 * SLICES - 1) / (8 * SLICES) * 8)
 #define SLICE_DIM SLICE_DIM_OF(HEAD_DIM)
 #define SLICE_DIM_V SLICE_DIM_OF(HEAD_DIM_V)
@@ -71,6 +62,15 @@ using namespace metal;
 METAL_FUNC bool is_minus_infinity(float x) {
   return as_type<uint>(x) == 0xff800000u;
 }
+
+// What results are in memory, and of them in registers.
+#if IS_PARTIAL
+#define RESULT float
+#define RESULT_OPERAND float
+#else
+#define RESULT ELEM
+#define RESULT_OPERAND OPERAND
+#endif
 
 // Counts elements from where a head begins in its tensor.  The beginning itself
 // and what is stored once for each tile are counted in 64 bits always.

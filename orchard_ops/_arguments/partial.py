@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .._autocast import cast_inputs
 from .._errors import InvalidProblemError
-from .checks import check_is_tensor, whole_number
-from .dense import Arguments, dense_arguments
-from .philox import NO_SEED
+from .checks import (
+    check_flag,
+    check_is_tensor,
+    check_number,
+    slopes_of,
+    whole_number,
+    window_sides,
+)
+from .dense import Arguments
 
 __all__ = ["partial_arguments"]
 
@@ -29,40 +36,56 @@ def partial_arguments(
     alibi_slopes: Tensor | None,
     seed: Tensor | None,
     cu_seqlens: Tensor | None,
+    max_seqlen: int | None,
     head_offset: int,
     heads_total: int | None,
 ) -> Arguments:
     """Check what compiled code cannot see; no seed is drawn: all parts share one."""
     _check_sizes(name, q, k, v)
-    for label, tensor in (("seed", seed), ("cu_seqlens", cu_seqlens)):
+    optional = (("attn_mask", attn_mask), ("seed", seed), ("cu_seqlens", cu_seqlens))
+    for label, tensor in optional:
         if tensor is not None:
             check_is_tensor(name, label, tensor)
-    arguments = dense_arguments(
-        name, q, k, v, attn_mask, dropout_p, is_causal, scale,
-        window=window, softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
-        seed=NO_SEED,
-    )  # fmt: skip
-    advice = "pass the number of positions of the whole before the first row"
-    heads_advice = "leave out head_offset and heads_total where all heads are here"
-    part = (
-        whole_number(name, "q_offset", q_offset, advice),
-        whole_number(name, "k_offset", k_offset, advice),
-        whole_number(name, "head_offset", head_offset, heads_advice),
-        q.size(1)
-        if heads_total is None
-        else whole_number(name, "heads_total", heads_total, heads_advice),
-    )
-    arguments = arguments._replace(
-        seed=None if arguments.dropout_p == 0.0 else seed, part=part
-    )
-    if cu_seqlens is None:
-        return arguments
-    return arguments._replace(
+    q, k, v = cast_inputs(q, k, v)
+    dropout_p = check_number(name, "dropout_p", dropout_p)
+    left, right = window_sides(name, window)
+    longest = 0
+    if cu_seqlens is not None:
+        longest = max(q.size(2), k.size(2))
+        if max_seqlen is not None:
+            longest = _whole(name, "max_seqlen", max_seqlen)
+    return Arguments(
+        q,
+        k,
+        v,
+        attn_mask,
+        dropout_p,
+        check_flag(name, "is_causal", is_causal),
+        None if scale is None else check_number(name, "scale", scale),
+        window_left=left,
+        window_right=right,
+        softcap=check_number(name, "softcap", softcap),
+        alibi_slopes=slopes_of(name, alibi_slopes),
+        seed=None if dropout_p == 0.0 else seed,
         cu_seqlens_q=cu_seqlens,
         cu_seqlens_k=cu_seqlens,
-        max_seqlen_q=q.size(2),
-        max_seqlen_k=k.size(2),
+        max_seqlen_q=min(longest, q.size(2)),
+        max_seqlen_k=min(longest, k.size(2)),
+        return_lse=True,
+        part=(
+            _whole(name, "q_offset", q_offset),
+            _whole(name, "k_offset", k_offset),
+            _whole(name, "head_offset", head_offset),
+            q.size(1)
+            if heads_total is None
+            else _whole(name, "heads_total", heads_total),
+        ),
     )
+
+
+def _whole(name: str, label: str, value: int) -> int:
+    """Return a number of positions or heads of the whole."""
+    return whole_number(name, label, value, "it counts what the whole has")
 
 
 def _check_sizes(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:

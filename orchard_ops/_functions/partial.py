@@ -44,6 +44,7 @@ def flash_attention_partial(
     alibi_slopes: Tensor | None = None,
     seed: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     head_offset: int = 0,
     heads_total: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -85,6 +86,9 @@ def flash_attention_partial(
             packed whole (a batch of 1) in which sequences begin there, as in
             ``flash_attention_varlen``.  Parts may begin and end anywhere; a query sees
             keys of its own sequence, and positions count from where that begins.
+            Only on the CPU are the numbers checked.
+        max_seqlen: the longest sequence's length in the whole, or more; None may be
+            any.  With many short sequences it saves the GPU empty work.
         head_offset: the number of q's first head among the whole's, for dropout.
         heads_total: how many heads the whole has; heads_q if None.
 
@@ -103,7 +107,7 @@ def flash_attention_partial(
         name, q, k, v, attn_mask, dropout_p, is_causal, scale,
         q_offset=q_offset, k_offset=k_offset, window=window, softcap=softcap,
         alibi_slopes=alibi_slopes, seed=seed, cu_seqlens=cu_seqlens,
-        head_offset=head_offset, heads_total=heads_total,
+        max_seqlen=max_seqlen, head_offset=head_offset, heads_total=heads_total,
     )  # fmt: skip
     with torch.no_grad():
         return attend(name, arguments)
@@ -129,10 +133,20 @@ def flash_attention_partial_backward(
     alibi_slopes: Tensor | None = None,
     seed: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     head_offset: int = 0,
     heads_total: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Compute what some queries and some keys add to the gradients of attention.
+
+    Equals, with ``scores`` those of ``flash_attention`` and ``s`` the scale::
+
+        weights = torch.exp(scores - lse[..., None])  # among all keys; 0 where masked
+        dropped, dweights = F.dropout([weights, grad_out @ v.mT])     # the same ones
+        delta = (grad_out * out).sum(-1) - grad_lse
+        dmask = weights * (dweights - delta[..., None])
+        dscores = s * dmask  # with softcap times its derivative
+        dq, dk, dv = dscores @ k, dscores.mT @ q, dropped.mT @ grad_out
 
     The gradients of ``flash_attention`` over all queries and keys are, of q, the sums
     of dq over the parts of the keys; of k and v, those of dk and dv over the parts of
@@ -161,6 +175,7 @@ def flash_attention_partial_backward(
         alibi_slopes: as in ``flash_attention_partial``.
         seed: as in ``flash_attention_partial``.
         cu_seqlens: as in ``flash_attention_partial``.
+        max_seqlen: as in ``flash_attention_partial``.
         head_offset: as in ``flash_attention_partial``.
         heads_total: as in ``flash_attention_partial``.
 
@@ -178,7 +193,7 @@ def flash_attention_partial_backward(
         name, q, k, v, attn_mask, dropout_p, is_causal, scale,
         q_offset=q_offset, k_offset=k_offset, window=window, softcap=softcap,
         alibi_slopes=alibi_slopes, seed=seed, cu_seqlens=cu_seqlens,
-        head_offset=head_offset, heads_total=heads_total,
+        max_seqlen=max_seqlen, head_offset=head_offset, heads_total=heads_total,
     )  # fmt: skip
     _check_results(name, arguments, grad_out, out, lse, grad_lse)
     if q.device.type != "cpu":

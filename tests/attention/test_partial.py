@@ -13,7 +13,7 @@ import torch
 from cases import BF16, F16, F32, Case, Mask
 from draws import Inputs
 from harness import run_case
-from needs import chosen_device, skip_without
+from needs import TORCH, chosen_device, skip_without
 from reference import Results, assert_close, make_inputs, solve
 from torch import Tensor
 
@@ -453,6 +453,25 @@ def test_parts_merge_in_any_order(where: torch.device) -> None:
         torch.testing.assert_close(a.cpu(), b.cpu(), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.skipif(TORCH < (2, 4), reason="torch.compile traces it from 2.4 on")
+@pytest.mark.parametrize("seed", [None, torch.tensor(7)], ids=["plain", "dropout"])
+def test_compiles_in_one_graph(seed: Tensor | None, device: torch.device) -> None:
+    """torch.compile takes the three steps; the bits are those without it."""
+    q = draw(1, 2, 20, 16, device=device, dtype=F16)
+    options = dict(is_causal=True, q_offset=9, k_offset=3, seed=seed)
+    options["dropout_p"] = 0.0 if seed is None else 0.5
+
+    def attend(q: Tensor) -> tuple[Tensor, ...]:
+        part = flash_attention_partial(q, q, q, **options)
+        out, lse = merge_partials([part, part])
+        found = flash_attention_partial_backward(out, out, lse, q, q, q, **options)
+        return out, lse, *found[:3]
+
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    for got, expected in zip(compiled(q), attend(q)):
+        assert torch.equal(got.cpu(), expected.cpu())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -546,6 +565,27 @@ def test_wrong_beginnings_are_refused_on_the_cpu() -> None:
             flash_attention_partial(
                 q, q, q, cu_seqlens=torch.tensor(starts, dtype=torch.int32)
             )
+
+
+def test_the_longest_sequence_may_be_known(where: torch.device) -> None:
+    """The results are the same with its length; the CPU checks that."""
+    q, k, v = (draw(1, 2, 60, 16, device=where) for _ in range(3))
+    starts = torch.tensor([0, 9, 30, 49, 70], dtype=torch.int32).to(where)
+    options = dict(cu_seqlens=starts, q_offset=4, k_offset=10, window=(30, 3))
+
+    def attend(**more: int) -> list[Tensor]:
+        out, lse = flash_attention_partial(q, k, v, **options, **more)
+        gradients = flash_attention_partial_backward(
+            q, out, lse, q, k, v, **options, **more
+        )
+        return [out, lse, *gradients[:3]]
+
+    for known, found in zip(attend(max_seqlen=21), attend()):
+        torch.testing.assert_close(known.cpu(), found.cpu(), atol=1e-6, rtol=1e-6)
+    if where.type == "cpu":
+        words = "expected max_seqlen to be the longest sequence's length 21, got 20"
+        with pytest.raises(InvalidProblemError, match=words):
+            attend(max_seqlen=20)
 
 
 def test_the_operator_takes_no_sinks_in_a_part(device: torch.device) -> None:
