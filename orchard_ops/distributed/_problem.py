@@ -92,6 +92,7 @@ class Options:
             "alibi_slopes": self.alibi_slopes,
             "seed": self.seed,
             "cu_seqlens": self.cu_seqlens,
+            "max_seqlen": self._longest(),
             "head_offset": self.head_offset,
             "heads_total": self.heads_total,
         }
@@ -110,6 +111,11 @@ class Options:
             if not (is_empty or is_ahead or is_behind):
                 return True
         return False
+
+    def _longest(self) -> int | None:
+        if self.ends is None:
+            return None
+        return max(last - first for first, last in self._sequences())
 
     def _sequences(self) -> Sequence[tuple[int, int]]:
         if self.ends is None:

@@ -183,3 +183,26 @@ def test_memory_is_that_of_the_share(fleet: Fleet) -> None:
     two = fleet.asked(attend, "ring", "float32", 2, 256, device)
     four = fleet.asked(attend, "ring", "float32", 4, 512, device)
     assert max(peak for _, peak in four) <= 1.1 * max(peak for _, peak in two)
+
+
+@pytest.mark.parametrize(
+    ("backends", "device", "place"),
+    [
+        ({"cpu": "gloo", "cuda": "gloo"}, "mps", "cpu"),
+        ({"cpu": "gloo", "cuda": "gloo", "mps": "gloo"}, "mps", "cpu"),
+        ({"cpu": "gloo", "mps": "mccl"}, "mps", "mps"),
+        ({"cpu": "gloo", "cuda": "nccl"}, "cuda", "cuda"),
+        ({"cuda": "nccl"}, "cuda", "cuda"),
+        ({"cpu": "gloo"}, "cpu", "cpu"),
+    ],
+)
+def test_tensors_go_as_their_backend_takes_them(
+    monkeypatch: pytest.MonkeyPatch, backends: dict[str, str], device: str, place: str
+) -> None:
+    """Through the CPU where it refuses their device, else as they are."""
+    monkeypatch.setattr(_transport, "_backends", lambda _: backends)
+    link = _transport.Link("test")
+    link.size = 2
+    assert link.place(torch.device(device)).type == place
+    control = "cpu" if "cpu" in backends else device
+    assert link.control_place(torch.device(device)).type == control
