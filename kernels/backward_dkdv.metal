@@ -177,8 +177,8 @@ METAL_FUNC void clear(thread Columns& columns) {
 
 // `dk`, `dv`: row 0 of the sequence.
 METAL_FUNC void store(thread Columns& columns,
-                      device ELEM* dk,
-                      device ELEM* dv,
+                      device RESULT* dk,
+                      device RESULT* dv,
                       constant AttentionParams& p,
                       thread const Place& place,
                       int len_kv,
@@ -204,8 +204,8 @@ METAL_FUNC void store(thread Columns& columns,
 #if SUMS_IN_PARTS
 // Adds what there is to memory (tile/parts.h), and begins anew.
 METAL_FUNC void store_part(thread Columns& columns,
-                           device ELEM* dk,
-                           device ELEM* dv,
+                           device RESULT* dk,
+                           device RESULT* dv,
                            constant AttentionParams& p,
                            thread const Place& place,
                            int len_kv,
@@ -299,8 +299,8 @@ backward_dkdv(device const ELEM* q [[buffer(SLOT_Q)]],
               device const ELEM* grad_out [[buffer(SLOT_GRAD_OUT)]],
               device const float2* stats [[buffer(SLOT_STATS)]],
               device const float* delta [[buffer(SLOT_DELTA)]],
-              device ELEM* dk [[buffer(SLOT_DK)]],
-              device ELEM* dv [[buffer(SLOT_DV)]],
+              device RESULT* dk [[buffer(SLOT_DK)]],
+              device RESULT* dv [[buffer(SLOT_DV)]],
               DOMAIN_ARGUMENTS SPILL_ARGUMENTS WALK_ARGUMENTS
                   constant AttentionParams& p [[buffer(SLOT_PARAMS)]],
               uint3 group [[threadgroup_position_in_grid]],

@@ -90,7 +90,7 @@ METAL_FUNC device float* sums_of(device float* sums,
 
 [[kernel, max_total_threads_per_threadgroup(THREADS_AT_MOST)]] void
 backward_dq_spilled(device const ELEM* k [[buffer(SLOT_K)]],
-                    device ELEM* dq [[buffer(SLOT_DQ)]],
+                    device RESULT* dq [[buffer(SLOT_DQ)]],
                     device const ELEM* spill [[buffer(SLOT_SPILL)]],
                     UNITS_ARGUMENT SUMS_ARGUMENT DOMAIN_ARGUMENTS
                         constant SpillChunk& chunk [[buffer(SLOT_CHUNK)]],

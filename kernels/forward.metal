@@ -30,7 +30,7 @@ METAL_FUNC void add_sink(thread ForwardState& state, int t, float sink) {
 // Adds one part of the keys to those in memory (tile/parts.h), which first come
 // to the maximum that rows have by now.  `out`: row 0 of the sequence.
 METAL_FUNC void store_part(thread ForwardState& state,
-                           device ELEM* out,
+                           device RESULT* out,
                            constant AttentionParams& p,
                            thread const Place& place,
                            int len_q,
@@ -65,7 +65,7 @@ METAL_FUNC void store_row(thread ForwardState& state,
                           constant AttentionParams& p,
                           thread const Place& place,
                           int t,
-                          device ELEM* out,
+                          device RESULT* out,
                           device float* lse,
                           device float2* stats) {
   float total = state.row_total[t];
@@ -92,7 +92,7 @@ METAL_FUNC void store_row(thread ForwardState& state,
     device const ELEM* q [[buffer(SLOT_Q)]],
     device const ELEM* k [[buffer(SLOT_K)]],
     device const ELEM* v [[buffer(SLOT_V)]],
-    device ELEM* out [[buffer(SLOT_OUT)]],
+    device RESULT* out [[buffer(SLOT_OUT)]],
     device float* lse [[buffer(SLOT_LSE)]],
     device float2* stats [[buffer(SLOT_STATS)]],
     DOMAIN_ARGUMENTS SINKS_ARGUMENT constant AttentionParams& p

@@ -115,6 +115,15 @@ struct AttentionParams {
   orchard_i32 walk_row;  // of the rows of each
   orchard_i32 walk_row_end;
   orchard_i32 is_walk_over;  // after this launch
+#if !defined(__METAL_VERSION__) || IS_PARTIAL
+  // Of a part of a whole: where its rows and columns stand, and its heads.
+  orchard_i32 q_offset;
+  orchard_i32 k_offset;
+  orchard_i32 part_rows;  // of all sequences, when packed
+  orchard_i32 part_columns;
+  orchard_i32 head_offset;
+  orchard_i32 heads_total;
+#endif
 };
 
 // A part of the scores whose gradients are kept at once: all rows of some key
@@ -131,5 +140,5 @@ struct SpillChunk {
 #ifndef __METAL_VERSION__
 static_assert(sizeof(SpillChunk) == 24, "SpillChunk is shared with MSL");
 static_assert(sizeof(Strides) == 24, "Strides is shared with MSL");
-static_assert(sizeof(AttentionParams) == 384, "AttentionParams is shared");
+static_assert(sizeof(AttentionParams) == 408, "AttentionParams is shared");
 #endif

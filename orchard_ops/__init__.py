@@ -7,18 +7,25 @@
 
 from __future__ import annotations
 
-from . import _flops, _native, flash_attn, sdpa, sim, storage
+from . import _flops, _native, distributed, flash_attn, sdpa, sim, storage
 from ._counts import call_counts, synchronize
 from ._errors import (
     DeviceError,
     InvalidProblemError,
     KernelCompileError,
     OrchardError,
+    PeerError,
     UnsupportedError,
     WrongKernelError,
 )
 from ._functions.dense import flash_attention, flash_attn_fwd, supports
 from ._functions.kvcache import flash_attention_with_kvcache
+from ._functions.partial import (
+    flash_attention_partial,
+    flash_attention_partial_backward,
+    merge_partials,
+    sink_gradient,
+)
 from ._functions.varlen import flash_attention_varlen
 from ._record import record
 from ._scratch import backward_scratch
@@ -31,19 +38,25 @@ __all__ = [
     "InvalidProblemError",
     "KernelCompileError",
     "OrchardError",
+    "PeerError",
     "UnsupportedError",
     "WrongKernelError",
     "__version__",
     "backward_scratch",
     "call_counts",
+    "distributed",
     "flash_attention",
+    "flash_attention_partial",
+    "flash_attention_partial_backward",
     "flash_attention_varlen",
     "flash_attention_with_kvcache",
     "flash_attn",
     "flash_attn_fwd",
+    "merge_partials",
     "record",
     "sdpa",
     "sim",
+    "sink_gradient",
     "storage",
     "supports",
     "synchronize",

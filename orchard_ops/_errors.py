@@ -5,6 +5,7 @@
     ├── UnsupportedError    (NotImplementedError)  meaningful, but not offered (yet)
     ├── DeviceError         (RuntimeError)         the device, or its library, failed
     │   ├── LibraryError    (ImportError)          no library fits this PyTorch
+    │   ├── PeerError                              another rank ended or hangs
     │   └── WrongKernelError                       a kernel computes something else
     └── KernelCompileError  (RuntimeError)         a kernel's text did not compile
 
@@ -21,6 +22,7 @@ __all__ = [
     "KernelCompileError",
     "LibraryError",
     "OrchardError",
+    "PeerError",
     "UnsupportedError",
     "WrongKernelError",
     "renamed",
@@ -48,6 +50,10 @@ class LibraryError(DeviceError, ImportError):
     """This package holds no compiled library that fits the PyTorch that runs."""
 
 
+class PeerError(DeviceError):
+    """Another rank of a distributed call ended, hangs, or never made the call."""
+
+
 class WrongKernelError(DeviceError):
     """A kernel's results on this device are not those of plain operators."""
 
@@ -72,6 +78,7 @@ _NO_TRANSFORM = ("functorch transforms", "jvp is not implemented")
 # PyTorch appends its C++ frames when TORCH_SHOW_CPP_STACKTRACES is set.
 _CPP_FRAMES = "\nException raised from "
 _OPERATOR = "flash_attention"
+_OPERATORS = re.compile(rf"\[{_OPERATOR}(_backward)?\]")
 
 
 def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
@@ -98,7 +105,7 @@ def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
     if match is None or cls is None:
         return error
     text = match.group(2).split(_CPP_FRAMES)[0]
-    return cls(text.replace(f"[{_OPERATOR}]", f"[{name}]", 1))
+    return cls(_OPERATORS.sub(lambda _: f"[{name}]", text, count=1))
 
 
 def renamed(error: OrchardError, name: str) -> OrchardError:

@@ -92,9 +92,17 @@ def _scores(call: Arguments, out: Tensor) -> int:
         return int(out[..., 0].numel()) * call.k.size(-2)
     pairs = [(call.max_seqlen_q, call.max_seqlen_k)] * (call.cu_seqlens_q.size(0) - 1)
     starts_q, starts_k = _numbers(call.cu_seqlens_q), _numbers(call.cu_seqlens_k)
+    if call.part is not None:
+        starts_q = _within(starts_q, call.part[0], call.max_seqlen_q)
+        starts_k = _within(starts_k, call.part[1], call.max_seqlen_k)
     if starts_q and starts_k:
         pairs = list(zip(_steps(starts_q), _steps(starts_k)))
     return int(out.size(-3)) * sum(len_q * len_kv for len_q, len_kv in pairs)
+
+
+def _within(starts: Sequence[int], offset: int, length: int) -> list[int]:
+    """Return where sequences of a whole begin in a part of it."""
+    return [min(max(start - offset, 0), length) for start in starts]
 
 
 def _steps(starts: Sequence[int]) -> list[int]:

@@ -39,6 +39,7 @@ from ._sdpa_call import (
     reason_against,
 )
 from ._tracing import is_compiling
+from .distributed import _context
 
 __all__ = [
     "Decision",
@@ -255,6 +256,9 @@ def _routed(*arguments: Any, **options: Any) -> Tensor:
         return _original(*arguments, **options)
     if _taught and not is_compiling() and _here.is_left:
         return _original(*arguments, **options)
+    context = _context.current
+    if context is not None:
+        return context.attend(*arguments, **options)
     if not HAS_GQA and "enable_gqa" in options:
         return _original(*arguments, **options)  # refuses, in its own words
     if _prefers_faster and not is_compiling():

@@ -40,6 +40,7 @@ enum class Feature : uint8_t {
   paged,
   left_pads,
   cache_rows,
+  partial,   // rows and columns are some of a whole's, results float32
   spilling,  // dk and dv's kernel keeps the gradients of the scores
   summed,    // ... of some columns at a time: dq adds up between launches
   carried,   // a walk is cut: its sums go on from a launch to the next

@@ -56,6 +56,21 @@ void set_mask(const Problem& problem, const Layout& mask, AttentionParams& p) {
   p.mask_columns = static_cast<int32_t>(problem.mask_sizes[3]);
 }
 
+// Where a part stands in the whole; returns the farthest that one of its rows
+// may be from one of its columns.
+int64_t set_part(const Problem& problem, AttentionParams& p) {
+  if (!problem.settings.part) return problem.len_q + problem.len_kv;
+  const Part& part = *problem.settings.part;
+  p.q_offset = static_cast<int32_t>(part.q_offset);
+  p.k_offset = static_cast<int32_t>(part.k_offset);
+  p.part_rows = static_cast<int32_t>(problem.rows_per_head);
+  p.part_columns = static_cast<int32_t>(problem.columns_per_head);
+  p.head_offset = static_cast<int32_t>(part.head_offset);
+  p.heads_total = static_cast<int32_t>(part.heads_total);
+  return part.q_offset + problem.rows_per_head + part.k_offset +
+         problem.columns_per_head;
+}
+
 AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
   AttentionParams p{};
   p.q = kernel_strides(tensors.q, problem);
@@ -75,7 +90,7 @@ AttentionParams parameters(const Problem& problem, const Tensors& tensors) {
   p.len_kv = static_cast<int32_t>(problem.len_kv);
   p.is_bottom_right = problem.settings.is_bottom_right ? 1 : 0;
   // No row is farther from a column than this: an open window.
-  const int64_t open = problem.len_q + problem.len_kv;
+  const int64_t open = set_part(problem, p);
   const auto window = [open](int64_t size) {
     return static_cast<int32_t>(size < 0 ? open : std::min(size, open));
   };

@@ -2,6 +2,7 @@
 #include "attention/problem.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace orchard::attention {
 
@@ -14,6 +15,21 @@ std::string number_text(double number) {
   const bool is_whole =
       text.str().find_first_not_of("-0123456789") == std::string::npos;
   return text.str() + (is_whole ? ".0" : "");
+}
+
+void check_part(const char* operation, const Part& part) {
+  for (const auto& [name, offset] : {std::pair{"q_offset", part.q_offset},
+                                     std::pair{"k_offset", part.k_offset}}) {
+    if (offset < 0 || offset > kMaxLength) {
+      refuse(operation, "expected ", name, " from 0 to ", kMaxLength, ", got ",
+             offset, "; it is where the first row stands in the whole");
+    }
+  }
+  if (part.head_offset < 0 || part.heads_total > kMaxHeads) {
+    refuse(operation, "expected head_offset from 0 on and heads_total up to ",
+           kMaxHeads, ", got ", part.head_offset, " and ", part.heads_total,
+           "; they say which heads of the whole these are");
+  }
 }
 
 }  // namespace
@@ -37,6 +53,13 @@ void check_settings(const char* operation, const Settings& settings) {
            "expected each side of window to be a number of keys or -1, got (",
            settings.window_left, ", ", settings.window_right,
            "); -1 is open on that side, None no window");
+  }
+  if (settings.part) check_part(operation, *settings.part);
+  if (settings.part && settings.is_bottom_right) {
+    refuse(operation,
+           "expected a part of one sequence, whose rows and columns are "
+           "aligned at the top left, got bottom-right; give the offsets of "
+           "queries and keys instead");
   }
 }
 

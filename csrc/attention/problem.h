@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <string>
 
@@ -21,6 +22,8 @@ inline constexpr int64_t kMaxHeadDim = 576;
 inline constexpr int64_t kPageUnit = 8;  // pages are a multiple of this
 // Twice this, plus a tile, still fits the kernels' 32-bit row numbers.
 inline constexpr int64_t kMaxLength = int64_t{1} << 29;
+// Of all ranks together; dropout counts them in 32 bits.
+inline constexpr int64_t kMaxHeads = int64_t{1} << 20;
 
 const char* dtype_name(DType dtype);  // PyTorch's
 
@@ -51,6 +54,15 @@ struct Tensors {
   int64_t table_row = 0;  // stride of the table's batch
 };
 
+// Of a whole sequence, or of packed ones, which rows and columns a call has:
+// results are in float32, and dropout is the whole's.
+struct Part {
+  int64_t q_offset = 0;  // where the first row stands
+  int64_t k_offset = 0;  // ... and the first column
+  int64_t head_offset = 0;
+  int64_t heads_total = 0;
+};
+
 // What a call asks for besides its tensors.
 struct Settings {
   double scale = 1.0;
@@ -59,6 +71,7 @@ struct Settings {
   int64_t window_left = -1;  // -1: open
   int64_t window_right = -1;
   bool is_bottom_right = false;  // row r faces column r + len_kv - len_q
+  std::optional<Part> part{};    // none: the whole
 };
 
 // Where the keys of a decoding step come from.
@@ -80,7 +93,8 @@ struct Problem {
   int64_t heads_kv = 0;
   int64_t len_q = 0;  // or the longest sequence's
   int64_t len_kv = 0;
-  int64_t rows_per_head = 0;  // of all sequences, when packed; else len_q
+  int64_t rows_per_head = 0;     // of all sequences, when packed; else len_q
+  int64_t columns_per_head = 0;  // the same of k and v
   int64_t head_dim = 0;
   int64_t head_dim_v = 0;
   Settings settings;

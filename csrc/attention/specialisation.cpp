@@ -25,11 +25,18 @@ const char* metal_type(DType dtype) {
 int64_t vector_elements(const Problem& problem, const Tensors& tensors) {
   const int64_t size = element_bytes(problem.dtype);
   int64_t units = (16 / size) | problem.head_dim | problem.head_dim_v;
-  for (const Layout* layout :
-       {&tensors.q, &tensors.k, &tensors.v, &tensors.out, &tensors.grad_out,
-        &tensors.dq, &tensors.dk, &tensors.dv}) {
-    units |= static_cast<int64_t>(layout->view.offset_bytes) / size;
-    for (size_t axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
+  const auto add = [&](std::initializer_list<const Layout*> layouts,
+                       int64_t bytes) {
+    for (const Layout* layout : layouts) {
+      units |= static_cast<int64_t>(layout->view.offset_bytes) / bytes;
+      for (size_t axis = 0; axis < 3; ++axis) units |= layout->strides[axis];
+    }
+  };
+  add({&tensors.q, &tensors.k, &tensors.v, &tensors.out, &tensors.grad_out,
+       &tensors.dq, &tensors.dk, &tensors.dv},
+      size);
+  if (problem.settings.part) {  // the results are in float32
+    add({&tensors.out, &tensors.dq, &tensors.dk, &tensors.dv}, 4);
   }
   return units & -units;
 }
@@ -183,7 +190,10 @@ device::PipelineRequest request_for(const Specialisation& s,
 const char* element_type(const Specialisation& s, uint32_t slot) {
   switch (slot_rows()[slot].type) {
     case SlotRow::Type::element:
-      return dtype_name(s.dtype);
+      return s.features.has(Feature::partial) &&
+                     row_of(s.kernel).slots.written.has(slot)
+                 ? "float32"
+                 : dtype_name(s.dtype);
     case SlotRow::Type::mask:
       return s.features.mask == MaskKind::bias
                  ? dtype_name(s.features.mask_dtype)

@@ -33,9 +33,10 @@ Outputs empty_outputs(const Call& call) {
   // No kernel visits rows that belong to no sequence.
   const bool is_zeroed = call.is_packed();
   Outputs outputs;
-  outputs.out =
-      empty_like_layout(q, {batch, heads, rows, call.v.sym_size(3)}, is_zeroed);
-  outputs.lse = at::empty_symint({batch, heads, rows}, numbers);
+  outputs.out = empty_like_layout(q, {batch, heads, rows, call.v.sym_size(3)},
+                                  result_dtype(call), is_zeroed);
+  outputs.lse =
+      at::empty_symint({batch, heads, rows}, numbers.dtype(lse_dtype(call)));
   outputs.stats = at::empty_symint({batch, heads, rows, 2}, numbers);
   if (is_zeroed) {
     outputs.lse.fill_(-std::numeric_limits<float>::infinity());
@@ -146,7 +147,7 @@ bool has_stats(const BackwardCall& given) { return given.stats.dim() == 4; }
 
 void check_lse(const BackwardCall& given) {
   const Tensor &q = given.call.q, &lse = given.lse, &out = given.out;
-  if (has_stats(given)) return;
+  if (has_stats(given) && !given.call.is_partial()) return;
   if (lse.dim() == 3 && lse.scalar_type() == at::kFloat &&
       lse.device() == q.device() && lse.sym_size(0) == q.sym_size(0) &&
       lse.sym_size(1) == q.sym_size(1) && lse.sym_size(2) == q.sym_size(2) &&
@@ -178,7 +179,7 @@ Gradients empty_gradients(const BackwardCall& given) {
     return empty_like_layout(like,
                              {like.sym_size(0), like.sym_size(1),
                               like.sym_size(2), like.sym_size(3)},
-                             call.is_packed());
+                             result_dtype(call), call.is_packed());
   };
   Gradients gradients;
   if (given.is_wanted[kQ]) gradients[kQ] = make(call.q);

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "torch/attention_ops.h"
 #include "torch/bridge.h"
 
 namespace orchard::torch_ops {
@@ -177,8 +178,11 @@ void check_packed(const char* operation, const Call& call) {
   }
   check_length(operation, "max_seqlen_q", call.max_len_q);
   check_length(operation, "max_seqlen_k", call.max_len_kv);
-  check_starts(operation, "cu_seqlens_q", call.starts_q, call.q);
-  check_starts(operation, "cu_seqlens_k", call.starts_kv, call.q);
+  const bool is_one = call.is_partial();  // for both sides
+  check_starts(operation, is_one ? "cu_seqlens" : "cu_seqlens_q", call.starts_q,
+               call.q);
+  check_starts(operation, is_one ? "cu_seqlens" : "cu_seqlens_k",
+               call.starts_kv, call.q);
   if (call.starts_q.sym_size(0) != call.starts_kv.sym_size(0)) {
     refuse(operation,
            "expected cu_seqlens_q and cu_seqlens_k of one length, got ",
@@ -248,6 +252,26 @@ void check_seed(const char* operation, const Call& call) {
   }
 }
 
+// What of a part its tensors say.
+void check_part(const char* operation, const Call& call) {
+  const attention::Part& part = *call.settings.part;
+  check_length(operation, "q_offset + len_q",
+               call.q.sym_size(2) + part.q_offset);
+  check_length(operation, "k_offset + len_kv",
+               call.k.sym_size(2) + part.k_offset);
+  const c10::SymInt heads = call.q.sym_size(1);
+  if (heads + part.head_offset > part.heads_total) {
+    refuse(operation, "expected head_offset + heads_q of at most heads_total, ",
+           "got ", part.head_offset, " + ", heads, " and ", part.heads_total,
+           "; heads_total counts the heads of the whole");
+  }
+  if (call.sinks.defined()) {
+    refuse(operation,
+           "expected no sinks with a part of the keys, got some; give them to "
+           "merge_partials, once for all parts");
+  }
+}
+
 // A float mask of a dtype that kernels do not read beside q's: float32 holds
 // each of its numbers.
 Tensor as_kernels_read(const Tensor& mask, const Tensor& q) {
@@ -277,10 +301,14 @@ void read_options(const Next& next, Call& call) {
 }
 
 template <class Next>
-void read_lengths(const Next& next, Call& call) {
+void read_rest(const char* operation, const Next& next, Call& call) {
   call.max_len_q = next().toSymInt();
   call.max_len_kv = next().toSymInt();
   call.needs_lse = next().toBool();
+  const c10::IValue& part = next();
+  if (!part.isNone()) {
+    call.settings.part = part_in(operation, part.toIntVector());
+  }
 }
 
 }  // namespace
@@ -310,7 +338,7 @@ Call Call::read(const char* operation,
   read_tensor("seed", call.seed);
   read_tensor("cu_seqlens_q", call.starts_q);
   read_tensor("cu_seqlens_k", call.starts_kv);
-  read_lengths(next, call);
+  read_rest(operation, next, call);
   if (has_other_dims(call)) fold_leading(operation, call);
   call.mask = as_kernels_read(call.mask, call.q);
   return call;
@@ -347,7 +375,7 @@ Call Call::of(at::TensorList tensors, c10::ArrayRef<c10::IValue> options) {
     *tensor = tensors[i++];
   }
   read_options(next, call);
-  read_lengths(next, call);
+  read_rest(kForward, next, call);
   return call;
 }
 
@@ -355,8 +383,8 @@ c10::IValue Call::options() const {
   return c10::ivalue::Tuple::create(
       settings.dropout_p, /*is_causal=*/false, settings.scale,
       is_grouping_allowed, settings.is_bottom_right, settings.window_left,
-      settings.window_right, settings.softcap, max_len_q, max_len_kv,
-      needs_lse);
+      settings.window_right, settings.softcap, max_len_q, max_len_kv, needs_lse,
+      part_value(settings.part));
 }
 
 void Call::push(torch::jit::Stack& stack) const {
@@ -366,7 +394,8 @@ void Call::push(torch::jit::Stack& stack) const {
                    settings.is_bottom_right, settings.window_left,
                    settings.window_right, settings.softcap, or_none(slopes),
                    or_none(sinks), or_none(seed), or_none(starts_q),
-                   or_none(starts_kv), max_len_q, max_len_kv, needs_lse);
+                   or_none(starts_kv), max_len_q, max_len_kv, needs_lse,
+                   part_value(settings.part));
 }
 
 std::array<Tensor, Call::kTensors> Call::tensors() const {
@@ -435,6 +464,7 @@ void check_call(const char* operation, const Call& call) {
   check_per_head(operation, "alibi_slopes", call.slopes, call, true);
   check_per_head(operation, "sinks", call.sinks, call, false);
   check_seed(operation, call);
+  if (call.is_partial()) check_part(operation, call);
 }
 
 Problem problem_of(const char* operation, const Call& call) {
@@ -453,6 +483,7 @@ Problem problem_of(const char* operation, const Call& call) {
   problem.heads_q = call.q.size(1);
   problem.heads_kv = call.k.size(1);
   problem.rows_per_head = call.q.size(2);
+  problem.columns_per_head = call.k.size(2);
   problem.len_q = problem.is_packed ? longest(call.max_len_q) : call.q.size(2);
   problem.len_kv =
       problem.is_packed ? longest(call.max_len_kv) : call.k.size(2);
@@ -478,14 +509,42 @@ Problem problem_of(const char* operation, const Call& call) {
 
 Tensor empty_like_layout(const Tensor& like,
                          const std::array<c10::SymInt, 4>& sizes,
+                         at::ScalarType dtype,
                          bool is_zeroed) {
+  const auto options = like.options().dtype(dtype);
   const auto make = [&](c10::SymIntArrayRef shape) {
-    return is_zeroed ? at::zeros_symint(shape, like.options())
-                     : at::empty_symint(shape, like.options());
+    return is_zeroed ? at::zeros_symint(shape, options)
+                     : at::empty_symint(shape, options);
   };
   const bool is_rows_outside = like.sym_stride(1) < like.sym_stride(2);
   if (!is_rows_outside) return make(sizes);
   return make({sizes[0], sizes[2], sizes[1], sizes[3]}).transpose(1, 2);
+}
+
+at::ScalarType result_dtype(const Call& call) {
+  const auto dtype = call.q.scalar_type();
+  return call.is_partial() && dtype != at::kDouble ? at::kFloat : dtype;
+}
+
+at::ScalarType lse_dtype(const Call& call) {
+  return call.is_partial() ? result_dtype(call) : at::kFloat;
+}
+
+c10::IValue part_value(const std::optional<attention::Part>& part) {
+  if (!part) return {};
+  return std::vector<int64_t>{part->q_offset, part->k_offset, part->head_offset,
+                              part->heads_total};
+}
+
+std::optional<attention::Part> part_in(const char* operation,
+                                       c10::ArrayRef<int64_t> numbers) {
+  if (numbers.size() != 4) {
+    refuse(operation,
+           "expected part to be (q_offset, k_offset, head_offset, "
+           "heads_total), got ",
+           numbers.size(), " numbers; give all four");
+  }
+  return attention::Part{numbers[0], numbers[1], numbers[2], numbers[3]};
 }
 
 }  // namespace orchard::torch_ops

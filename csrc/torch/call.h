@@ -7,6 +7,7 @@
 #include <ATen/core/stack.h>
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "attention/problem.h"
@@ -29,7 +30,7 @@ namespace orchard::torch_ops {
   ", float softcap=0.0, Tensor? alibi_slopes=None, Tensor? sinks=None, "    \
   "Tensor? seed=None, Tensor? cu_seqlens_q=None, "                          \
   "Tensor? cu_seqlens_k=None, SymInt max_seqlen_q=0, SymInt max_seqlen_k=0" \
-  ", bool return_lse=False"
+  ", bool return_lse=False, int[4]? part=None"
 
 // std::optional from PyTorch 2.4 on, before that PyTorch's own.
 using OptionalTensor =
@@ -58,7 +59,7 @@ struct Call {
 
   static constexpr size_t kShortArguments = 8;
   static constexpr size_t kWindowArguments = 11;
-  static constexpr size_t kArguments = 20;
+  static constexpr size_t kArguments = 21;
   static constexpr size_t kTensors = 9;
 
   // Reads arguments first .. first + kArguments - 1, where they end the
@@ -80,6 +81,7 @@ struct Call {
 
   std::array<at::Tensor, kTensors> tensors() const;
   bool is_packed() const { return starts_q.defined(); }
+  bool is_partial() const { return settings.part.has_value(); }
   bool has_bias() const { return mask.defined() && mask.is_floating_point(); }
 };
 
@@ -110,6 +112,18 @@ attention::Problem problem_of(const char* operation, const Call& call);
 // of `like`, so that a transposed input gives a transposed result.
 at::Tensor empty_like_layout(const at::Tensor& like,
                              const std::array<c10::SymInt, 4>& sizes,
+                             at::ScalarType dtype,
                              bool is_zeroed);
+
+// The dtype of out and of the gradients of q, k and v: those of a part are
+// summed.
+at::ScalarType result_dtype(const Call& call);
+// ... and of lse: parts in float64 are merged in it.
+at::ScalarType lse_dtype(const Call& call);
+
+// A call's part as an operator takes it, and as it gives it.
+c10::IValue part_value(const std::optional<attention::Part>& part);
+std::optional<attention::Part> part_in(const char* operation,
+                                       c10::ArrayRef<int64_t> numbers);
 
 }  // namespace orchard::torch_ops

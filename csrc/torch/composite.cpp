@@ -25,6 +25,9 @@ Tensor distance_of(const Call& call) {
   };
   Tensor rows = steps(len_q).unsqueeze(1);
   if (call.settings.is_bottom_right) rows = rows + at::Scalar(len_kv - len_q);
+  if (call.is_partial()) {
+    rows = rows + (call.settings.part->q_offset - call.settings.part->k_offset);
+  }
   return rows - steps(len_kv);
 }
 
@@ -107,7 +110,8 @@ Weights softmax_weights(const Call& call) {
   const Tensor weights = at::softmax(scores, -1).masked_fill(is_dead, 0.0);
   const Tensor lse =
       log_sum_exp(scores).masked_fill(is_dead.squeeze(-1), -kInfinity);
-  return {weights.slice_symint(-1, 0, call.k.sym_size(2)), lse.to(at::kFloat)};
+  return {weights.slice_symint(-1, 0, call.k.sym_size(2)),
+          lse.to(lse_dtype(call))};
 }
 
 TORCH_LIBRARY_FRAGMENT(orchard_ops, m) {

@@ -21,11 +21,10 @@ Weights softmax_weights(const Call& call);
 // The same call with a key and a value head of its own for each query head.
 Call with_repeated_heads(Call call);
 
-// The weights that dropout keeps, as the kernels draw them: a bool tensor on
-// the CPU of [batch, heads, len_q, len_kv].  `first_batch` is the number of the
-// first batch entry, or of the packed sequence.
-at::Tensor keep_mask(const at::Tensor& seed,
-                     double dropout_p,
+// The weights that a call's dropout keeps, as the kernels draw them: a bool
+// tensor on the CPU of [batch, heads, len_q, len_kv].  `first_batch` is the
+// number of the first batch entry, or of the packed sequence.
+at::Tensor keep_mask(const Call& call,
                      c10::SymIntArrayRef shape,
                      int64_t first_batch);
 

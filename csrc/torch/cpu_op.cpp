@@ -12,6 +12,7 @@
 #include "torch/composite.h"
 #include "torch/cpu_op.h"
 #include "torch/cpu_sdpa.h"
+#include "torch/packed.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -27,28 +28,24 @@ CpuOutputs by_definition(const Call& call, int64_t first_batch) {
   auto [weights, lse] = softmax_weights(call);
   const double dropout_p = call.settings.dropout_p;
   if (dropout_p > 0.0) {
-    const Tensor kept =
-        keep_mask(call.seed, dropout_p, weights.sym_sizes(), first_batch);
+    const Tensor kept = keep_mask(call, weights.sym_sizes(), first_batch);
     weights = weights * kept *
               (65536.0 / (65536.0 - attention::drop_below(dropout_p)));
   }
   const Tensor v = call.v.to(weights.scalar_type());
-  return {at::matmul(weights, v).to(call.q.scalar_type()), lse};
+  return {at::matmul(weights, v).to(result_dtype(call)), lse};
 }
 
-// Waits for nothing: the tensor is on the CPU.
-std::vector<int64_t> numbers_in(const Tensor& tensor) {
-  std::vector<int64_t> numbers;
-  if (is_readable(tensor)) {
-    const Tensor whole = tensor.to(at::kLong).contiguous();
-    const auto* const first = static_cast<const int64_t*>(whole.data_ptr());
-    numbers.assign(first, first + whole.numel());
-    return numbers;
+bool is_rising_from_0(const std::vector<int64_t>& starts) {
+  return starts.front() == 0 && std::is_sorted(starts.begin(), starts.end());
+}
+
+int64_t longest_of(const std::vector<int64_t>& starts) {
+  int64_t most = 0;
+  for (size_t i = 1; i < starts.size(); ++i) {
+    most = std::max(most, starts[i] - starts[i - 1]);
   }
-  for (int64_t i = 0; i < tensor.size(0); ++i) {
-    numbers.push_back(tensor.select(0, i).item<int64_t>());
-  }
-  return numbers;
+  return most;
 }
 
 void check_starts(const char* operation,
@@ -56,13 +53,8 @@ void check_starts(const char* operation,
                   const std::vector<int64_t>& starts,
                   const c10::SymInt& tokens,
                   const c10::SymInt& longest) {
-  int64_t most = 0;
-  bool is_rising = starts.front() == 0;
-  for (size_t i = 1; i < starts.size(); ++i) {
-    is_rising = is_rising && starts[i] >= starts[i - 1];
-    most = std::max(most, starts[i] - starts[i - 1]);
-  }
-  if (!is_rising || tokens < starts.back()) {
+  const int64_t most = longest_of(starts);
+  if (!is_rising_from_0(starts) || tokens < starts.back()) {
     refuse(operation, "expected cu_seqlens_", side, " to rise from 0 to at ",
            "most ", tokens, ", the number of tokens, got ",
            at::IntArrayRef(starts),
@@ -76,35 +68,51 @@ void check_starts(const char* operation,
   }
 }
 
+// Of a part, which need not have all of the tokens.
+void check_starts_of_whole(const char* operation,
+                           const std::vector<int64_t>& starts) {
+  if (is_rising_from_0(starts)) return;
+  refuse(operation, "expected cu_seqlens to rise from 0, got ",
+         at::IntArrayRef(starts),
+         "; it holds where each sequence begins in the whole, and at last "
+         "where the last ends");
+}
+
+// ... and whose own length may be less than the longest sequence's.
+void check_longest_of_part(const char* operation,
+                           int64_t most,
+                           const c10::SymInt& rows,
+                           const c10::SymInt& longest) {
+  if (longest >= most || longest >= rows) return;
+  refuse(operation, "expected max_seqlen to be the longest sequence's length ",
+         most, ", got ", longest, "; raise it");
+}
+
 // Within each packed sequence; tokens of none get 0 and -inf.
 CpuOutputs attend_packed(const Call& call) {
   const std::vector<int64_t> starts_q = numbers_in(call.starts_q);
   const std::vector<int64_t> starts_kv = numbers_in(call.starts_kv);
   std::vector<Tensor> outs, lses;
+  int64_t end = 0;  // of the last sequence, in q
   for (size_t i = 0; i + 1 < starts_q.size(); ++i) {
-    Call sequence = call;
-    sequence.q = call.q.slice(2, starts_q[i], starts_q[i + 1]);
-    sequence.k = call.k.slice(2, starts_kv[i], starts_kv[i + 1]);
-    sequence.v = call.v.slice(2, starts_kv[i], starts_kv[i + 1]);
-    sequence.starts_q = sequence.starts_kv = Tensor();
-    const auto index = static_cast<int64_t>(i);
-    if (call.slopes.defined() && call.slopes.dim() == 2) {
-      sequence.slopes = call.slopes.select(0, index);
-    }
-    const CpuOutputs outputs = attend_on_cpu(sequence, index);
+    const Sequence sequence = sequence_of(call, starts_q, starts_kv, i);
+    const CpuOutputs outputs =
+        attend_on_cpu(sequence.call, static_cast<int64_t>(i));
     outs.push_back(outputs.out);
     lses.push_back(outputs.lse);
+    end = sequence.q.end;
   }
   const c10::SymInt heads = call.q.sym_size(1);
-  const c10::SymInt rest = call.q.sym_size(2) - starts_q.back();
+  const c10::SymInt rest = call.q.sym_size(2) - end;
+  const auto options = call.q.options().dtype(result_dtype(call));
   // Tied to the tensors even where there is no sequence.
   outs.push_back(
-      at::zeros_symint({1, heads, rest, call.v.sym_size(3)}, call.q.options()) +
+      at::zeros_symint({1, heads, rest, call.v.sym_size(3)}, options) +
       call.q.slice(3, 0, 0).sum());
   if (!call.needs_lse) return {at::cat(outs, 2), {}};
   lses.push_back(at::full_symint({1, heads, rest},
                                  -std::numeric_limits<double>::infinity(),
-                                 call.q.options().dtype(at::kFloat)));
+                                 options.dtype(lse_dtype(call))));
   return {at::cat(outs, 2), at::cat(lses, 2)};
 }
 
@@ -121,6 +129,14 @@ CpuOutputs attend_on_cpu(const Call& given, int64_t first_batch) {
 
 void check_packed_numbers(const char* operation, const Call& call) {
   if (!call.is_packed()) return;
+  if (call.is_partial()) {
+    const std::vector<int64_t> starts = numbers_in(call.starts_q);
+    check_starts_of_whole(operation, starts);
+    const int64_t most = longest_of(starts);
+    check_longest_of_part(operation, most, call.q.sym_size(2), call.max_len_q);
+    check_longest_of_part(operation, most, call.k.sym_size(2), call.max_len_kv);
+    return;
+  }
   check_starts(operation, "q", numbers_in(call.starts_q), call.q.sym_size(2),
                call.max_len_q);
   check_starts(operation, "k", numbers_in(call.starts_kv), call.k.sym_size(2),

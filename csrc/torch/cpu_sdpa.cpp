@@ -152,7 +152,7 @@ bool is_right(const Call& call) {
   const Tensor &q = call.q, &k = call.k, &v = call.v;
   if (settings.softcap != 0.0 || settings.dropout_p != 0.0 ||
       settings.window_left >= 0 || settings.window_right > 0 ||
-      call.slopes.defined() || call.sinks.defined()) {
+      call.slopes.defined() || call.sinks.defined() || call.is_partial()) {
     return false;
   }
   const bool is_causal = settings.window_right == 0;

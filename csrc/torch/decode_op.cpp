@@ -105,7 +105,8 @@ Outputs empty_outputs(const Step& step) {
   const c10::SymInt batch = q.sym_size(0), heads = q.sym_size(1),
                     rows = q.sym_size(2);
   return {
-      empty_like_layout(q, {batch, heads, rows, step.v.sym_size(3)}, false),
+      empty_like_layout(q, {batch, heads, rows, step.v.sym_size(3)},
+                        q.scalar_type(), false),
       at::empty_symint({batch, heads, rows}, q.options().dtype(at::kFloat))};
 }
 

@@ -1,6 +1,6 @@
 // csrc/torch/entry_op.cpp: the short way into forward.
 //
-// To bring forward's twenty arguments from Python into the dispatcher, and its
+// To bring all of forward's arguments from Python into the dispatcher, and its
 // three results back, takes longer than forward's own work on the host, and
 // most calls need but the first eight or eleven, and one.  Where nobody but
 // autograd stands between the caller and the device, they are computed from

@@ -112,7 +112,7 @@ METAL_FUNC void update_softmax(thread ForwardState& state,
         if (IS_EDGE) x = is_kept_bit(kept, t, c, e) ? x : 0.0f;
         state.row_total[t] += x;
 #if HAS_DROPOUT
-        if (is_dropped(draws, p, column0 + 8 * c, e)) x = 0.0f;
+        if (IS_DROPPED(draws, p, d, row, column0 + 8 * c, e, at)) x = 0.0f;
 #endif
         s[t * TILE_COLS + c].thread_elements()[e] = x;
       }

@@ -22,6 +22,10 @@ struct Domain {
 #if HAS_DROPOUT
   uint stream;  // batch * heads_q + head
 #endif
+#if IS_PARTIAL
+  int at_q;  // where row 0 stands in the whole sequence
+  int at_kv;
+#endif
 };
 
 // A decoding step packs all query heads of a key head into one tile: row r is
@@ -90,12 +94,42 @@ struct DomainTensors {
   DomainTensors tensors;       \
   GATHER_MASK(tensors) GATHER_SLOPES(tensors) GATHER_STARTS(tensors)
 
+#if IS_PARTIAL
+// Of a sequence, what is in a chunk of the packed whole.
+struct Part {
+  int first;  // row of the chunk
+  int length;
+  int at;  // where that row stands in the sequence
+};
+
+METAL_FUNC Part part_of(device const int* starts,
+                        int sequence,
+                        int offset,
+                        int rows) {
+  Part part;
+  part.first = min(max(starts[sequence] - offset, 0), rows);
+  int end = min(max(starts[sequence + 1] - offset, 0), rows);
+  part.length = end - part.first;
+  part.at = max(offset - starts[sequence], 0);
+  return part;
+}
+#endif
+
 // Lengths and beginnings of a batch entry or sequence, the same for all heads.
 METAL_FUNC Domain domain_of(constant AttentionParams& p,
                             thread const DomainTensors& tensors,
                             int batch) {
   Domain d;
-#if IS_PACKED
+#if IS_PACKED && IS_PARTIAL
+  Part q = part_of(tensors.starts_q, batch, p.q_offset, p.part_rows);
+  Part kv = part_of(tensors.starts_kv, batch, p.k_offset, p.part_columns);
+  d.first_q = q.first;
+  d.first_kv = kv.first;
+  d.len_q = q.length;
+  d.len_kv = kv.length;
+  d.at_q = q.at;
+  d.at_kv = kv.at;
+#elif IS_PACKED
   d.first_q = tensors.starts_q[batch];
   d.first_kv = tensors.starts_kv[batch];
   d.len_q = tensors.starts_q[batch + 1] - d.first_q;
@@ -106,7 +140,15 @@ METAL_FUNC Domain domain_of(constant AttentionParams& p,
   d.len_q = p.len_q;
   d.len_kv = p.len_kv;
 #endif
+#if IS_PARTIAL && !IS_PACKED
+  d.at_q = p.q_offset;
+  d.at_kv = p.k_offset;
+#endif
+#if IS_PARTIAL
+  d.offset = d.at_q - d.at_kv;
+#else
   d.offset = p.is_bottom_right ? d.len_kv - d.len_q : 0;
+#endif
   return d;
 }
 
@@ -122,7 +164,9 @@ METAL_FUNC void enter_head(thread Domain& d,
 #if HAS_SLOPES && !IS_DECODE
   d.slope = tensors.slopes[batch * p.slopes_batch + head] * SCORE_UNIT;
 #endif
-#if HAS_DROPOUT
+#if HAS_DROPOUT && IS_PARTIAL
+  d.stream = uint(batch * p.heads_total + p.head_offset + head);
+#elif HAS_DROPOUT
   d.stream = uint(batch * p.heads_q + head);
 #endif
 }

@@ -29,6 +29,10 @@ METAL_FUNC void draw(thread Draws& draws,
                      int row,
                      int column0,
                      Lane at) {
+#if IS_PARTIAL
+  row += d.at_q;
+  column0 += d.at_kv;
+#endif
   uint strip = 4u * uint(column0 >> 5) + uint(at.pair);
   draws.words =
       philox(uint4(strip, uint(row), d.stream, 0u), p.seed_low, p.seed_high);
@@ -45,4 +49,29 @@ METAL_FUNC bool is_dropped(thread const Draws& draws,
   uint word = which & 2 ? high : low;
   return ((word >> (16 * e)) & 0xffffu) < p.drop_below;
 }
+
+#if IS_PARTIAL
+// The whole's strips of 32 columns are this part's only where it begins with
+// one; elsewhere each element draws its own.
+METAL_FUNC bool is_dropped_of_whole(thread const Draws& draws,
+                                    constant AttentionParams& p,
+                                    thread const Domain& d,
+                                    int row,
+                                    int column0,
+                                    int e,
+                                    Lane at) {
+  if ((d.at_kv & 31) == 0) return is_dropped(draws, p, column0, e);
+  int column = column0 + 2 * at.pair + e;
+  int in_whole = column + d.at_kv;
+  at.pair = (in_whole >> 1) & 3;
+  Draws own;
+  draw(own, p, d, row, column, at);
+  return is_dropped(own, p, in_whole, in_whole & 1);
+}
+#define IS_DROPPED(draws, p, d, row, column0, e, at) \
+  is_dropped_of_whole(draws, p, d, row, column0, e, at)
+#else
+#define IS_DROPPED(draws, p, d, row, column0, e, at) \
+  is_dropped(draws, p, column0, e)
+#endif
 #endif

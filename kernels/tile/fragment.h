@@ -91,7 +91,7 @@ struct Contract {
 
   // Stores accumulators in the order of load_columns, times `factor`, added to
   // what memory holds.
-  static METAL_FUNC void store_columns(device ELEM* row,
+  static METAL_FUNC void store_columns(device RESULT* row,
                                        long row_stride,
                                        int rows_left,
                                        int base,
@@ -99,11 +99,11 @@ struct Contract {
                                        float factor,
                                        Stored stored,
                                        thread Accumulator* from) {
-    OPERAND x[2 * w];
+    RESULT_OPERAND x[2 * w];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w; ++j) {
-      x[j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
-      x[w + j] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
+      x[j] = RESULT_OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[w + j] = RESULT_OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
     int d = base + D0 + w * at.row;
     if (rows_left > 0) {
@@ -127,8 +127,14 @@ struct Contract<DIM, LENGTH, LENGTH> {
                                    thread Operand*) {}
   static METAL_FUNC void load_columns(
       device const ELEM*, device const ELEM*, int, Lane, thread Operand*) {}
-  static METAL_FUNC void store_columns(
-      device ELEM*, long, int, int, Lane, float, Stored, thread Accumulator*) {}
+  static METAL_FUNC void store_columns(device RESULT*,
+                                       long,
+                                       int,
+                                       int,
+                                       Lane,
+                                       float,
+                                       Stored,
+                                       thread Accumulator*) {}
 };
 
 // The same walk where d runs along the output's columns, or where a lane's two
@@ -200,17 +206,18 @@ struct Spread {
     Next::multiply_rows(row, base, at, a, acc);
   }
 
-  static METAL_FUNC void store_rows(device ELEM* row,
+  static METAL_FUNC void store_rows(device RESULT* row,
                                     int base,
                                     Lane at,
                                     float factor,
                                     Stored stored,
                                     thread Accumulator* from) {
-    OPERAND x[w];
+    RESULT_OPERAND x[w];
 #pragma clang loop unroll(full)
     for (int j = 0; j < w / 2; ++j) {
-      x[2 * j] = OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
-      x[2 * j + 1] = OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
+      x[2 * j] = RESULT_OPERAND(from[D0 / 8 + j].thread_elements()[0] * factor);
+      x[2 * j + 1] =
+          RESULT_OPERAND(from[D0 / 8 + j].thread_elements()[1] * factor);
     }
     add_stored<w, DIM, ragged>(row, base + D0 + w * at.pair, stored, x);
     store_row<w, DIM, ragged>(row, base + D0 + w * at.pair, x);
@@ -255,7 +262,7 @@ struct Spread<DIM, LENGTH, LENGTH> {
                                        thread const Operand*,
                                        thread Accumulator*) {}
   static METAL_FUNC void store_rows(
-      device ELEM*, int, Lane, float, Stored, thread Accumulator*) {}
+      device RESULT*, int, Lane, float, Stored, thread Accumulator*) {}
   static METAL_FUNC void store_floats(device float*,
                                       int,
                                       Lane,

@@ -70,7 +70,7 @@ METAL_FUNC void differentiate(constant AttentionParams& p,
         float passed = dp[f].thread_elements()[e];
         float given = weight;
 #if HAS_DROPOUT
-        bool is_lost = is_dropped(draws, p, column0 + 8 * c, e);
+        bool is_lost = IS_DROPPED(draws, p, d, row, column0 + 8 * c, e, at);
         passed = is_lost ? 0.0f : passed;
         given = is_lost ? 0.0f : given;
 #endif

@@ -130,11 +130,53 @@ METAL_FUNC void load_row(device const ELEM* row, int d, thread OPERAND* x) {
   }
 }
 
+#if IS_PARTIAL
+// N numbers of a result in one instruction; MSL has no vector of eight.
+template <int N>
+struct WideResult;
+
+template <>
+struct WideResult<1> {
+  static METAL_FUNC void store(device RESULT* to,
+                               thread const RESULT_OPERAND* from) {
+    to[0] = from[0];
+  }
+};
+
+template <>
+struct WideResult<2> {
+  typedef vec<RESULT, 2> Packed;
+  static METAL_FUNC void store(device RESULT* to,
+                               thread const RESULT_OPERAND* from) {
+    *(device Packed*)to = Packed(from[0], from[1]);
+  }
+};
+
+template <>
+struct WideResult<4> {
+  typedef vec<RESULT, 4> Packed;
+  static METAL_FUNC void store(device RESULT* to,
+                               thread const RESULT_OPERAND* from) {
+    *(device Packed*)to = Packed(from[0], from[1], from[2], from[3]);
+  }
+};
+#if VEC < 4
+#define MOST_IN_RESULT VEC
+#else
+#define MOST_IN_RESULT 4
+#endif
+#else
+#define WideResult Wide
+#define MOST_IN_RESULT VEC
+#endif
+
 template <int W, int DIM, int IS_RAGGED>
-METAL_FUNC void store_row(device ELEM* row, int d, thread const OPERAND* x) {
-  constexpr int n = W < VEC ? W : VEC;
+METAL_FUNC void store_row(device RESULT* row,
+                          int d,
+                          thread const RESULT_OPERAND* x) {
+  constexpr int n = W < MOST_IN_RESULT ? W : MOST_IN_RESULT;
 #pragma clang loop unroll(full)
   for (int i = 0; i < W; i += n) {
-    if (!IS_RAGGED || d + i < DIM) Wide<n>::store(row + d + i, x + i);
+    if (!IS_RAGGED || d + i < DIM) WideResult<n>::store(row + d + i, x + i);
   }
 }

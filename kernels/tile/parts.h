@@ -26,10 +26,10 @@ METAL_FUNC Stored nothing_stored() {
 
 // x, elements d .. d + W - 1 of a row, becomes what memory holds and x.
 template <int W, int DIM, int IS_RAGGED>
-METAL_FUNC void add_stored(device const ELEM* row,
+METAL_FUNC void add_stored(device const RESULT* row,
                            int d,
                            Stored stored,
-                           thread OPERAND* x) {
+                           thread RESULT_OPERAND* x) {
 #if SUMS_IN_PARTS
   if (!stored.is_there) return;
   OPERAND before[W];

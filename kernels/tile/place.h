@@ -48,11 +48,11 @@ METAL_FUNC device const ELEM* head_of(device const ELEM* tensor,
          row * strides.row;
 }
 
-METAL_FUNC device ELEM* head_of(device ELEM* tensor,
-                                constant Strides& strides,
-                                int batch,
-                                int head,
-                                int row) {
+METAL_FUNC device RESULT* head_of(device RESULT* tensor,
+                                  constant Strides& strides,
+                                  int batch,
+                                  int head,
+                                  int row) {
   return tensor + batch * strides.batch + head * strides.head +
          row * strides.row;
 }

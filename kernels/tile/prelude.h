@@ -14,6 +14,7 @@
 //   HAS_SLOPES, HAS_SOFTCAP, HAS_SINKS, HAS_DROPOUT   whether there are any
 //   HAS_GRAD_LSE          whether the lse has a gradient too
 //   IS_PACKED             sequences lie one after the other in one batch entry
+//   IS_PARTIAL            rows and columns are some of a whole's, results float
 //   IS_CARRIED            a walk is cut: sums go on from a launch to the next
 //   IS_DECODE             keys come from a cache; of that,
 //   IS_PAGED, HAS_LEFT_PADS, HAS_CACHE_ROWS   pages, and the tensors given
@@ -61,6 +62,15 @@ using namespace metal;
 METAL_FUNC bool is_minus_infinity(float x) {
   return as_type<uint>(x) == 0xff800000u;
 }
+
+// What results are in memory, and of them in registers.
+#if IS_PARTIAL
+#define RESULT float
+#define RESULT_OPERAND float
+#else
+#define RESULT ELEM
+#define RESULT_OPERAND OPERAND
+#endif
 
 // Counts elements from where a head begins in its tensor.  The beginning itself
 // and what is stored once for each tile are counted in 64 bits always.

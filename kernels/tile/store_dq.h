@@ -4,7 +4,7 @@
 typedef Spread<HEAD_DIM, SLICE_DIM, 0> Gradients;
 
 // `dq`: row 0 of the sequence.
-METAL_FUNC void store_dq(device ELEM* dq,
+METAL_FUNC void store_dq(device RESULT* dq,
                          constant AttentionParams& p,
                          thread const Place& place,
                          int len_q,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .dense import Arguments, dense_arguments
 from .jagged import HAS_JAGGED, is_jagged, nested_like
+from .partial import partial_arguments
 from .varlen import packed_arguments
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "is_jagged",
     "nested_like",
     "packed_arguments",
+    "partial_arguments",
 ]

@@ -46,6 +46,9 @@ class Arguments(NamedTuple):
     max_seqlen_q: int = 0  # 0 unless packed
     max_seqlen_k: int = 0
     return_lse: bool = False  # else lse may be empty
+    # Rows and columns that are some of a whole's: q_offset, k_offset, head_offset,
+    # heads_total.
+    part: tuple[int, int, int, int] | None = None
 
 
 def dense_arguments(

@@ -188,7 +188,7 @@ def _flash_attn_backward(
     )  # fmt: skip
     dout, out = dout.transpose(1, 2), out.transpose(1, 2)
     found = gradients(name, arguments, dout, out, softmax_lse)
-    for written, gradient in zip((dq, dk, dv), found):
+    for written, gradient in zip((dq, dk, dv), found[:3]):
         if written is not None:
             written.copy_(gradient.transpose(1, 2))
     return (dout.float() * out.float()).sum(-1)
@@ -260,7 +260,7 @@ def _flash_attn_varlen_backward(
     )  # fmt: skip
     dout, out = dout.transpose(0, 1), out.transpose(0, 1)
     found = gradients(name, arguments, dout[None], out[None], softmax_lse.unsqueeze(0))
-    for written, gradient in zip((dq, dk, dv), found):
+    for written, gradient in zip((dq, dk, dv), found[:3]):
         if written is not None:
             written.copy_(gradient.squeeze(0).transpose(0, 1))
     return (dout.float() * out.float()).sum(-1)

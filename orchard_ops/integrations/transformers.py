@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedError
 from .._functions.dense import flash_attention
+from ..distributed import _context
+from . import _spread
 from ._pages import PagePool, Pages
 from ._steps import step, with_span
 
@@ -61,6 +63,7 @@ def register(name: str = "orchard") -> None:
         # Before PyTorch 2.5 it would fill rows without keys, which PyTorch's function
         # needs and the kernels do not, and fail where the mask is one for all.
         mask_function = with_span(partial(masking.sdpa_mask, allow_torch_fix=False))
+        mask_function = _spread.with_rows(mask_function)
         masking.ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask_function)
     if not _names:
         _watch_tables(modeling.PreTrainedModel)
@@ -118,6 +121,15 @@ def attention(
                 'are never stored; use attn_implementation="eager"'
             )
     scale = _scale(module, query, scaling)
+    context = _context.current
+    if context is not None:
+        spread = _spread.attend(
+            context, module, (query, key, value),
+            {"attention_mask": attention_mask, "position_bias": position_bias},
+            is_causal, others.get("sliding_window"), dropout_p=dropout, scale=scale,
+            softcap=softcap or 0.0, sinks=s_aux,
+        )  # fmt: skip
+        return spread, None
     if position_bias is None and dropout == 0.0:
         out = step(query, key, value, attention_mask, scale, softcap or 0.0, s_aux)
         if out is not None:

@@ -77,6 +77,20 @@ def test_packed(device: torch.device) -> None:
     assert flops == 2 * 4 * 2 * 11 * 30 * 64
 
 
+def test_parts(device: torch.device) -> None:
+    """Of a part its own scores count, of packed sequences those that are in it."""
+    q, k = (
+        torch.randn(1, heads, length, 32).to(device)
+        for heads, length in ((4, 24), (2, 16))
+    )
+    call = orchard_ops.flash_attention_partial
+    flops, _ = counted(call, q, k, k, q_offset=5)
+    assert flops == 2 * 4 * 24 * 16 * 64
+    ends = torch.tensor([0, 9, 20, 60], dtype=torch.int32).to(device)
+    flops, _ = counted(call, q, k, k, q_offset=5, k_offset=12, cu_seqlens=ends)
+    assert flops == 2 * 4 * (4 * 0 + 11 * 8 + 9 * 8) * 64
+
+
 def test_cache(device: torch.device) -> None:
     """Of a cache the keys that are in it count, in pages or not."""
     q, cache = torch.randn(2, 3, 4, 32).to(device), torch.randn(2, 40, 2, 32).to(device)

@@ -5,21 +5,25 @@ Needs transformers, which only ``nox -s test-transformers`` installs.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from harness import count_calls
 from needs import needs_metalsim
+from ranks import Fleet
 from torch import Tensor, nn
 
 from orchard_ops import (
     InvalidProblemError,
     UnsupportedError,
+    distributed,
     flash_attention,
     sdpa,
     sim,
@@ -629,3 +633,50 @@ def test_a_table_asked_while_running() -> None:
             transformers.ModernBertModel(config)(ids)
     else:
         assert transformers.ModernBertModel(config)(ids) is not None
+
+
+def train_rows(name: str, ranks: int) -> tuple[float, Tensor]:
+    """Return the whole's loss and its embedding's gradient, by this rank's rows."""
+    integration.register()
+    # In one process eagerly, as transformers itself would.
+    model = build(name, "eager" if ranks == 1 else "orchard").train()
+    block = distributed.context_parallel if ranks > 1 else contextlib.nullcontext
+    length = 45
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(2, 61, (2, length + 1), generator=generator)
+    inputs, labels = (
+        distributed.shard(part, dim=1) for part in (tokens[:, :-1], tokens[:, 1:])
+    )
+    places = distributed.positions(length).expand(2, -1)
+    with block():
+        scores = model(input_ids=inputs, position_ids=places, use_cache=False).logits
+        loss = nn.functional.cross_entropy(
+            scores.flatten(0, 1), labels.flatten(), reduction="sum"
+        )
+        loss.backward()
+    gradient = model.get_input_embeddings().weight.grad
+    total = loss.detach()
+    if ranks > 1:
+        torch.distributed.all_reduce(total)
+        torch.distributed.all_reduce(gradient)
+    return float(total), gradient
+
+
+def refuse_in_rows() -> None:
+    """Ask for what a model would make of this rank's rows alone."""
+    integration.register()
+    model, tokens = build("llama", "orchard"), torch.full((2, 9), 5)
+    with distributed.context_parallel(), pytest.raises(UnsupportedError, match="mask"):
+        model(input_ids=tokens, attention_mask=torch.tril(torch.ones(2, 9)))
+
+
+@pytest.mark.skipif(not HAS_MASKS, reason="models make their masks themselves")
+def test_models_train_on_their_rows(tmp_path: Path) -> None:
+    """Over two ranks, with a sliding window, as one process does; no mask is made."""
+    with Fleet(2, tmp_path) as fleet:
+        for name in ("llama", "mistral", "gpt2"):
+            alone, gradient = train_rows(name, 1)
+            for found, own in fleet.asked(train_rows, name, 2):
+                assert found == pytest.approx(alone, rel=1e-5)
+                torch.testing.assert_close(own, gradient, rtol=1e-3, atol=1e-4)
+    refuse_in_rows()

@@ -161,6 +161,13 @@ def packed(dtype):
     ends = torch.tensor([0, 17, 40], dtype=torch.int32).to(DEVICE)
     orchard_ops.flash_attention_varlen(q, k, v, ends, ends, 23, 23).sum().backward()
 
+def part(dtype, **options):
+    q, k, v = qkv(1, 2, 40, 32, dtype=dtype)
+    options = dict(options, is_causal=True, q_offset=9, k_offset=5,
+                   seed=torch.tensor(3))
+    out, lse = orchard_ops.flash_attention_partial(q, k, v, **options)
+    orchard_ops.flash_attention_partial_backward(out, out, lse, q, k, v, **options)
+
 def decode(dtype, rows=1, **options):
     q = torch.randn(2, rows, 4, 32).to(dtype).to(DEVICE)
     k, v = (torch.randn(2, 64, 2, 32).to(dtype).to(DEVICE) for _ in range(2))
@@ -185,6 +192,9 @@ FAMILIES = {
     "slopes-sinks": "train((1, 2, 40, 32), torch.float32, "
     "alibi_slopes=torch.ones(2).to(DEVICE), sinks=torch.zeros(2).to(DEVICE))",
     "packed": "packed(torch.float16)",
+    "part": "part(torch.float16, dropout_p=0.5)",
+    "packed-part": "part(torch.float32, dropout_p=0.5, "
+    "cu_seqlens=torch.tensor([0, 17, 80], dtype=torch.int32).to(DEVICE))",
     "decode": "decode(torch.float16)",
     "decode-rows": "decode(torch.float32, rows=8, causal=True)",
     "decode-paged": """
@@ -340,6 +350,14 @@ DETAILS = {
         "            column <= facing + p.window_right;",
         "            column <= facing + p.window_right + 1;",
         "orchard_ops.flash_attention(*qkv(1, 2, 40, 32), is_causal=True)",
+        "forward_float_d32",
+    ),
+    "dropout of a part by its own columns": (
+        "tile/dropout.h",
+        "  column0 += d.at_kv;",
+        "",
+        "orchard_ops.flash_attention_partial(*qkv(1, 2, 40, 32), dropout_p=0.5,"
+        " seed=torch.tensor(3), k_offset=32)",
         "forward_float_d32",
     ),
     "bfloat16 at another head size": (

@@ -101,6 +101,10 @@ RUN_BY = {
         "tests/api/test_examples.py",
         "def test_every_example_is_run",
     ),
+    "python -m torch.distributed.run": (
+        "tests/distributed/test_pages.py",
+        "def test_the_example_runs",
+    ),
     "python -m venv": (CI, "-m venv"),
     "python recipe/smoke.py": ("packaging/conda/environments.py", '"smoke.py"'),
     "python tests/metal/cuda": ("tests/metal/test_cuda_check.py", "def test_says_why"),

@@ -32,6 +32,8 @@ NUMBERS += ["half", "bfloat", "float"]
 VECTOR = re.compile(f"({'|'.join(NUMBERS)})[234]")
 # What the host puts in for these, and how the page writes them.
 HOST_TYPES = {"ELEM": "T", "OPERAND": "O", "MASK_ELEM": "M"}
+# Each of them, or float.
+HOST_TYPES |= {"RESULT": "T", "RESULT_OPERAND": "O"}
 SWIZZLE = re.compile(r"[xyzw]{1,4}|[rgba]{1,4}")
 
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "torch/composite.h"
+#include "torch/packed.h"
 
 namespace orchard::torch_ops {
 namespace {
@@ -46,7 +47,7 @@ ExactResults attend_one(const Call& given,
   const double p = call.settings.dropout_p;
   Tensor factor = at::ones_like(weights);  // what dropout makes of a weight
   if (p > 0.0) {
-    factor = keep_mask(call.seed, p, weights.sym_sizes(), first_batch)
+    factor = keep_mask(call, weights.sym_sizes(), first_batch)
                  .to(at::kDouble)
                  .mul_(65536.0 / (65536.0 - attention::drop_below(p)));
   }
@@ -71,10 +72,9 @@ ExactResults attend_one(const Call& given,
   return results;
 }
 
-Tensor rows(const Tensor& tensor, const Tensor& starts, int64_t sequence) {
+Tensor rows_of(const Tensor& tensor, const Rows& rows) {
   if (!tensor.defined()) return {};
-  return tensor.slice(2, starts.select(0, sequence).item<int64_t>(),
-                      starts.select(0, sequence + 1).item<int64_t>());
+  return tensor.slice(2, rows.begin, rows.end);
 }
 
 }  // namespace
@@ -86,18 +86,14 @@ ExactResults attend_exactly(const Call& given,
   const Tensor grad_out = exactly(given_grad_out);
   const Tensor grad_lse = exactly(given_grad_lse);
   if (!call.is_packed()) return attend_one(call, grad_out, grad_lse, 0);
+  const std::vector<int64_t> starts_q = numbers_in(call.starts_q);
+  const std::vector<int64_t> starts_kv = numbers_in(call.starts_kv);
   std::vector<ExactResults> each;
-  for (int64_t i = 0; i + 1 < call.starts_q.size(0); ++i) {
-    Call one = call;
-    one.q = rows(call.q, call.starts_q, i);
-    one.k = rows(call.k, call.starts_kv, i);
-    one.v = rows(call.v, call.starts_kv, i);
-    one.starts_q = one.starts_kv = Tensor();
-    if (call.slopes.defined() && call.slopes.dim() == 2) {
-      one.slopes = call.slopes.select(0, i);
-    }
-    each.push_back(attend_one(one, rows(grad_out, call.starts_q, i),
-                              rows(grad_lse, call.starts_q, i), i));
+  for (size_t i = 0; i + 1 < starts_q.size(); ++i) {
+    const Sequence one = sequence_of(call, starts_q, starts_kv, i);
+    each.push_back(attend_one(one.call, rows_of(grad_out, one.q),
+                              rows_of(grad_lse, one.q),
+                              static_cast<int64_t>(i)));
   }
   ExactResults all;
   for (Tensor ExactResults::* const member :

@@ -27,6 +27,9 @@ constexpr int64_t kRows = 75, kColumns = 101;
 constexpr int64_t kBatch = 2, kHeadsKv = 2;
 // The first of two packed sequences.
 constexpr int kFirstRows = 43, kFirstColumns = 60;
+// Of a part of a whole: so many rows lie before its own, and of packed
+// sequences the first ends within it, the second beyond it.
+constexpr int kRowsBefore = 20, kFirstOfWhole = 63, kWhole = 150;
 
 struct TypeRow {
   at::ScalarType type;
@@ -58,6 +61,13 @@ attention::Settings settings_of(const Problem& problem) {
   if (settings.dropout_p > 0.0) settings.dropout_p = 0.25;
   if (settings.window_left >= 0) settings.window_left = 17;
   if (settings.window_right > 0) settings.window_right = 9;
+  if (settings.part) {
+    // Dropout draws otherwise where columns begin off a strip of 32.
+    settings.part->k_offset = settings.part->k_offset % 32 == 0 ? 32 : 13;
+    settings.part->q_offset = kRowsBefore;
+    settings.part->head_offset = 3;
+    settings.part->heads_total = 3 + kHeadsKv * 2;
+  }
   return settings;
 }
 
@@ -158,7 +168,12 @@ class Trial {
     add_options(call);
     call.needs_lse = true;
     call.seed = at::full({1}, 20240229, at::kLong);
-    if (problem_.is_packed) {
+    if (call.is_partial() && problem_.is_packed) {
+      call.starts_q = call.starts_kv =
+          beside(at::tensor({0, kFirstOfWhole, kWhole}), at::kInt);
+      call.max_len_q = kRows;
+      call.max_len_kv = kColumns;
+    } else if (problem_.is_packed) {
       call.starts_q = beside(at::tensor({0, kFirstRows, int{kRows}}), at::kInt);
       call.starts_kv =
           beside(at::tensor({0, kFirstColumns, int{kColumns}}), at::kInt);
@@ -227,7 +242,7 @@ class Trial {
     }
     torch::jit::Stack stack{
         grad_out, grad_lse.defined() ? c10::IValue(grad_lse) : c10::IValue(),
-        outputs.out, outputs.lse, outputs.stats};
+        outputs.out.to(dtype_), outputs.lse, outputs.stats};
     stack.emplace_back(
         c10::List<bool>({subject_.has_dq, subject_.has_dkdv, subject_.has_dkdv,
                          subject_.has_dbias, false}));

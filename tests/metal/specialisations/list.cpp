@@ -57,6 +57,8 @@ constexpr Feature kAlone[] = {
       p.settings.window_right = 0;
     },
 };
+constexpr Feature kPart = [](Problem& p) { p.settings.part = {64, 64, 0, 1}; };
+constexpr Feature kPacked = [](Problem& p) { p.is_packed = true; };
 constexpr Feature kOfCaches[] = {
     [](Problem& p) { p.cache.page_size = 64; },
     [](Problem& p) { p.cache.page_size = 8; },  // less than a tile's columns
@@ -252,6 +254,7 @@ std::set<std::string> lines_of(device::Family family) {
           largest({window, bias, slopes, softcap, sinks, dropout});
       attend(usual, all);
       attend(narrow, all);
+      attend(usual, largest({kPart}));
       cut(usual, largest({window}));
       cut(usual, all);
       spill(narrow, largest({window}), true);
@@ -269,7 +272,15 @@ std::set<std::string> lines_of(device::Family family) {
     }
     attend(usual, problem_of(dtype, 1, 1, {kPlain}));
     decode(usual, problem_of(dtype, 1, 1, {kPlain}));
-    // Wide numbers change no array: one head size is enough.
+    // What else a part has changes no array: one head size is enough.
+    for (const int64_t dim : {64, 63}) {
+      attend(usual, problem_of(dtype, dim, dim, {kPart, kPacked, window}));
+      attend(usual, problem_of(dtype, dim, dim, {kPart, bias}));
+      attend(usual,
+             problem_of(dtype, dim, dim,
+                        {kPart, window, bias, slopes, softcap, dropout}));
+    }
+    // Nor do wide numbers.
     usual.row = kFar;
     attend(usual, problem_of(dtype, 64, 64, {window, bias}));
     decode(usual, problem_of(dtype, 64, 64, {kPlain}));
