@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ import orchard_ops
 from .._device import STORAGE_MODES, storage_mode
 from .corpus import Batches
 from .gpt import GPT, Attention, Shape
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
 
 __all__ = ["Comparison", "Result"]
 
@@ -52,9 +56,23 @@ class Result:
 class Comparison:
     """Two copies of a GPT with the same weights, fed with the same batches."""
 
-    def __init__(self, shape: Shape, device: torch.device, text: Tensor, seed: int):
+    def __init__(
+        self,
+        shape: Shape,
+        device: torch.device,
+        text: Tensor,
+        seed: int,
+        *,
+        is_divided: bool = False,
+    ) -> None:
+        """Make the models.
+
+        is_divided: ours trains on this process's part of every sequence, among the
+        processes of torch.distributed's group; PyTorch's sees the whole.
+        """
         torch.manual_seed(seed)
         self._device = device
+        self._ranks = _ranks(shape.length, device) if is_divided else None
         self._batches = Batches(text, shape.batch, shape.length, seed)
         self._theirs = GPT(shape, _sdpa)
         self._ours = copy.deepcopy(self._theirs).to(device)
@@ -75,26 +93,32 @@ class Comparison:
             self._first_calls = orchard_ops.call_counts()
         with storage_mode(self._device, STORAGE_MODES[index % len(STORAGE_MODES)]):
             inputs = tokens.to(self._device), targets.to(self._device)
-            self.result.losses.append(self._descend(0, self._ours, *inputs))
-        self.result.losses_torch.append(self._descend(1, self._theirs, tokens, targets))
+            self.result.losses.append(self._descend(0, *inputs))
+        self.result.losses_torch.append(self._descend(1, tokens, targets))
         calls, first = orchard_ops.call_counts(), self._first_calls
         self.result.calls_forward = calls.forward - first.forward
         self.result.calls_backward = calls.backward - first.backward
         self.result.copies = calls.copies - first.copies
 
-    def _descend(
-        self, index: int, model: GPT, tokens: Tensor, targets: Tensor
-    ) -> float:
-        loss = model.loss(tokens, targets)
+    def _descend(self, index: int, tokens: Tensor, targets: Tensor) -> float:
+        ranks = self._ranks if index == 0 else None
+        model = (self._ours, self._theirs)[index]
         self._optimizers[index].zero_grad()
+        loss = _loss(model, tokens, targets, ranks)
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        if ranks is not None:
+            grads = (weight.grad for weight in model.parameters())
+            ranks.add_up(loss, *(grad for grad in grads if grad is not None))
         self._optimizers[index].step()
-        return float(loss.detach())
+        return float(loss)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         for tensor in (q, k, v):
             described = orchard_ops.storage.describe(tensor)
             self.result.storage_modes.add(described.storage_mode)
+        if self._ranks is not None:
+            return self._ranks.attend(q, k, v)
         return orchard_ops.flash_attention(q, k, v, is_causal=True)
 
     def _measure_gradients(self, tokens: Tensor, targets: Tensor) -> None:
@@ -104,7 +128,12 @@ class Comparison:
         )
         theirs = _attention_gradients(self._theirs, _sdpa, tokens, targets)
         inputs = tokens.to(self._device), targets.to(self._device)
-        ours = _attention_gradients(self._ours, self._attend, *inputs)
+        ours = _attention_gradients(self._ours, self._attend, *inputs, self._ranks)
+        if self._ranks is not None:
+            exact, theirs = (
+                [self._ranks.part(gradient, 2) for gradient in whole]
+                for whole in (exact, theirs)
+            )
         self.result.gradient_error = _worst_error(ours, exact)
         self.result.gradient_error_torch = _worst_error(theirs, exact)
 
@@ -113,8 +142,25 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
+def _ranks(length: int, device: torch.device) -> Ranks:
+    from .ranks import Ranks  # PyTorch may be built without torch.distributed.
+
+    return Ranks(length, device)
+
+
+def _loss(model: GPT, tokens: Tensor, targets: Tensor, ranks: Ranks | None) -> Tensor:
+    """Return the mean loss, or this process's share of it."""
+    if ranks is None:
+        return model.loss(tokens, targets)
+    return ranks.loss(model, tokens, targets)
+
+
 def _attention_gradients(
-    model: GPT, attention: Attention, tokens: Tensor, targets: Tensor
+    model: GPT,
+    attention: Attention,
+    tokens: Tensor,
+    targets: Tensor,
+    ranks: Ranks | None = None,
 ) -> list[Tensor]:
     """Return the gradients of q, k, v of every layer, float64 on the CPU."""
     kept: list[Tensor] = []
@@ -124,7 +170,7 @@ def _attention_gradients(
         return attention(q, k, v)
 
     model.use_attention(attend)
-    gradients = torch.autograd.grad(model.loss(tokens, targets), kept)
+    gradients = torch.autograd.grad(_loss(model, tokens, targets, ranks), kept)
     model.use_attention(attention)
     return [gradient.cpu().double() for gradient in gradients]
 

@@ -72,9 +72,13 @@ class GPT(nn.Module):
         self.head = nn.Linear(shape.width, BYTES, bias=False)
         self.apply(_initialise)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map [batch, length] byte values to next-byte scores [..., 256]."""
-        x = self.embed(tokens) + self.position
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Map [batch, length] byte values to next-byte scores [..., 256].
+
+        positions: int64 [length], where the bytes stand in their texts; None: 0, 1, …
+        """
+        position = self.position if positions is None else self.position[positions]
+        x = self.embed(tokens) + position
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x))

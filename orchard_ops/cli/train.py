@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -39,6 +40,9 @@ def train(
     ),
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Processes that share each sequence.")
+    ] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON only.")
     ] = False,
@@ -46,7 +50,8 @@ def train(
     """Train a byte-level GPT through the kernels, beside PyTorch on the CPU.
 
     Both models start from the same weights and see the same batches.  The exit
-    status is 1 if their losses ever differ by more than 0.001 nats.
+    status is 1 if their losses ever differ by more than 0.001 nats.  With --ranks the
+    first is trained by so many processes, each with its part of every sequence.
     """
     shape = Shape()
     try:
@@ -60,7 +65,9 @@ def train(
     # cores); the simulator brings threads of its own.
     torch.set_num_threads(1)
     started = time.monotonic()
-    result = _run(Comparison(shape, device, text, seed), steps, quiet=as_json)
+    with _group(ranks, data, steps, seed):
+        comparison = Comparison(shape, device, text, seed, is_divided=ranks > 1)
+        result = _run(comparison, steps, quiet=as_json)
     seconds = time.monotonic() - started
     _draw(result, device, plot)
     if as_json:
@@ -69,6 +76,17 @@ def train(
         _print(result, device, plot, seconds)
     if result.has_parted:
         raise typer.Exit(1)
+
+
+def _group(
+    ranks: int, data: Path, steps: int, seed: int
+) -> contextlib.AbstractContextManager[None]:
+    """Return the other processes of the training as a block; none for one rank."""
+    if ranks == 1:
+        return contextlib.nullcontext()
+    from .._demo.ranks import started
+
+    return started(ranks, data, steps, seed)
 
 
 def _run(comparison: Comparison, steps: int, quiet: bool) -> Result:
