@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent.parent
 ROOT = TESTS.parent
 SUITE = [str(TESTS / name) for name in ("support", "attention")]
-PARTS = ("table", "long", "memory", "speed", "tune", "sanitize")
+PARTS = ("table", "long", "memory", "speed", "tune", "distributed", "sanitize")
 NO_CACHE = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SANITIZER = "compute-sanitizer"
 
@@ -129,6 +129,49 @@ def tune(results: dict[str, Any]) -> bool:
     print(tuning.markdown(rows), flush=True)
     results["tune"] = rows
     return bool(rows) and all(row["is_good"] for row in rows)
+
+
+def distributed(results: dict[str, Any]) -> bool:
+    """Share sequences among 1, 2, 4 and 8 GPUs, as many as there are, over NCCL."""
+    import distributed as ranks
+
+    rows, is_good, first = [], True, 0.0
+    for count in (1, 2, 4, 8):
+        if count > torch.cuda.device_count():
+            break
+        found = ranks.run(count)
+        for rank, (_, cases) in enumerate(found):
+            for case in cases:
+                is_good &= case["is_good"]
+                verdict = "ok " if case["is_good"] else "BAD"
+                pairs = (
+                    f"{n} {case[n][0]:.1e} ({case[n][1]:.1e})" for n in ranks.NAMES
+                )
+                print(
+                    f"{verdict} rank {rank} of {count} {case['case']:20}",
+                    *pairs,
+                    flush=True,
+                )
+        slowest = max(timed["ms"] for timed, _ in found)
+        first = first or slowest
+        memory = max(timed["memory_mib"] for timed, _ in found)
+        efficiency = first / slowest / count
+        is_good &= efficiency >= ranks.LEAST_EFFICIENCY
+        print(
+            f"{ranks.LONG.name}, {count} GPUs: {slowest:.1f} ms, efficiency "
+            f"{efficiency:.2f}, {memory:.0f} MiB a rank, sent {found[0][0]['sent']}",
+            flush=True,
+        )
+        for rank, (timed, _) in enumerate(found):
+            line = timed["time_line"]
+            end = max((x[1] for spans in line.values() for x in spans), default=1.0)
+            for name, spans in line.items():
+                drawing = ranks.drawn_line(spans, end)
+                time = f"{ranks.busy(spans):7.1f} of {end:.1f} ms"
+                print(f"  rank {rank} {name:9} {time} {drawing}", flush=True)
+        rows.append({"ranks": count, "efficiency": efficiency, "found": found})
+    results["distributed"] = rows
+    return is_good
 
 
 def sanitize(results: dict[str, Any]) -> bool:

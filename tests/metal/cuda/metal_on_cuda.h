@@ -71,6 +71,10 @@ struct alignas(4 * sizeof(T)) vec<T, 4> {
   __device__ __forceinline__ vec(T x, T y, T z, T w) : x(x), y(y), z(z), w(w) {}
 };
 
+__device__ __forceinline__ int clamp(int x, int low, int high) {
+  return min(max(x, low), high);
+}
+
 namespace fast {
 __device__ __forceinline__ float exp2(float x) {
   float y;
