@@ -286,7 +286,7 @@ def tune(session: nox.Session) -> None:
 
 @nox.session(name="wheels-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def wheels_macos(session: nox.Session) -> None:
-    """Make and prove the macOS wheel, on any machine (--torch: not for all)."""
+    """Make and prove the macOS wheel, on any machine (--torch, --sample: for some)."""
     install(session, "ziglang", *CMAKE, *PROJECT["dependency-groups"]["wheels"])
     session.run("python", "packaging", "macos.wheels", "--werror", *session.posargs)
     session.run("twine", "check", "--strict", *wheels_in("macos"))

@@ -31,6 +31,7 @@ from project import (
     ROOT,
     Failure,
     default_python,
+    default_torch,
     digest,
     macos_targets,
     minor,
@@ -212,9 +213,10 @@ def wanted(options: argparse.Namespace) -> dict[str, str]:
         return {version: target}
     if options.target:
         raise Failure("--target goes with --tree: a wheel of ours is for every macOS")
-    if names := [name for name in options.torch or () if name not in known]:
+    named = [default_torch()] if options.sample else options.torch or known
+    if names := [name for name in named if name not in known]:
         raise Failure(f"versions.toml lists no {', '.join(names)} under [wheels.torch]")
-    return {name: known[name] for name in known if name in (options.torch or known)}
+    return {name: known[name] for name in known if name in named}
 
 
 def fetch(versions: Iterable[str]) -> None:
@@ -239,6 +241,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--torch", nargs="*", help="PyTorch versions (default: all)")
+    add("--sample", action="store_true", help="the default PyTorch alone")
     add("--tree", type=Path, help="folder of an unpacked PyTorch wheel")
     add("--target", help="the macOS to build for, with --tree")
     add("--metal-cpp", type=Path, help="folder with Metal/Metal.hpp")

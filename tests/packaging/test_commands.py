@@ -77,7 +77,7 @@ RUN_BY = {
     "nox -s tune": (CI, "session tune -- --check"),
     "nox -s smoke": (HOSTED, "nox -s smoke"),
     "nox -s wheels-linux": (HOSTED, "nox -s wheels-linux"),
-    "nox -s wheels-macos": (CI, "session wheels-macos -- --torch 2.4.1"),
+    "nox -s wheels-macos": (CI, "session wheels-macos -- --sample"),
     "orchard-ops tune": (
         "tests/api/test_tune.py",
         "def test_the_command_tunes_shows_exports_and_resets",
