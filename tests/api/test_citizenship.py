@@ -345,7 +345,7 @@ def test_operators_are_registered_well(name: str, device: torch.device) -> None:
     """PyTorch's own checks of schema, fake tensors and tracing pass."""
     arguments = operator_arguments(device, name)
     opcheck(torch.ops.orchard_ops.forward.default, tuple(arguments))
-    arguments = Arguments(*arguments[:-1], return_lse=True)
+    arguments = arguments._replace(return_lse=True)
     if name == "features":
         opcheck(torch.ops.orchard_ops.forward.default, tuple(arguments))
     with torch.no_grad():
