@@ -250,6 +250,7 @@ def check(
 
 @pytest.fixture(autouse=True)
 def _strict() -> Any:
+    torch.manual_seed(0)
     if chosen_device() != "metalsim":
         yield
         return
