@@ -94,7 +94,8 @@ def test_a_mask_of_one_column_holds_for_all_keys(name: str, dtype: torch.dtype) 
     mask = mask.to(dtype) if mask.is_floating_point() else mask
     for _ in range(3):
         out = orchard_ops.flash_attention(q, k, v, mask)
-        assert torch.equal(out, torch.full_like(out, 9.5))
+        # Some processors round a twentieth of each key the other way.
+        torch.testing.assert_close(out, torch.full_like(out, 9.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
