@@ -1,7 +1,7 @@
 """Every case by every method and layout, on 1, 2, 3, 4 and 8 ranks and both devices.
 
-Not named test_*: for each PyTorch it takes a quarter of an hour, and the suite has a
-part of it.  ``nox -s test-torch24 -- tests/distributed/whole.py`` runs it.
+Not named test_*: it takes some minutes on two cores, and the suite has a part of it.
+``nox -s test-torch24 -- tests/distributed/whole.py`` runs it.
 """
 
 from __future__ import annotations
