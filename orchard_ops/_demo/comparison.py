@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ import orchard_ops
 from .._device import STORAGE_MODES, storage_mode
 from .corpus import Batches
 from .gpt import GPT, Attention, Shape
-
-if TYPE_CHECKING:
-    from .ranks import Ranks
+from .ranks import Ranks
 
 __all__ = ["Comparison", "Result"]
 
@@ -72,7 +69,7 @@ class Comparison:
         """
         torch.manual_seed(seed)
         self._device = device
-        self._ranks = _ranks(shape.length, device) if is_divided else None
+        self._ranks = Ranks(shape.length, device) if is_divided else None
         self._batches = Batches(text, shape.batch, shape.length, seed)
         self._theirs = GPT(shape, _sdpa)
         self._ours = copy.deepcopy(self._theirs).to(device)
@@ -140,12 +137,6 @@ class Comparison:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def _ranks(length: int, device: torch.device) -> Ranks:
-    from .ranks import Ranks  # PyTorch may be built without torch.distributed.
-
-    return Ranks(length, device)
 
 
 def _loss(model: GPT, tokens: Tensor, targets: Tensor, ranks: Ranks | None) -> Tensor:

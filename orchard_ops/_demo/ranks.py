@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import _child, distributed
-from .gpt import GPT
+from .._device import choose_device
+from .corpus import read_corpus
+from .gpt import GPT, Shape
 
 __all__ = ["Ranks", "follow", "started"]
 
@@ -99,10 +101,7 @@ def started(ranks: int, data: Path, steps: int, seed: int) -> Iterator[None]:
 
 def follow(store: str, rank: str, ranks: str, data: str, steps: str, seed: str) -> None:
     """Train as another rank than the first, in a process of its own."""
-    from .._device import choose_device
-    from .comparison import Comparison
-    from .corpus import read_corpus
-    from .gpt import Shape
+    from .comparison import Comparison  # which imports this
 
     torch.set_num_threads(1)
     shape, device = Shape(), choose_device()

@@ -26,6 +26,7 @@ import orchard_ops
 from .._demo.comparison import MAX_LOSS_GAP, Comparison, Result
 from .._demo.corpus import read_corpus, standard_library
 from .._demo.gpt import Shape
+from .._demo.ranks import started
 from .._device import choose_device
 
 __all__ = ["train"]
@@ -84,8 +85,6 @@ def _group(
     """Return the other processes of the training as a block; none for one rank."""
     if ranks == 1:
         return contextlib.nullcontext()
-    from .._demo.ranks import started
-
     return started(ranks, data, steps, seed)
 
 
