@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <unordered_map>
 #include <vector>
@@ -33,20 +34,33 @@ class BankCounter {
   uint64_t conflicts() const { return conflicts_; }
 
  private:
-  static constexpr uint64_t kAbsent = ~uint64_t{0};
+  static constexpr uint16_t kAbsent = 0xffff;
+  static constexpr size_t kRecent = 64;
   struct Access {
     uint64_t bytes = 0;
-    std::array<uint64_t, abi::lanes> offsets;
+    std::array<uint16_t, abi::lanes> offsets;
   };
   struct Instruction {
+    uint64_t key = 0;
     std::array<uint32_t, abi::lanes> passages{};
     std::vector<Access> accesses;  // by passage
   };
-  using Instructions = std::unordered_map<uint64_t, Instruction>;
+  // What a simdgroup has done since it was settled last.  Its instructions stay
+  // known: a loop comes to the same ones again.
+  struct Simdgroup {
+    std::unordered_map<uint64_t, uint32_t> indices;  // by key
+    std::vector<Instruction> instructions;
+    std::vector<uint32_t> open;  // those with accesses
+    // Those looked up last, by some bits of the key.
+    std::array<uint32_t, kRecent> recent{};
+
+    Instruction& find(uint64_t key);
+    void close();
+  };
 
   static uint64_t extra_passes(const Access& access);
 
-  std::array<Instructions, abi::max_threads / abi::lanes> open_;
+  std::array<Simdgroup, abi::max_threads / abi::lanes> simdgroups_;
   uint64_t conflicts_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <span>
 
 #include "device/sim/execute/poison.h"
 
@@ -43,93 +44,131 @@ void Checker::begin(std::vector<BoundView> views,
                     const void* code_begin,
                     const void* code_end) {
   views_ = std::move(views);
+  for (const BoundView& a : views_) {
+    for (const BoundView& b : views_) {
+      has_overlaps_ =
+          has_overlaps_ || (&a != &b && a.begin < b.begin + b.length &&
+                            b.begin < a.begin + a.length);
+    }
+  }
   code_begin_ = static_cast<const std::byte*>(code_begin);
   code_end_ = static_cast<const std::byte*>(code_end);
-  owners_.clear();
+  cells_.resize(kGroupBytes);
 }
 
 void Checker::begin_threadgroup(const std::byte* memory) {
   memory_ = memory;
-  cells_.assign(kGroupBytes, {});
+  std::fill_n(cells_.begin(), used_, Cell{});
+  used_ = 0;
   banks_.forget();
 }
 
-std::string Checker::access(const Accessor& who,
-                            const std::byte* at,
-                            uint64_t bytes,
-                            bool is_write,
-                            bool is_vector,
-                            const void* pc,
-                            uint64_t memory_bytes,
-                            abi::Counters& counters) {
-  other_pc_ = nullptr;
+bool Checker::refuse(std::string problem) {
+  problem_ = std::move(problem);
+  return false;
+}
+
+uint32_t Checker::short_pc(const void* pc) const {
+  return static_cast<uint32_t>(static_cast<const std::byte*>(pc) - code_begin_);
+}
+
+bool Checker::access(const Accessor& who,
+                     const Access& access,
+                     uint64_t memory_bytes,
+                     abi::Counters& counters) {
+  const auto [at, bytes, is_write, is_vector, pc] = access;
   const auto address = reinterpret_cast<uintptr_t>(at);
   if (is_vector && bytes > 1 && address % bytes != 0) {
-    return "misaligned access: " + plural(bytes) +
-           " at an address that is not a multiple of " + std::to_string(bytes);
+    return refuse("misaligned access: " + plural(bytes) +
+                  " at an address that is not a multiple of " +
+                  std::to_string(bytes));
   }
   if (at >= memory_ && at < memory_ + kGroupBytes) {
     const auto offset = static_cast<uint64_t>(at - memory_);
     if (offset + bytes > memory_bytes) {
-      return "out of bounds: " + plural(bytes) + " at byte " +
-             std::to_string(offset) + " of " + plural(memory_bytes) +
-             " of threadgroup memory";
+      return refuse("out of bounds: " + plural(bytes) + " at byte " +
+                    std::to_string(offset) + " of " + plural(memory_bytes) +
+                    " of threadgroup memory");
     }
-    return group_access(who, offset, bytes, is_write, pc, counters);
+    return group_access(who, access, counters);
   }
   if (!is_write && at >= code_begin_ && at + bytes <= code_end_) {
     count(counters, abi::Space::constant, bytes, false);
-    return {};
+    return true;
   }
-  return device_access(who, at, bytes, is_write, pc, counters);
+  return device_access(who, access, counters);
 }
 
-std::string Checker::device_access(const Accessor& who,
-                                   const std::byte* at,
-                                   uint64_t bytes,
-                                   bool is_write,
-                                   const void* pc,
-                                   abi::Counters& counters) {
+// The view that an access lies in.  One buffer may be bound twice: what may be
+// written counts.
+const BoundView* Checker::find(const Access& access) {
+  const BoundView*& recent = recent_[short_pc(access.pc) / 4 % kRecent];
+  if (recent != nullptr && recent->holds(access.at, access.bytes))
+    return recent;
   const BoundView* found = nullptr;
   for (const BoundView& view : views_) {
-    // One buffer may be bound twice: what may be written counts.
-    if (view.holds(at, bytes) && (!found || view.is_writable)) found = &view;
-  }
-  if (found == nullptr) return outside(at, bytes, is_write);
-  count(counters,
-        found->is_constant ? abi::Space::constant : abi::Space::device, bytes,
-        is_write);
-  if (!is_write) {
-    const auto width = static_cast<size_t>(std::bit_width(bytes) - 1);
-    load_widths_[std::min(width, load_widths_.size() - 1)] += 1;
-    return {};
-  }
-  const auto offset = static_cast<uint64_t>(at - found->begin);
-  const std::string place = "byte " + std::to_string(offset) + " of '" +
-                            found->name + "' at index " +
-                            std::to_string(found->index);
-  if (!found->is_writable) {
-    return "write to " + place + ", which was bound for reading";
-  }
-  for (uint64_t i = 0; i < bytes; ++i) {
-    Owner& owner = owners_[at + i];
-    if (owner.group != 0 && owner.group != who.group + 1) {
-      other_pc_ = owner.pc;
-      return "race: two threadgroups (numbers " +
-             std::to_string(owner.group - 1) + " and " +
-             std::to_string(who.group) + ") write " + place;
+    if (view.holds(access.at, access.bytes) && (!found || view.is_writable)) {
+      found = &view;
     }
-    owner = {who.group + 1, pc};
   }
-  return {};
+  if (!has_overlaps_) recent = found;
+  return found;
 }
 
-std::string Checker::outside(const std::byte* at,
-                             uint64_t bytes,
-                             bool is_write) const {
+bool Checker::device_access(const Accessor& who,
+                            const Access& access,
+                            abi::Counters& counters) {
+  const BoundView* found = find(access);
+  if (found == nullptr) return refuse(outside(access));
+  count(counters,
+        found->is_constant ? abi::Space::constant : abi::Space::device,
+        access.bytes, access.is_write);
+  if (access.is_write) return own(who, access, *found);
+  const auto width = static_cast<size_t>(std::bit_width(access.bytes) - 1);
+  load_widths_[std::min(width, load_widths_.size() - 1)] += 1;
+  return true;
+}
+
+Checker::Owner& Checker::owner_of(uintptr_t address) {
+  const uintptr_t number = address / kPageBytes;
+  auto& [recent, page] = recent_pages_[number % recent_pages_.size()];
+  if (page == nullptr || recent != number) {
+    recent = number;
+    page = &pages_[number];
+  }
+  return (*page)[address % kPageBytes];
+}
+
+// Makes the threadgroup the one that writes these bytes.
+bool Checker::own(const Accessor& who,
+                  const Access& access,
+                  const BoundView& view) {
+  const auto place = [&] {
+    return "byte " + std::to_string(access.at - view.begin) + " of '" +
+           view.name + "' at index " + std::to_string(view.index);
+  };
+  if (!view.is_writable) {
+    return refuse("write to " + place() + ", which was bound for reading");
+  }
+  const auto address = reinterpret_cast<uintptr_t>(access.at);
+  for (uint64_t i = 0; i < access.bytes; ++i) {
+    Owner& owner = owner_of(address + i);
+    if (owner.group != 0 && owner.group != who.group + 1) {
+      other_pc_ = long_pc(owner.pc);
+      return refuse("race: two threadgroups (numbers " +
+                    std::to_string(owner.group - 1) + " and " +
+                    std::to_string(who.group) + ") write " + place());
+    }
+    owner = {who.group + 1, short_pc(access.pc)};
+  }
+  return true;
+}
+
+std::string Checker::outside(const Access& access) const {
+  const std::byte* at = access.at;
   const std::string what = std::string("out of bounds: ") +
-                           (is_write ? "write" : "read") + " of " +
-                           plural(bytes);
+                           (access.is_write ? "write" : "read") + " of " +
+                           plural(access.bytes);
   const BoundView* near = nullptr;
   int64_t distance = int64_t{1} << 20;
   for (const BoundView& view : views_) {
@@ -147,10 +186,11 @@ std::string Checker::outside(const std::byte* at,
          " with " + plural(near->length);
 }
 
-// The earlier access that no barrier separates from this one, or null.
-const void* Checker::conflict(const Cell& cell,
-                              const Accessor& who,
-                              bool is_write) const {
+// Whether no barrier separates this access from an earlier one, which then is
+// other_pc().
+bool Checker::has_conflict(const Cell& cell,
+                           const Accessor& who,
+                           bool is_write) {
   const auto me = static_cast<uint16_t>(who.thread + 1);
   const auto is_far = [&](uint16_t other) {
     return (other - 1u) / abi::lanes != who.simdgroup;
@@ -159,79 +199,95 @@ const void* Checker::conflict(const Cell& cell,
     const bool is_open =
         is_far(cell.writer) ? cell.write_group_epoch == who.group_epoch
                             : cell.write_simdgroup_epoch == who.simdgroup_epoch;
-    if (is_open) return cell.write_pc;
+    other_pc_ = long_pc(cell.write_pc);
+    if (is_open) return true;
   }
-  if (!is_write || cell.reader == 0) return nullptr;
-  if (cell.read_group_epoch != who.group_epoch) return nullptr;
-  if (cell.has_far_readers || is_far(cell.reader)) return cell.read_pc;
+  if (!is_write || cell.reader == 0) return false;
+  if (cell.read_group_epoch != who.group_epoch) return false;
+  other_pc_ = long_pc(cell.read_pc);
+  if (cell.has_far_readers || is_far(cell.reader)) return true;
   const bool is_other = cell.reader != me || cell.has_many_readers;
-  return is_other && cell.read_simdgroup_epoch == who.simdgroup_epoch
-             ? cell.read_pc
-             : nullptr;
+  return is_other && cell.read_simdgroup_epoch == who.simdgroup_epoch;
 }
 
 void Checker::note(Cell& cell,
                    const Accessor& who,
-                   bool is_write,
-                   const void* pc) {
+                   const Access& access) const {
   const auto me = static_cast<uint16_t>(who.thread + 1);
-  if (is_write) {
+  if (access.is_write) {
     cell.writer = me;
     cell.write_group_epoch = who.group_epoch;
     cell.write_simdgroup_epoch = who.simdgroup_epoch;
-    cell.write_pc = pc;
-    cell.is_initialized = true;
+    cell.write_pc = short_pc(access.pc) & 0x7fffffff;
+    cell.is_initialized = 1;
     return;
   }
   const bool is_same_epoch =
       cell.reader != 0 && cell.read_group_epoch == who.group_epoch;
   if (!is_same_epoch) {
-    cell.has_many_readers = cell.has_far_readers = false;
+    cell.has_many_readers = cell.has_far_readers = 0;
   } else if ((cell.reader - 1u) / abi::lanes != who.simdgroup) {
-    cell.has_far_readers = true;
+    cell.has_far_readers = 1;
   } else if (cell.read_simdgroup_epoch != who.simdgroup_epoch) {
-    cell.has_many_readers = false;
+    cell.has_many_readers = 0;
   } else if (cell.reader != me) {
-    cell.has_many_readers = true;
+    cell.has_many_readers = 1;
   }
   cell.reader = me;
   cell.read_group_epoch = who.group_epoch;
   cell.read_simdgroup_epoch = who.simdgroup_epoch;
-  cell.read_pc = pc;
+  cell.read_pc = short_pc(access.pc) & 0x3fffffff;
 }
 
-std::string Checker::group_access(const Accessor& who,
-                                  uint64_t offset,
-                                  uint64_t bytes,
-                                  bool is_write,
-                                  const void* pc,
-                                  abi::Counters& counters) {
-  count(counters, abi::Space::threadgroup, bytes, is_write);
-  banks_.access(who.thread, offset, bytes, pc, is_write);
+bool Checker::use(Cell& cell, const Accessor& who, const Access& access) {
+  if (has_conflict(cell, who, access.is_write)) {
+    return refuse("race on byte " + std::to_string(&cell - cells_.data()) +
+                  " of threadgroup memory: no barrier between this " +
+                  (access.is_write ? "write" : "read") +
+                  " and an earlier access");
+  }
+  note(cell, who, access);
+  return true;
+}
+
+bool Checker::group_access(const Accessor& who,
+                           const Access& access,
+                           abi::Counters& counters) {
+  const auto offset = static_cast<uint64_t>(access.at - memory_);
+  count(counters, abi::Space::threadgroup, access.bytes, access.is_write);
+  banks_.access(who.thread, offset, access.bytes, access.pc, access.is_write);
+  used_ = std::max(used_, offset + access.bytes);
+  const std::span cells = std::span(cells_).subspan(offset, access.bytes);
   bool is_fresh = false;
-  for (uint64_t i = offset; i < offset + bytes; ++i) {
-    Cell& cell = cells_[i];
-    if (const void* other = conflict(cell, who, is_write)) {
-      other_pc_ = other;
-      return "race on byte " + std::to_string(i) +
-             " of threadgroup memory: no barrier between this " +
-             (is_write ? "write" : "read") + " and an earlier access";
+  // Neighbouring bytes have nearly always the same past.
+  Cell past{}, present{};
+  for (Cell& cell : cells) {
+    is_fresh = is_fresh || (!access.is_write && cell.is_initialized == 0);
+    if (&cell != cells.data() && cell == past) {
+      cell = present;
+      continue;
     }
-    is_fresh = is_fresh || (!is_write && !cell.is_initialized);
-    note(cell, who, is_write, pc);
+    past = cell;
+    if (!use(cell, who, access)) return false;
+    present = cell;
   }
   counters.uninitialized_reads += is_fresh;
-  return {};
+  return true;
 }
 
 Checker::Poisoned Checker::find_poison() const {
-  for (const auto& [at, owner] : owners_) {
-    for (const BoundView& view : views_) {
-      const uint32_t size = view.element_bytes == 2 ? 2 : 4;
-      if (!view.is_writable || !view.holds(at, size)) continue;
-      const auto offset = static_cast<uint64_t>(at - view.begin);
-      if (offset % size == 0 && looks_poisoned(at, size)) {
-        return {&view, offset, owner.pc};
+  for (const auto& [page, owners] : pages_) {
+    for (uint64_t i = 0; i < kPageBytes; ++i) {
+      if (owners[i].group == 0) continue;
+      const auto* at =
+          reinterpret_cast<const std::byte*>(page * kPageBytes + i);
+      for (const BoundView& view : views_) {
+        const uint32_t size = view.element_bytes == 2 ? 2 : 4;
+        if (!view.is_writable || !view.holds(at, size)) continue;
+        const auto offset = static_cast<uint64_t>(at - view.begin);
+        if (offset % size == 0 && looks_poisoned(at, size)) {
+          return {&view, offset, long_pc(owners[i].pc)};
+        }
       }
     }
   }

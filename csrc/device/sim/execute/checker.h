@@ -4,8 +4,11 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "device/sim/execute/banks.h"
@@ -38,6 +41,14 @@ struct Accessor {
   uint32_t simdgroup_epoch = 0;  // of this simdgroup, both kinds
 };
 
+struct Access {
+  const std::byte* at = nullptr;
+  uint64_t bytes = 0;
+  bool is_write = false;
+  bool is_vector = false;  // which must be aligned to its size
+  const void* pc = nullptr;
+};
+
 class Checker {
  public:
   void begin(std::vector<BoundView> views,
@@ -47,15 +58,14 @@ class Checker {
   // All lanes of a simdgroup have come to a collective, or returned.
   void synchronized(uint32_t simdgroup) { banks_.settle(simdgroup); }
 
-  // Empty when the access is right, else what is wrong with it.
-  std::string access(const Accessor& who,
-                     const std::byte* at,
-                     uint64_t bytes,
-                     bool is_write,
-                     bool is_vector,
-                     const void* pc,
-                     uint64_t memory_bytes,
-                     abi::Counters& counters);
+  // False when the access is wrong; then problem() says what is.
+  bool access(const Accessor& who,
+              const Access& access,
+              uint64_t memory_bytes,
+              abi::Counters& counters);
+  const std::string& problem() const { return problem_; }
+  // The earlier access of a conflict that was reported, or null.
+  const void* other_pc() const { return other_pc_; }
 
   // After the launch: a stored result that was never computed.
   struct Poisoned {
@@ -70,54 +80,64 @@ class Checker {
   uint64_t bank_conflicts() const { return banks_.conflicts(); }
 
  private:
-  struct Cell {  // of one byte of threadgroup memory
+  static constexpr uint64_t kPageBytes = 4096;
+  static constexpr size_t kRecent = 64;
+
+  // Of one byte of threadgroup memory.  Addresses of code count from the
+  // kernel's first.
+  struct Cell {
     uint32_t write_group_epoch = 0, write_simdgroup_epoch = 0;
     uint32_t read_group_epoch = 0, read_simdgroup_epoch = 0;
     uint16_t writer = 0, reader = 0;  // thread + 1
-    bool has_many_readers = false;    // lanes of one simdgroup
-    bool has_far_readers = false;     // several simdgroups
-    bool is_initialized = false;
-    const void* write_pc = nullptr;
-    const void* read_pc = nullptr;
+    uint32_t write_pc : 31 = 0;
+    uint32_t is_initialized : 1 = 0;
+    uint32_t read_pc : 30 = 0;
+    uint32_t has_many_readers : 1 = 0;  // lanes of one simdgroup
+    uint32_t has_far_readers : 1 = 0;   // several simdgroups
+
+    bool operator==(const Cell& other) const {
+      return std::memcmp(this, &other, sizeof(Cell)) == 0;
+    }
   };
+  static_assert(std::has_unique_object_representations_v<Cell>);
   struct Owner {         // of one byte of device memory
     uint32_t group = 0;  // + 1
-    const void* pc = nullptr;
+    uint32_t pc = 0;
   };
+  using Page = std::array<Owner, kPageBytes>;
 
-  std::string group_access(const Accessor& who,
-                           uint64_t offset,
-                           uint64_t bytes,
-                           bool is_write,
-                           const void* pc,
-                           abi::Counters& counters);
-  std::string device_access(const Accessor& who,
-                            const std::byte* at,
-                            uint64_t bytes,
-                            bool is_write,
-                            const void* pc,
-                            abi::Counters& counters);
-  std::string outside(const std::byte* at, uint64_t bytes, bool is_write) const;
-  const void* conflict(const Cell& cell,
-                       const Accessor& who,
-                       bool is_write) const;
-  static void note(Cell& cell,
-                   const Accessor& who,
-                   bool is_write,
-                   const void* pc);
+  bool group_access(const Accessor& who,
+                    const Access& access,
+                    abi::Counters& counters);
+  bool device_access(const Accessor& who,
+                     const Access& access,
+                     abi::Counters& counters);
+  bool own(const Accessor& who, const Access& access, const BoundView& view);
+  const BoundView* find(const Access& access);
+  Owner& owner_of(uintptr_t address);
+  std::string outside(const Access& access) const;
+  bool has_conflict(const Cell& cell, const Accessor& who, bool is_write);
+  bool use(Cell& cell, const Accessor& who, const Access& access);
+  void note(Cell& cell, const Accessor& who, const Access& access) const;
+  bool refuse(std::string problem);
+  uint32_t short_pc(const void* pc) const;
+  const void* long_pc(uint32_t pc) const { return code_begin_ + pc; }
 
   std::vector<BoundView> views_;
+  bool has_overlaps_ = false;  // of views
+  // What instructions touched last, by some bits of their address.
+  std::array<const BoundView*, kRecent> recent_{};
   BankCounter banks_;
   const std::byte* memory_ = nullptr;
   const std::byte* code_begin_ = nullptr;
   const std::byte* code_end_ = nullptr;
   std::vector<Cell> cells_;
-  std::map<const std::byte*, Owner> owners_;
+  uint64_t used_ = 0;  // cells of this threadgroup that are not fresh, at most
+  std::map<uintptr_t, Page> pages_;  // written ones
+  // Of them, those used last, by some bits of their number.
+  std::array<std::pair<uintptr_t, Page*>, 16> recent_pages_{};
+  std::string problem_;
   const void* other_pc_ = nullptr;
-
- public:
-  // The earlier access of the conflict that was reported last.
-  const void* other_pc() const { return other_pc_; }
   std::array<uint64_t, 5> load_widths_{};
 };
 

@@ -155,7 +155,7 @@ void Worker::begin(const Job& job, const Watch& watch) {
   running = this;
   const Options& options = *job.options;
   context_->counters = {};
-  context_->is_eager = options.is_eager && !options.strict;
+  context_->is_eager = options.is_eager;
   context_->matrix_order = static_cast<uint32_t>(options.matrix_order);
   context_->lane_map = options.has_foreign_layout ? foreign : nullptr;
   const device::Size3& size = job.launch->threads_per_threadgroup;
@@ -498,8 +498,6 @@ void Worker::access(const void* at,
                     bool is_write,
                     bool is_vector,
                     const void* pc) {
-  const auto* address = static_cast<const char*>(at);
-  if (address >= arena_ && address < arena_ + abi::arena_bytes) return;
   if (job_->checker == nullptr) return;
   Accessor who;
   who.group = group_index_;
@@ -507,10 +505,13 @@ void Worker::access(const void* at,
   who.simdgroup = current_;
   who.group_epoch = group_epoch_;
   who.simdgroup_epoch = simdgroups_[current_].epoch;
-  std::string problem = job_->checker->access(
-      who, static_cast<const std::byte*>(at), bytes, is_write, is_vector, pc,
-      group_bytes_, context_->counters);
-  if (problem.empty()) return;
+  if (job_->checker->access(
+          who,
+          {static_cast<const std::byte*>(at), bytes, is_write, is_vector, pc},
+          group_bytes_, context_->counters)) {
+    return;
+  }
+  std::string problem = job_->checker->problem();
   if (const void* other = job_->checker->other_pc()) {
     problem += " (the earlier access: " + file_and_line(other) + ")";
   }

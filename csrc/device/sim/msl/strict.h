@@ -8,6 +8,9 @@ namespace orchard::sim::strict {
 MSL_UNCHECKED inline __attribute__((always_inline)) void access(
     const void* at, abi::u64 bytes, bool is_write, bool is_vector, void* pc) {
   abi::Context* c = abi::context();
+  // The arena, which the context begins, holds the stacks: nothing is shared
+  // there.
+  if (abi::uptr(at) - abi::uptr(c) < abi::arena_bytes) return;
   c->runtime->access(c, at, bytes, is_write, is_vector, pc);
 }
 }  // namespace orchard::sim::strict
