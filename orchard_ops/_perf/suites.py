@@ -328,22 +328,42 @@ def simulator(full: bool) -> Iterator[Row]:
     Processor time, that of the compiler included, says the same on a busy machine.
     """
     length = 1024 if full else 512
-    q, k, v = (torch.randn(1, 2, length, 64).half().to(_device()) for _ in range(3))
-    orchard_ops.flash_attention(q, k, v)
+    q, k, v, grad = (
+        torch.randn(1, 2, length, 64).half().to(_device()) for _ in range(4)
+    )
+    for tensor in (q, k, v):
+        tensor.requires_grad_()
+    for is_strict in (False, True):
+        with sim.strict(is_strict):
+            out = orchard_ops.flash_attention(q, k, v)
+            steps: dict[str, Callable[[], Any]] = {
+                "forward": partial(orchard_ops.flash_attention, q, k, v),
+                "backward": partial(
+                    torch.autograd.grad, out, (q, k, v), grad, retain_graph=True
+                ),
+            }
+            for name, step in steps.items():
+                what = f"{name}, 2 heads, length {length}, head_dim 64, float16"
+                if is_strict:
+                    what += ", strict"
+                step()  # compiles
+                yield {"what": what, **_multiply_rate(step)}
+    yield from _compile_times()
+
+
+def _multiply_rate(step: Callable[[], Any]) -> Row:
     sim.reset_counters()
     started, cpu_started = time.perf_counter(), time.process_time()
-    orchard_ops.flash_attention(q, k, v)
+    step()
     seconds = time.perf_counter() - started
     cpu_seconds = time.process_time() - cpu_started
     multiplies = sim.counters()["matrix_multiplies"]
-    yield {
-        "what": f"forward, 2 heads, length {length}, head_dim 64, float16",
+    return {
         "multiplies_per_second": multiplies / seconds,
         "multiplies_per_cpu_second": multiplies / cpu_seconds,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
     }
-    yield from _compile_times()
 
 
 _COMPILE = """
