@@ -94,10 +94,11 @@ std::pair<uint64_t, std::vector<std::string>> accept(
     const std::string& text,
     const std::map<std::string, std::string>& defines,
     uint32_t language_version) {
-  const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
-                                                              defines.end());
+  sim::CompileRequest request;
+  request.text = text;
+  request.defines = {defines.begin(), defines.end()};
   const py::gil_scoped_release release;
-  const sim::Footprint found = sim::accept(text, list, language_version);
+  const sim::Footprint found = sim::accept(request, language_version);
   return {found.threadgroup_bytes, found.spilled};
 }
 
