@@ -11,6 +11,7 @@ from . import _flops, _native, distributed, flash_attn, sdpa, sim, storage
 from ._counts import call_counts, synchronize
 from ._errors import (
     DeviceError,
+    FaultError,
     InvalidProblemError,
     KernelCompileError,
     OrchardError,
@@ -35,6 +36,7 @@ __version__ = _native.VERSION
 
 __all__ = [
     "DeviceError",
+    "FaultError",
     "InvalidProblemError",
     "KernelCompileError",
     "OrchardError",
