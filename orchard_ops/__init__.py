@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
-from . import _flops, _native, distributed, flash_attn, sdpa, sim, storage
-from ._counts import call_counts, synchronize
+from typing import TYPE_CHECKING
+
+from . import sim
 from ._errors import (
     DeviceError,
+    FaultError,
     InvalidProblemError,
     KernelCompileError,
     OrchardError,
@@ -18,23 +20,31 @@ from ._errors import (
     UnsupportedError,
     WrongKernelError,
 )
-from ._functions.dense import flash_attention, flash_attn_fwd, supports
-from ._functions.kvcache import flash_attention_with_kvcache
-from ._functions.partial import (
-    flash_attention_partial,
-    flash_attention_partial_backward,
-    merge_partials,
-    sink_gradient,
-)
-from ._functions.varlen import flash_attention_varlen
-from ._record import record
-from ._scratch import backward_scratch
-from ._tune.tune import tune
+from ._libraries import HAS_TORCH, VERSION
 
-__version__ = _native.VERSION
+if TYPE_CHECKING or HAS_TORCH:
+    from . import _flops, _native, distributed, flash_attn, sdpa, storage
+    from ._counts import call_counts, synchronize
+    from ._functions.dense import flash_attention, flash_attn_fwd, supports
+    from ._functions.kvcache import flash_attention_with_kvcache
+    from ._functions.partial import (
+        flash_attention_partial,
+        flash_attention_partial_backward,
+        merge_partials,
+        sink_gradient,
+    )
+    from ._functions.varlen import flash_attention_varlen
+    from ._record import record
+    from ._scratch import backward_scratch
+    from ._tune.tune import tune
+else:  # The simulator needs no PyTorch, and imports none.
+    from ._without_torch import attribute as __getattr__  # noqa: F401
+
+__version__ = VERSION
 
 __all__ = [
     "DeviceError",
+    "FaultError",
     "InvalidProblemError",
     "KernelCompileError",
     "OrchardError",
@@ -65,6 +75,6 @@ __all__ = [
 
 # The one import side effect: the operators register themselves when loaded, and what
 # PyTorch's counter of operations needs to know of them.
-if _native.has_ops():
+if HAS_TORCH and _native.has_ops():
     _native.load_ops()
     _flops.register()

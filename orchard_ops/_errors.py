@@ -4,6 +4,7 @@
     ├── InvalidProblemError (ValueError)           the arguments contradict each other
     ├── UnsupportedError    (NotImplementedError)  meaningful, but not offered (yet)
     ├── DeviceError         (RuntimeError)         the device, or its library, failed
+    │   ├── FaultError                             the simulator caught a kernel
     │   ├── LibraryError    (ImportError)          no library fits this PyTorch
     │   ├── PeerError                              another rank ended or hangs
     │   └── WrongKernelError                       a kernel computes something else
@@ -15,9 +16,12 @@ Messages read ``[operation] what was expected, what came; what to do``.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple, Optional
 
 __all__ = [
     "DeviceError",
+    "Diagnostic",
+    "FaultError",
     "InvalidProblemError",
     "KernelCompileError",
     "LibraryError",
@@ -27,6 +31,7 @@ __all__ = [
     "WrongKernelError",
     "renamed",
     "translate",
+    "typed",
 ]
 
 
@@ -46,6 +51,46 @@ class DeviceError(OrchardError, RuntimeError):
     """The device or the compiled library behind it failed or is missing."""
 
 
+class FaultError(DeviceError):
+    """The simulator ended a kernel that went wrong, or took too long.
+
+    What it knows of the place is in attributes; what it does not is None.
+    """
+
+    kernel: str
+    """The kernel function."""
+    reason: str
+    """What went wrong, without the place."""
+    file: str | None = None
+    """The file of the line, as the compiler was told its name."""
+    line: int | None = None
+    """The line, counted from 1."""
+    threadgroup: tuple[int, int, int] | None = None
+    """Where the threadgroup lies in the grid."""
+    simdgroup: int | None = None
+    """Its number in the threadgroup."""
+    lane: int | None = None
+    """The thread's number in its simdgroup."""
+    source: str | None = None
+    """The lines of Metal around the place, the line itself marked."""
+
+    def __init__(self, message: str) -> None:
+        """Read the place out of what the simulator says."""
+        super().__init__(message)
+        found = _PLACE.search(message)
+        self.kernel = found["kernel"] if found else ""
+        self.reason = found["reason"] if found else message
+        if found is None:
+            return
+        self.file = found["file"]
+        line = found["line"] or found["line_alone"]
+        self.line = int(line) if line else None
+        if found["threadgroup"]:
+            x, y, z = found["threadgroup"].split(", ")
+            self.threadgroup = (int(x), int(y), int(z))
+            self.simdgroup, self.lane = int(found["simdgroup"]), int(found["lane"])
+
+
 class LibraryError(DeviceError, ImportError):
     """This package holds no compiled library that fits the PyTorch that runs."""
 
@@ -58,8 +103,43 @@ class WrongKernelError(DeviceError):
     """A kernel's results on this device are not those of plain operators."""
 
 
+class Diagnostic(NamedTuple):
+    """One complaint of a compiler."""
+
+    file: str
+    line: int
+    column: Optional[int]  # noqa: UP045 - read at run time
+    message: str
+
+
 class KernelCompileError(OrchardError, RuntimeError):
     """The text of a kernel was refused by the device's compiler."""
+
+    source: str | None = None
+    """The lines of Metal around the first complaint, its line marked."""
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """What the compiler complains of, as far as it says where."""
+        return tuple(
+            Diagnostic(
+                each["file"],
+                int(each["line"]),
+                int(each["column"]) if each["column"] else None,
+                each["message"],
+            )
+            for each in _COMPLAINT.finditer(str(self))
+        )
+
+    @property
+    def file(self) -> str | None:
+        """The file of the first complaint."""
+        return self.diagnostics[0].file if self.diagnostics else None
+
+    @property
+    def line(self) -> int | None:
+        """The line of the first complaint, counted from 1."""
+        return self.diagnostics[0].line if self.diagnostics else None
 
 
 _BY_TAG = {
@@ -72,6 +152,22 @@ _BY_TAG = {
         KernelCompileError,
     )
 }
+# What csrc/device/sim/execute/ says of a launch that failed: where, and why.
+_PLACE = re.compile(
+    r"kernel (?P<kernel>[^\n]+?)"
+    r"(?:, (?:line (?P<line_alone>\d+)|(?P<file>[^\n]+?):(?P<line>\d+)))?"
+    r"(?:, threadgroup \((?P<threadgroup>\d+, \d+, \d+)\), "
+    r"simdgroup (?P<simdgroup>\d+), lane (?P<lane>\d+))?"
+    r": (?P<reason>.*)",
+    re.DOTALL,
+)
+# Of those that name no thread, the ones that are no mistake of the caller.
+_FAULTS = ("uninitialized memory", "out of bounds", "did not end")
+_COMPLAINT = re.compile(
+    r"^(?P<file>[^\n:]+):(?P<line>\d+):(?:(?P<column>\d+):)? "
+    r"(?:fatal )?error: (?P<message>.*)$",
+    re.MULTILINE,
+)
 _TAGGED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
 # What PyTorch says where a C++ operator with a backward meets torch.func.grad or jvp.
 _NO_TRANSFORM = ("functorch transforms", "jvp is not implemented")
@@ -100,12 +196,25 @@ def translate(error: RuntimeError, name: str = _OPERATOR) -> Exception:
             "differentiation, around this call, got one; use torch.autograd, or "
             "torch.nn.functional.scaled_dot_product_attention for this call"
         )
-    match = _TAGGED.match(str(error))
+    found = typed(str(error).split(_CPP_FRAMES)[0])
+    if found is None:
+        return error
+    text = _OPERATORS.sub(lambda _: f"[{name}]", str(found), count=1)
+    return type(found)(text)
+
+
+def typed(text: str) -> OrchardError | None:
+    """Return the exception for a text of the C++ side, which begins with its class."""
+    match = _TAGGED.match(text)
     cls = _BY_TAG.get(match.group(1)) if match else None
     if match is None or cls is None:
-        return error
-    text = match.group(2).split(_CPP_FRAMES)[0]
-    return cls(_OPERATORS.sub(lambda _: f"[{name}]", text, count=1))
+        return None
+    text = match.group(2)
+    place = _PLACE.search(text) if cls is DeviceError else None
+    if place is None:
+        return cls(text)
+    is_fault = place["lane"] or place["reason"].startswith(_FAULTS)
+    return FaultError(text) if is_fault else cls(text)
 
 
 def renamed(error: OrchardError, name: str) -> OrchardError:

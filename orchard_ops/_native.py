@@ -11,20 +11,23 @@ in one process must use the same ``std::string``.
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.metadata
-import importlib.util
-import os
 import shlex
-import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
+from . import _libraries
 from ._errors import DeviceError, LibraryError
+from ._libraries import (
+    VERSION,
+    has_simulator,
+    library_dir,
+    loaded,
+    missing,
+    require_simulator,
+)
 
 if TYPE_CHECKING:
     from . import _C as ops  # noqa: N811 - a library's name
@@ -50,23 +53,15 @@ __all__ = [
     "require_loaded",
 ]
 
-_loaded: dict[str, Path] = {}
-
-
-def library_dir() -> Path:
-    """Return the directory in which the compiled libraries are looked for."""
-    override = os.environ.get("ORCHARD_LIBRARY_DIR")
-    return Path(override) if override else Path(__file__).parent
-
 
 def loaded_libraries() -> dict[str, Path]:
     """Return name → path of the libraries that this process has loaded."""
-    return dict(_loaded)
+    return dict(loaded)
 
 
 def is_loaded(name: str) -> bool:
     """Say whether this process has loaded a library."""
-    return name in _loaded
+    return name in loaded
 
 
 @cache
@@ -124,14 +119,6 @@ def from_source() -> str:
     )
 
 
-def has_simulator() -> bool:
-    """Say whether this system has the simulator: macOS, with its GPU, has none.
-
-    It links what it compiles as ELF and reads faults as Linux reports them.
-    """
-    return sys.platform != "darwin"
-
-
 def load_ops() -> None:
     """Load ``_C``, which registers ``torch.ops.orchard_ops``.
 
@@ -151,48 +138,30 @@ def load_metalsim() -> None:
         LibraryError: as ``load_ops``.
         DeviceError: this system has no simulator.
     """
-    _require_simulator()
+    require_simulator()
     load_ops()
     _load_torch_library("_metalsim")
 
 
 def load_sim() -> None:
-    """Load ``_sim``, the simulator's own Python module (NumPy, no torch).
+    """Load ``_sim``, the simulator's own Python module, from beside the operators.
 
     Raises:
         DeviceError: no module built for this Python is found, or this system has no
             simulator.
     """
-    _require_simulator()
-    name = f"{__package__}._sim"
-    if name in sys.modules:
-        return
-    suffixes = importlib.machinery.EXTENSION_SUFFIXES
-    # Beside the operators, so that both use one library of the simulator.
-    folder = built_libraries().get(_running_minor(), library_dir() / "_C").parent
-    candidates = [folder / f"_sim{suffix}" for suffix in suffixes]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        raise DeviceError(_missing("_sim" + suffixes[0]))
-    _import_file(name, path)
-    _loaded["_sim"] = path
-
-
-def _require_simulator() -> None:
-    if not has_simulator():
-        raise DeviceError(
-            "[sim] expected Linux, which the simulator needs, got macOS; "
-            "use the GPU here (device 'mps'), or a Linux machine for the simulator"
-        )
+    _libraries.load_sim(
+        built_libraries().get(_running_minor(), library_dir() / "_C").parent
+    )
 
 
 def _load_torch_library(stem: str) -> None:
-    if stem in _loaded:
+    if stem in loaded:
         return
     operators = _operators()
     path = operators.with_name(operators.name.replace("_C", stem, 1))
     if not path.is_file():
-        raise LibraryError(_missing(path.name))
+        raise LibraryError(missing(path.name))
     _require_only_copy(stem, path)
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
@@ -202,7 +171,7 @@ def _load_torch_library(stem: str) -> None:
             f"{_running_minor()} than this {torch.__version__} (another channel's?): "
             f"{error}; build it for this one: {from_source()}"
         ) from error
-    _loaded[stem] = path
+    loaded[stem] = path
 
 
 def _operators() -> Path:
@@ -217,7 +186,7 @@ def _operators() -> Path:
     new_strings = torch._C._GLIBCXX_USE_CXX11_ABI
     others = built_libraries(not new_strings)
     if not found and not others:
-        raise LibraryError(_missing(f"_C.torch{minor}.so"))
+        raise LibraryError(missing(f"_C.torch{minor}.so"))
     if minor in others:
         raise LibraryError(
             f"[orchard_ops] the compiled library for PyTorch {minor} is for a build "
@@ -250,48 +219,3 @@ def _require_only_copy(stem: str, path: Path) -> None:
             "another copy (of pip, conda or the kernels hub) had been loaded; import "
             "only one of them"
         )
-
-
-def _missing(name: str) -> str:
-    return (
-        f"[orchard_ops] expected the compiled library {name} in {library_dir()}, found "
-        "none; install the package (pip install . --no-build-isolation) or point "
-        "ORCHARD_LIBRARY_DIR at a build"
-    )
-
-
-@cache
-def _build_info() -> dict[str, str]:
-    """Read ``_build_info.py``, which the build writes beside the libraries."""
-    for directory in (library_dir(), Path(__file__).parent):
-        path = directory / "_build_info.py"
-        if path.is_file():
-            return vars(_import_file(f"{__package__}._build_info", path))
-    return {}
-
-
-def _import_file(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise DeviceError(f"[orchard_ops] {path} is not a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        del sys.modules[name]
-        raise DeviceError(f"[orchard_ops] cannot load {path}: {error}") from error
-    return module
-
-
-def _version() -> str:
-    built = _build_info().get("VERSION")
-    if built:
-        return built
-    try:
-        return importlib.metadata.version("orchard-ops")
-    except importlib.metadata.PackageNotFoundError:
-        return "0+source"
-
-
-VERSION = _version()

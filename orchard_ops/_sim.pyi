@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 class Options:
+    seed: int
+    strict: bool
+    timeout: float
     is_eager: bool
     has_foreign_layout: bool
     matrix_order: int
@@ -15,18 +18,27 @@ class Kernel:
     def info(self) -> dict[str, Any]: ...
     def dispatch(
         self,
-        arguments: Sequence[Any],
-        threadgroups: int | Sequence[int],
-        threads_per_threadgroup: int | Sequence[int],
-        threadgroup_bytes: int = 0,
-        strict: bool | None = None,
-        seed: int | None = None,
-        timeout: float | None = None,
+        arguments: Sequence[tuple[int, Any, int]],
+        threadgroups: tuple[int, int, int],
+        threads_per_threadgroup: tuple[int, int, int],
+        threadgroup_bytes: int,
+        strict: bool | None,
+        seed: int | None,
+        timeout: float | None,
     ) -> dict[str, int]: ...
 
-def accept(
-    text: str, defines: dict[str, str], language_version: int
-) -> tuple[int, list[str]]: ...
-def compile(text: str, entry: str, defines: dict[str, str] = {}) -> Kernel: ...
+class Text:
+    def accept(self, language_version: int) -> tuple[int, list[str]]: ...
+    def compile(
+        self, entry: str, constants: dict[str, bool | int | float]
+    ) -> Kernel: ...
+    def names(self) -> list[str]: ...
+
 def options() -> Options: ...
 def set_compiler(command: str) -> None: ...
+def text(
+    text: str,
+    name: str,
+    defines: Sequence[tuple[str, str]],
+    include: Sequence[str],
+) -> Text: ...

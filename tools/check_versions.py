@@ -27,7 +27,7 @@ NAMED_IN = {
     "docs/nix.md": "orchard-ops-{name}`",
 }
 # Texts that tell a user which zig to take.
-ZIG_IN = ("orchard_ops/sim/__init__.py", "CONTRIBUTING.md", "docs/packaging.md")
+ZIG_IN = ("orchard_ops/sim/_compiler.py", "CONTRIBUTING.md", "docs/packaging.md")
 # Extras that nix/package.nix offers too.
 NIX_EXTRAS = ("sim", "cli", "demo", "bench", "test")
 

@@ -2,6 +2,8 @@
 // inside the library; see kernel_source.h.
 #include "device/kernel_source.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <set>
 
 namespace orchard::device {
@@ -9,6 +11,11 @@ namespace {
 
 class Assembler {
  public:
+  Assembler() = default;
+  // Includes that are not ours are the preprocessor's to find.
+  explicit Assembler(std::span<const std::string> folders)
+      : folders_(folders), is_ours_(false) {}
+
   void define(const Defines& defines) {
     for (const auto& [name, value] : defines) {
       out_ += "#define " + name + " " + value + "\n";
@@ -38,14 +45,25 @@ class Assembler {
  private:
   void add_line(std::string_view line, std::string_view name, size_t number) {
     const std::string_view quoted = included(line);
-    if (!quoted.empty()) {
-      add_file("kernels/" + std::string(quoted));
+    const std::string ours = "kernels/" + std::string(quoted);
+    if (!quoted.empty() && (is_ours_ || is_for_us(quoted, ours))) {
+      add_file(ours);
       mark(number + 1, name);
       return;
     }
     // Each file appears once anyway.
     if (!line.starts_with("#pragma once")) out_ += line;
     out_ += '\n';
+  }
+
+  bool is_for_us(std::string_view quoted, const std::string& ours) const {
+    return embedded_text(ours).data() != nullptr &&
+           std::none_of(folders_.begin(), folders_.end(),
+                        [&](const std::string& folder) {
+                          std::error_code none;
+                          const auto path = std::filesystem::path(folder);
+                          return std::filesystem::exists(path / quoted, none);
+                        });
   }
 
   // The name in #include "name", else nothing.
@@ -65,6 +83,8 @@ class Assembler {
         "#line " + std::to_string(line) + " \"" + std::string(name) + "\"\n";
   }
 
+  std::span<const std::string> folders_;
+  bool is_ours_ = true;
   std::string out_;
   std::set<std::string> done_;
 };
@@ -87,8 +107,9 @@ std::string kernel_source(const PipelineRequest& request) {
 
 std::string kernel_source(std::string_view text,
                           std::string_view name,
-                          const Defines& defines) {
-  Assembler assembler;
+                          const Defines& defines,
+                          std::span<const std::string> folders) {
+  Assembler assembler(folders);
   assembler.define(defines);
   assembler.add_text(text, name);
   return assembler.take();

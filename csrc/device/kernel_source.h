@@ -25,9 +25,11 @@ using Defines = std::vector<std::pair<std::string, std::string>>;
 // Our own kernel: request.file is relative to kernels/.
 std::string kernel_source(const PipelineRequest& request);
 
-// A user's text; #include "…" of our own kernel files resolves too.
+// A user's text; #include "…" of our own kernel files resolves too, unless one
+// of the user's folders has a file of that name.  What is neither stays.
 std::string kernel_source(std::string_view text,
                           std::string_view name,
-                          const Defines& defines);
+                          const Defines& defines,
+                          std::span<const std::string> folders = {});
 
 }  // namespace orchard::device

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from .._libraries import HAS_TORCH
+
 __all__ = ["app"]
 
 
@@ -23,15 +25,19 @@ try:
 except ImportError:
     pass
 else:
-    from . import bench, doctor, replay, train, tune
+    from . import sim
 
     app = typer.Typer(
         help="Flash attention for PyTorch on Apple GPUs and their simulator.",
         no_args_is_help=True,
         add_completion=False,
     )
-    app.command()(bench.bench)
-    app.command()(doctor.doctor)
-    app.command()(replay.replay)
-    app.command()(train.train)
-    app.command()(tune.tune)
+    app.add_typer(sim.app, name="sim")
+    if HAS_TORCH:  # sim needs none.
+        from . import bench, doctor, replay, train, tune
+
+        app.command()(bench.bench)
+        app.command()(doctor.doctor)
+        app.command()(replay.replay)
+        app.command()(train.train)
+        app.command()(tune.tune)

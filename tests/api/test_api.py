@@ -18,6 +18,7 @@ def test_public_names() -> None:
     """The list of public names is this one, and every name exists."""
     assert sorted(orchard_ops.__all__) == [
         "DeviceError",
+        "FaultError",
         "InvalidProblemError",
         "KernelCompileError",
         "OrchardError",

@@ -393,3 +393,73 @@ def test_supports_on_meta() -> None:
     q = torch.empty(2, 4, 6, 16, device="meta")
     assert orchard_ops.supports(q, q, q, is_causal=True) == (True, "")
     assert orchard_ops.flash_attention(q, q, q, is_causal=True).shape == q.shape
+
+
+PLACES = {
+    "kernel f, k.metal:13, threadgroup (1, 2, 3), simdgroup 1, lane 31: race: x": (
+        "k.metal",
+        13,
+        (1, 2, 3),
+        31,
+    ),
+    "kernel f, line 12, threadgroup (0, 0, 0), simdgroup 0, lane 0: a lane returns": (
+        None,
+        12,
+        (0, 0, 0),
+        0,
+    ),
+    "kernel f, threadgroup (0, 0, 0), simdgroup 0, lane 5: too many": (
+        None,
+        None,
+        (0, 0, 0),
+        5,
+    ),
+    "kernel f, a b/k.metal:7: uninitialized memory reached a result": (
+        "a b/k.metal",
+        7,
+        None,
+        None,
+    ),
+    "kernel f: did not end within its timeout": (None, None, None, None),
+}
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_a_fault_tells_its_place(text: str) -> None:
+    """What the simulator says of a place becomes attributes, and keeps its text."""
+    found = _errors.typed(f"[DeviceError] simulator: {text}")
+    assert isinstance(found, orchard_ops.FaultError)
+    assert str(found) == f"simulator: {text}"
+    assert found.kernel == "f"
+    assert text.endswith(": " + found.reason)
+    place = (found.file, found.line, found.threadgroup, found.lane)
+    assert place == PLACES[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kernel f: 2048 threads per threadgroup (2048, 1, 1), allowed 1 to 1024",
+        "kernel f: parameter y: nothing is bound at index 1",
+        "out of memory allocating 5 bytes",
+    ],
+)
+def test_other_errors_of_a_device_are_no_faults(text: str) -> None:
+    """What the caller did, or the machine, is no mistake of a kernel."""
+    assert type(_errors.typed(f"[DeviceError] {text}")) is orchard_ops.DeviceError
+
+
+def test_what_a_compiler_complains_of() -> None:
+    """Errors count, notes and warnings do not; the first one's place is the error's."""
+    found = orchard_ops.KernelCompileError(
+        "simulator: the kernel does not compile\n"
+        "k.metal:3:10: error: no z: nowhere\n    3 |   y[0] = z;\n"
+        "k.metal:1:1: note: here\ninclude/k.h:2: fatal error: 'x.h' not found\n"
+    )
+    assert found.diagnostics == (
+        ("k.metal", 3, 10, "no z: nowhere"),
+        ("include/k.h", 2, None, "'x.h' not found"),
+    )
+    assert (found.file, found.line) == ("k.metal", 3)
+    nothing = orchard_ops.KernelCompileError("no kernel named f")
+    assert (nothing.file, nothing.line, nothing.diagnostics) == (None, None, ())

@@ -87,11 +87,27 @@ RUN_BY = {
         "tests/api/test_cli.py",
         "def test_doctor_writes_one_report",
     ),
+    "orchard-ops sim check": (
+        "tests/simulator/test_sim_cli.py",
+        "def test_check_tells_right_from_wrong",
+    ),
+    "orchard-ops sim list": (
+        "tests/simulator/test_sim_cli.py",
+        "def test_list_prints_the_names",
+    ),
+    "orchard-ops sim run": (
+        "tests/simulator/test_sim_cli.py",
+        "def test_run_computes",
+    ),
     "orchard-ops replay": ("tests/api/test_record.py", "def test_a_replay_writes"),
     "pip install": (SESSIONS, "built_wheel(session, name)"),
     "pip check": (SESSIONS, '"pip", "check"'),
     "pip wheel": (SESSIONS, '"pip", "wheel"'),
     "pre-commit install": (".pre-commit-config.yaml", "ruff"),
+    "pytest -p orchard_ops.sim.plugin": (
+        "tests/simulator/test_plugin.py",
+        '"-p", "orchard_ops.sim.plugin"',
+    ),
     "pytest tests": (SESSIONS, '"pytest", *in_processes()'),
     'python -c "import': (
         "tests/packaging/test_commands.py",

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "device/device.h"
@@ -129,11 +130,26 @@ struct KernelInfo {
   std::vector<ParameterInfo> parameters;
 };
 
+// Values of function constants, by their names or the digits of their indices.
+using Constant = std::variant<bool, int64_t, uint64_t, double>;
+using Constants = std::map<std::string, Constant>;
+
 // A kernel from text that is not ours: for the Python module and the tests.
+struct CompileRequest {
+  std::string text;
+  std::string entry;
+  std::vector<std::pair<std::string, std::string>> defines{};
+  std::vector<std::string> include_folders{};  // searched in this order
+  Constants constants{};
+  std::string name = "kernel.metal";  // of its file, in messages
+};
+std::shared_ptr<const device::Pipeline> compile(const CompileRequest& request);
 std::shared_ptr<const device::Pipeline> compile(
     std::string_view text,
     std::string_view entry,
     const std::vector<std::pair<std::string, std::string>>& defines);
+// What a host can ask for, in the order of the text; nothing is compiled.
+std::vector<std::string> kernel_names(const CompileRequest& request);
 KernelInfo info(const device::Pipeline& pipeline);
 
 // What a text needs besides registers.
@@ -146,10 +162,7 @@ struct Footprint {
 
 // Type-checks a text by Metal's rules, stricter than running it needs; throws
 // Error(compile) with the lines that break one.  language_version as in Limits.
-Footprint accept(
-    std::string_view text,
-    const std::vector<std::pair<std::string, std::string>>& defines,
-    uint32_t language_version);
+Footprint accept(const CompileRequest& request, uint32_t language_version);
 
 // Runs one launch under its own options; returns what it counted.
 Counters dispatch(const device::Launch& launch, const Options& options);

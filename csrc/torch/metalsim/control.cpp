@@ -1,5 +1,5 @@
-// csrc/torch/metalsim/control.cpp: what orchard_ops/sim/__init__.py asks of the
-// device, as operators, so that the library needs no Python.
+// csrc/torch/metalsim/control.cpp: what orchard_ops/sim/_metalsim.py asks of
+// the device, as operators, so that the library needs no Python.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 

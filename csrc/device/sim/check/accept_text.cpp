@@ -1,5 +1,5 @@
 // csrc/device/sim/check/accept_text.cpp: runs the type checker of Metal's
-// rules; see compile.h.
+// rules; see sim.h.
 #include <regex>
 
 #include "device/sim/check/accept.h"
@@ -94,16 +94,16 @@ void type_check(std::string text,
 
 }  // namespace
 
-Footprint accept_text(const std::string& source, uint32_t language_version) {
+Footprint accept(const CompileRequest& request, uint32_t language_version) {
   const Toolchain tools = find_toolchain();
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
   const auto version = static_cast<int>((language_version >> 16) * 100 +
                                         (language_version & 0xffff) * 10);
-  const std::string define = "-DMSL_LANGUAGE=" + std::to_string(version);
-  type_check(
-      to_opencl(accept(preprocess(source, tools, {define}, at), version)),
-      version, tools, at);
+  Words flags = include_flags(request);
+  flags.push_back("-DMSL_LANGUAGE=" + std::to_string(version));
+  const std::string whole = preprocess(source_of(request), tools, flags, at);
+  type_check(to_opencl(accept(whole, version)), version, tools, at);
   const std::string typed = read_file(at + "/typed.ll");
   if (typed.size() > kOptimizable) {
     return {declared_threadgroup_bytes(typed), {}};

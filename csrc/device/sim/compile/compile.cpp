@@ -34,6 +34,20 @@ std::string precompiled_prelude(bool is_strict, const Toolchain& tools) {
   return precompiled("prelude.h", tools.driver, flags);
 }
 
+// Preprocessed, the same each time for the same files.
+std::string whole_text(const std::string& text,
+                       const Toolchain& tools,
+                       const Words& flags) {
+  const ScratchFolder scratch;
+  std::string whole = preprocess(text, tools, flags, scratch.path());
+  // Its markers name a folder that is another one each time.
+  const std::string folder = scratch.path() + "/";
+  for (size_t at = 0; (at = whole.find(folder, at)) != whole.npos;) {
+    whole.erase(at, folder.size());
+  }
+  return whole;
+}
+
 void build(const Source& source,
            bool is_strict,
            const Toolchain& tools,
@@ -122,19 +136,34 @@ std::string Binary::line_of(const void* code) const {
   return lines_->find(static_cast<uint64_t>(at - begin) - 1);
 }
 
-Source read_source(std::string text, bool is_ours) {
+Source read_source(std::string text) {
   const Toolchain tools = find_toolchain();
-  if ((is_ours || !includes_files(text)) && !has_flags(tools)) {
+  if (!has_flags(tools)) return {std::move(text), false};
+  return {whole_text(text, tools, {}), true};
+}
+
+Source read_source(const CompileRequest& request) {
+  if (!request.constants.empty()) {
+    throw Error(ErrorKind::unsupported,
+                "simulator: expected no values of function constants, which "
+                "it does not take yet; make them macros");
+  }
+  const Toolchain tools = find_toolchain();
+  std::string text = source_of(request);
+  if (!includes_files(text) && !has_flags(tools)) {
     return {std::move(text), false};
   }
-  const ScratchFolder scratch;
-  std::string whole = preprocess(text, tools, {}, scratch.path());
-  // Its markers name a folder that is another one each time.
-  const std::string folder = scratch.path() + "/";
-  for (size_t at = 0; (at = whole.find(folder, at)) != whole.npos;) {
-    whole.erase(at, folder.size());
+  return {whole_text(text, tools, include_flags(request)), true};
+}
+
+std::vector<std::string> kernel_names(const CompileRequest& request) {
+  const std::string text =
+      whole_text(source_of(request), find_toolchain(), include_flags(request));
+  std::vector<std::string> names;
+  for (const KernelText& kernel : translate_text(text).kernels) {
+    if (!kernel.is_template) names.push_back(kernel.name);
   }
-  return {std::move(whole), true};
+  return names;
 }
 
 std::shared_ptr<const Binary> compile_text(const Source& source,

@@ -40,18 +40,15 @@ struct Source {
   bool is_preprocessed = false;
 };
 
-// A text that reads other files is preprocessed, so that the result depends on
-// nothing else: not on what those files hold at a later time.  No text of this
-// library does (`is_ours`).  Throws Error(compile).
-Source read_source(std::string text, bool is_ours);
+// A text of this library, which reads no other file.  Throws Error(compile).
+Source read_source(std::string text);
+// A user's text that does is preprocessed, so that the result depends on
+// nothing else: not on what those files hold at a later time.
+Source read_source(const CompileRequest& request);
 
 // Compiles or takes from the cache; throws Error(compile) with the compiler's
 // message.  Safe under threads and processes.
 std::shared_ptr<const Binary> compile_text(const Source& source,
                                            bool is_strict);
-
-// Throws Error(compile) unless the text keeps the rules of Metal that the
-// simulator can run without: see accept.h.  language_version as in Limits.
-Footprint accept_text(const std::string& source, uint32_t language_version);
 
 }  // namespace orchard::sim

@@ -158,16 +158,29 @@ std::string precompiled(const std::string& header,
   return target;
 }
 
+std::string source_of(const CompileRequest& request) {
+  return device::kernel_source(request.text, request.name, request.defines,
+                               request.include_folders);
+}
+
+Words include_flags(const CompileRequest& request) {
+  Words words;
+  for (const std::string& folder : request.include_folders) {
+    words.push_back("-I" + folder);
+  }
+  return words;
+}
+
 std::string preprocess(const std::string& source,
                        const Toolchain& tools,
-                       const Words& defines,
+                       const Words& flags,
                        const std::string& folder) {
   const std::string headers = header_folder();
   const std::string from = folder + "/kernel.metal";
   const std::string to = folder + "/kernel.ii";
   write_file(from, source);
   Words step = {"-E", "-xc++", "-std=c++20", "-nostdinc", "-I" + headers};
-  step.insert(step.end(), defines.begin(), defines.end());
+  step.insert(step.end(), flags.begin(), flags.end());
   step.insert(step.end(), {"-include", headers + "/macros.h", from, "-o", to});
   run_step(tools.driver, step, folder);
   return read_file(to);

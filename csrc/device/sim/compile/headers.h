@@ -5,6 +5,7 @@
 #include <string>
 
 #include "device/sim/compile/toolchain.h"
+#include "device/sim/sim.h"
 
 namespace orchard::sim {
 
@@ -24,10 +25,14 @@ std::string precompiled(const std::string& header,
 // Metal's headers; in doubt it may.
 bool includes_files(std::string text);
 
+// What a user's text is with our files in it, and where its own are looked for.
+std::string source_of(const CompileRequest& request);
+Words include_flags(const CompileRequest& request);
+
 // Expands a kernel's macros and includes.
 std::string preprocess(const std::string& source,
                        const Toolchain& tools,
-                       const Words& defines,
+                       const Words& flags,
                        const std::string& folder);
 
 }  // namespace orchard::sim

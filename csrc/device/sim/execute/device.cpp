@@ -398,7 +398,7 @@ class SimDevice : public device::Device {
     }
     // Compiled outside the lock; the text's cache joins equal requests.
     auto made = std::make_shared<SimPipeline>(
-        read_source(device::kernel_source(request), true), request.entry);
+        read_source(device::kernel_source(request)), request.entry);
     const std::lock_guard lock(pipeline_mutex_);
     return pipelines_.emplace(std::move(key), std::move(made)).first->second;
   }
@@ -485,21 +485,15 @@ Counters dispatch(const device::Launch& launch, const Options& options) {
   return instance().run(launch, options);
 }
 
+std::shared_ptr<const device::Pipeline> compile(const CompileRequest& request) {
+  return std::make_shared<SimPipeline>(read_source(request), request.entry);
+}
+
 std::shared_ptr<const device::Pipeline> compile(
     std::string_view text,
     std::string_view entry,
     const std::vector<std::pair<std::string, std::string>>& defines) {
-  return std::make_shared<SimPipeline>(
-      read_source(device::kernel_source(text, "kernel.metal", defines), false),
-      entry);
-}
-
-Footprint accept(
-    std::string_view text,
-    const std::vector<std::pair<std::string, std::string>>& defines,
-    uint32_t language_version) {
-  return accept_text(device::kernel_source(text, "kernel.metal", defines),
-                     language_version);
+  return compile({std::string(text), std::string(entry), defines});
 }
 
 std::string type_name(const ParameterInfo& parameter) {

@@ -179,12 +179,9 @@ Arguments::~Arguments() {
   for (Buffer* buffer : buffers_) release(buffer);
 }
 
-void Arguments::bind(const py::sequence& values, device::Launch& launch) {
+void Arguments::bind(const std::vector<Given>& values, device::Launch& launch) {
   texts_.reserve(values.size());
-  for (uint32_t i = 0; i < values.size(); ++i) {
-    const py::object value = values[i];
-    if (!value.is_none()) add(i, value);
-  }
+  for (const Given& given : values) add(given);
   share_buffers();
   for (const auto& [index, text] : texts_) {
     device::Argument argument;
@@ -203,10 +200,11 @@ void Arguments::bind(const py::sequence& values, device::Launch& launch) {
   }
 }
 
-void Arguments::add(uint32_t index, const py::object& value) {
+void Arguments::add(const Given& given) {
+  const auto& [index, value, offset] = given;
   const Place place{kernel_, index, find(kernel_, index)};
   if (py::isinstance<py::array>(value)) {
-    return add_array(index, value.cast<py::array>());
+    return add_array(index, value.cast<py::array>(), offset);
   }
   const auto type = py::str(py::type::of(value).attr("__name__"));
   check_not_written(place, "a value of type " + type.cast<std::string>());
@@ -226,7 +224,9 @@ void Arguments::add(uint32_t index, const py::object& value) {
   }
 }
 
-void Arguments::add_array(uint32_t index, const py::array& array) {
+void Arguments::add_array(uint32_t index,
+                          const py::array& array,
+                          uint64_t offset_bytes) {
   const Place place{kernel_, index, find(kernel_, index)};
   check_type(place, array.dtype());
   if ((array.flags() & py::array::c_style) == 0) {
@@ -234,10 +234,16 @@ void Arguments::add_array(uint32_t index, const py::array& array) {
                  "pass numpy.ascontiguousarray() of it");
   }
   if (!array.writeable()) check_not_written(place, "a read-only array");
+  const auto length = static_cast<uint64_t>(array.nbytes());
+  if (offset_bytes > length) {
+    place.refuse("an offset of at most the " + std::to_string(length) +
+                     " bytes of its array",
+                 std::to_string(offset_bytes), "offsets are in bytes");
+  }
   const auto* begin = static_cast<const std::byte*>(array.data());
   arrays_.push_back({index,
                      place.parameter != nullptr && !place.parameter->is_const,
-                     array, begin, begin + array.nbytes()});
+                     array, begin, begin + length, offset_bytes});
 }
 
 // One buffer for each stretch of memory without a gap.
@@ -260,12 +266,11 @@ void Arguments::share_buffers() {
     const HostAccess access(buffer);
     for (; first < last; ++first) {
       Array& a = *list[first];
-      const auto offset = static_cast<uint64_t>(a.begin - begin);
+      const auto at = static_cast<uint64_t>(a.begin - begin);
       const auto bytes = static_cast<uint64_t>(a.end - a.begin);
-      a.view = view(buffer, offset, bytes);
+      a.view = view(buffer, at + a.offset_bytes, bytes - a.offset_bytes);
       if (bytes == 0) continue;
-      std::memcpy(static_cast<std::byte*>(access.data()) + offset, a.begin,
-                  bytes);
+      std::memcpy(static_cast<std::byte*>(access.data()) + at, a.begin, bytes);
     }
   }
 }
@@ -275,10 +280,10 @@ void Arguments::copy_out() const {
     if (!a.is_written || a.begin == a.end) continue;
     const HostAccess access(static_cast<Buffer*>(a.view.handle));
     py::array array = a.array;
-    std::memcpy(
-        array.mutable_data(),
-        static_cast<const std::byte*>(access.data()) + a.view.offset_bytes,
-        a.view.length_bytes);
+    std::memcpy(array.mutable_data(),
+                static_cast<const std::byte*>(access.data()) +
+                    (a.view.offset_bytes - a.offset_bytes),
+                static_cast<size_t>(a.end - a.begin));
   }
 }
 

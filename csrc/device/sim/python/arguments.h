@@ -6,11 +6,16 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "device/sim/sim.h"
 
 namespace orchard::sim {
+
+// One argument: its slot, what is bound there, and for an array the byte that
+// its slot begins at.
+using Given = std::tuple<uint32_t, pybind11::object, uint64_t>;
 
 // Arrays travel through buffers and back.  Those that share memory share a
 // buffer, as views of it: what is written through one is read through another.
@@ -21,9 +26,8 @@ class Arguments {
   Arguments(const Arguments&) = delete;
   Arguments& operator=(const Arguments&) = delete;
 
-  // Slot i takes value i; None leaves it free.  Throws Error(invalid_problem)
-  // for a value that its parameter cannot take.
-  void bind(const pybind11::sequence& values, device::Launch& launch);
+  // Throws Error(invalid_problem) for a value that its parameter cannot take.
+  void bind(const std::vector<Given>& values, device::Launch& launch);
   // After the launch: what the kernel may have written.
   void copy_out() const;
 
@@ -34,11 +38,14 @@ class Arguments {
     pybind11::array array;
     const std::byte* begin;
     const std::byte* end;
+    uint64_t offset_bytes;  // from begin to what the slot is bound to
     device::BufferView view{};
   };
 
-  void add(uint32_t index, const pybind11::object& value);
-  void add_array(uint32_t index, const pybind11::array& array);
+  void add(const Given& given);
+  void add_array(uint32_t index,
+                 const pybind11::array& array,
+                 uint64_t offset_bytes);
   void share_buffers();
 
   const KernelInfo& kernel_;

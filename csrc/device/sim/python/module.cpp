@@ -21,19 +21,6 @@ struct Kernel {
   sim::KernelInfo info;
 };
 
-device::Size3 size_of(const py::object& value) {
-  if (py::isinstance<py::int_>(value)) return {value.cast<uint32_t>(), 1, 1};
-  device::Size3 size{1, 1, 1};
-  const auto list = value.cast<std::vector<uint32_t>>();
-  if (list.empty() || list.size() > 3) {
-    throw Error(ErrorKind::invalid_problem,
-                "[dispatch] expected one to three numbers for a grid, got " +
-                    std::to_string(list.size()));
-  }
-  std::copy(list.begin(), list.end(), size.begin());
-  return size;
-}
-
 py::dict as_dict(const sim::Counters& counters) {
   py::dict out;
   for (const auto& [name, value] : counters.items()) out[name.c_str()] = value;
@@ -48,9 +35,9 @@ double check_timeout(double seconds) {
 }
 
 py::dict dispatch(const Kernel& kernel,
-                  const py::sequence& arguments,
-                  const py::object& threadgroups,
-                  const py::object& threads_per_threadgroup,
+                  const std::vector<sim::Given>& arguments,
+                  const device::Size3& threadgroups,
+                  const device::Size3& threads_per_threadgroup,
                   uint32_t threadgroup_bytes,
                   std::optional<bool> strict,
                   std::optional<uint64_t> seed,
@@ -58,8 +45,8 @@ py::dict dispatch(const Kernel& kernel,
   device::Launch launch;
   launch.pipeline = kernel.pipeline;
   launch.threadgroup_bytes = threadgroup_bytes;
-  launch.threadgroups = size_of(threadgroups);
-  launch.threads_per_threadgroup = size_of(threads_per_threadgroup);
+  launch.threadgroups = threadgroups;
+  launch.threads_per_threadgroup = threads_per_threadgroup;
   sim::Arguments bound(kernel.info);
   bound.bind(arguments, launch);
   sim::Options options = sim::options();
@@ -79,26 +66,28 @@ py::dict dispatch(const Kernel& kernel,
   return as_dict(counted);
 }
 
-Kernel compile(const std::string& text,
+Kernel compile(const sim::CompileRequest& text,
                const std::string& entry,
-               const std::map<std::string, std::string>& defines) {
-  const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
-                                                              defines.end());
+               const sim::Constants& constants) {
+  sim::CompileRequest request = text;
+  request.entry = entry;
+  request.constants = constants;
   const py::gil_scoped_release release;
-  auto pipeline = sim::compile(text, entry, list);
+  auto pipeline = sim::compile(request);
   sim::KernelInfo info = sim::info(*pipeline);
   return {std::move(pipeline), entry, std::move(info)};
 }
 
 std::pair<uint64_t, std::vector<std::string>> accept(
-    const std::string& text,
-    const std::map<std::string, std::string>& defines,
-    uint32_t language_version) {
-  const std::vector<std::pair<std::string, std::string>> list(defines.begin(),
-                                                              defines.end());
+    const sim::CompileRequest& text, uint32_t language_version) {
   const py::gil_scoped_release release;
-  const sim::Footprint found = sim::accept(text, list, language_version);
+  const sim::Footprint found = sim::accept(text, language_version);
   return {found.threadgroup_bytes, found.spilled};
+}
+
+std::vector<std::string> names(const sim::CompileRequest& text) {
+  const py::gil_scoped_release release;
+  return sim::kernel_names(text);
 }
 
 py::dict info(const Kernel& kernel) {
@@ -128,15 +117,17 @@ void translate(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const Error& error) {
-    const std::string tag = Error::tag(error.kind());  // "[Name] "
-    const py::object type = py::module_::import("orchard_ops._errors")
-                                .attr(tag.substr(1, tag.size() - 3).c_str());
-    PyErr_SetString(type.ptr(), error.message().c_str());
+    const py::object made =
+        py::module_::import("orchard_ops._errors").attr("typed")(error.what());
+    PyErr_SetObject(py::type::of(made).ptr(), made.ptr());
   }
 }
 
 void define_options(py::module_& m) {
   py::class_<sim::Options>(m, "Options", "What tests change of the simulator.")
+      .def_readwrite("seed", &sim::Options::seed)
+      .def_readwrite("strict", &sim::Options::strict)
+      .def_readwrite("timeout", &sim::Options::timeout)
       .def_readwrite("is_eager", &sim::Options::is_eager)
       .def_readwrite("has_foreign_layout", &sim::Options::has_foreign_layout)
       .def_property(
@@ -153,6 +144,31 @@ void define_options(py::module_& m) {
       py::return_value_policy::reference);
 }
 
+sim::CompileRequest text(
+    std::string text,
+    std::string name,
+    std::vector<std::pair<std::string, std::string>> defines,
+    std::vector<std::string> include) {
+  sim::CompileRequest made;
+  made.text = std::move(text);
+  made.name = std::move(name);
+  made.defines = std::move(defines);
+  made.include_folders = std::move(include);
+  return made;
+}
+
+void define_text(py::module_& m) {
+  py::class_<sim::CompileRequest>(m, "Text",
+                                  "A text in the Metal shading language.")
+      .def("names", &names, "Names of its kernels; compiles nothing.")
+      .def("compile", &compile, py::arg("entry"), py::arg("constants"))
+      .def("accept", &accept, py::arg("language_version"),
+           "Type-checks it by Metal's rules; returns threadgroup bytes and "
+           "the types of arrays that are no registers.");
+  m.def("text", &text, py::arg("text"), py::arg("name"), py::arg("defines"),
+        py::arg("include"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_sim, m) {
@@ -161,19 +177,13 @@ PYBIND11_MODULE(_sim, m) {
   define_options(m);
   py::class_<Kernel>(m, "Kernel", "A compiled kernel.")
       .def("dispatch", &dispatch, py::arg("arguments"), py::arg("threadgroups"),
-           py::arg("threads_per_threadgroup"), py::arg("threadgroup_bytes") = 0,
-           py::arg("strict") = py::none(), py::arg("seed") = py::none(),
-           py::arg("timeout") = py::none(),
+           py::arg("threads_per_threadgroup"), py::arg("threadgroup_bytes"),
+           py::arg("strict"), py::arg("seed"), py::arg("timeout"),
            "Runs on NumPy arrays in place; returns the counters.  Ends with "
            "a DeviceError after `timeout` seconds.")
       .def_property_readonly("info", &info)
       .def_readonly("entry", &Kernel::entry);
-  m.def("compile", &compile, py::arg("text"), py::arg("entry"),
-        py::arg("defines") = std::map<std::string, std::string>{});
-  m.def("accept", &accept, py::arg("text"), py::arg("defines"),
-        py::arg("language_version"),
-        "Type-checks a text by Metal's rules; returns threadgroup bytes and "
-        "the types of arrays that are no registers.");
+  define_text(m);
   m.def(
       "set_compiler",
       [](const std::string& command) { sim::options().compiler = command; },
