@@ -278,6 +278,16 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "tools/mutants.py", *session.posargs, env=env)
 
 
+@nox.session(python=interpreter(DEMO_TORCH))
+def fuzz(session: nox.Session) -> None:
+    """Draw problems, legal and illegal, for some time (--minutes; --every value)."""
+    install_package(session, DEMO_TORCH, "test")
+    env = {**kernel_cache(), "OMP_NUM_THREADS": "1"}
+    corpus = str(CACHE / "orchard-ops-dev" / "corpus")
+    command = ("python", "tools/fuzzing.py", "--corpus", corpus)
+    session.run(*command, *session.posargs, env=env)
+
+
 @nox.session
 def tune(session: nox.Session) -> None:
     """Choose the tiles of csrc/attention/tiles.cpp by the cost model (--check)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from . import _native
-from ._arguments.checks import whole_number
+from ._arguments.checks import count_of
 from ._errors import InvalidProblemError
 
 __all__ = ["backward_scratch"]
@@ -41,7 +41,7 @@ class backward_scratch:  # noqa: N801  Like torch.no_grad, a function that can b
     def __init__(self, max_bytes: int | None) -> None:
         name, advice = "backward_scratch", "pass bytes, 0 or more, or None"
         if max_bytes is not None:
-            max_bytes = whole_number(name, "max_bytes", max_bytes, advice)
+            max_bytes = count_of(name, "max_bytes", max_bytes, advice)
             if max_bytes < 0:
                 raise InvalidProblemError(
                     f"[{name}] expected max_bytes to be 0 or more, got {max_bytes}; "

@@ -228,7 +228,16 @@ def explain(
 
     Returns:
         The decision; its reason is empty where the kernels serve, its note mostly.
+
+    Raises:
+        InvalidProblemError: query, key or value is no tensor.
     """
+    for label, tensor in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(tensor, Tensor):
+            raise InvalidProblemError(
+                f"[sdpa.explain] expected {label} to be a torch.Tensor, got "
+                f"{type(tensor).__name__}; convert it with torch.as_tensor"
+            )
     call = Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     reason = reason_against(call) or _measured_reason(call)
     return Decision(not reason, reason, "" if reason else note_of(call))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from . import _native
-from ._errors import InvalidProblemError, UnsupportedError, translate
+from ._arguments.checks import check_is_tensor
+from ._errors import UnsupportedError, translate
 
 __all__ = ["StorageDescription", "describe"]
 
@@ -39,13 +40,10 @@ def describe(tensor: Tensor) -> StorageDescription:
 
     Raises:
         InvalidProblemError: the argument is not a tensor.
-        UnsupportedError: the tensor lies on another device.
+        UnsupportedError: the tensor lies on another device, or is not a dense one.
         DeviceError: its buffer is unknown to the device, or no library is loaded.
     """
-    if not isinstance(tensor, Tensor):
-        raise InvalidProblemError(
-            f"[describe] expected a torch.Tensor, got {type(tensor).__name__}"
-        )
+    check_is_tensor("describe", "tensor", tensor)
     is_contiguous = tensor.is_contiguous()
     if tensor.device.type == "cpu":
         offset = int(tensor.storage_offset()) * tensor.element_size()

@@ -25,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the command line choose what the tests of random problems draw."""
     parser.addoption("--combination", default="0", help="SEED or SEED:INDEX")
     parser.addoption("--fuzz", default="", help="a number of problems or SEED:INDEX")
+    parser.addoption("--problem", default="", help="a problem, as a failure prints it")
+    parser.addoption("--wrong", default="", help="FUNCTION|ARGUMENT=VALUE|...")
     parser.addoption("--every", default=1, type=int, help="run every Nth test")
 
 

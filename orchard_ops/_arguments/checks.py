@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._errors import InvalidProblemError, UnsupportedError
+from .._tracing import is_compiling
 
 __all__ = [
     "check_flag",
@@ -16,6 +17,7 @@ __all__ = [
     "check_number",
     "check_rank",
     "check_rotary_table",
+    "count_of",
     "is_bottom_right",
     "per_head",
     "slopes_of",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _FARTHEST = 2**62  # keys; no tensor has as many
+_LONGEST_INT = 1023  # bits of an int that becomes a float
 
 
 def check_is_tensor(name: str, label: str, tensor: object) -> None:
@@ -44,6 +47,11 @@ def check_is_tensor(name: str, label: str, tensor: object) -> None:
         raise UnsupportedError(
             f"[{name}] expected {label} to be a dense tensor, got one of layout "
             f"{tensor.layout}; convert it with .to_dense()"
+        )
+    if tensor.is_quantized:
+        raise UnsupportedError(
+            f"[{name}] expected {label} to be a dense tensor, got a quantized one; "
+            "convert it with .dequantize()"
         )
 
 
@@ -116,8 +124,11 @@ def slopes_of(name: str, slopes: Tensor | None) -> Tensor | None:
 
 def check_number(name: str, label: str, value: object) -> float:
     """Return a number that no gradient is asked of."""
-    if isinstance(value, (int, float)):
-        return float(value)
+    is_int = isinstance(value, int) and (
+        is_compiling() or value.bit_length() <= _LONGEST_INT
+    )
+    if is_int or isinstance(value, float):
+        return float(value)  # type: ignore[arg-type]
     if isinstance(value, Tensor) and value.requires_grad:
         raise InvalidProblemError(
             f"[{name}] expected {label} to be a number, got a tensor that requires a "
@@ -127,7 +138,7 @@ def check_number(name: str, label: str, value: object) -> float:
     if is_one or isinstance(value, Real):
         try:
             return float(value)  # type: ignore[arg-type]
-        except (TypeError, RuntimeError):
+        except (TypeError, RuntimeError, OverflowError):
             pass
     raise InvalidProblemError(
         f"[{name}] expected {label} to be a number, got {value!r}; pass a float"
@@ -138,8 +149,11 @@ def check_flag(name: str, label: str, value: object) -> bool:
     """Return a bool, which may come as NumPy's, as a tensor of one, or as 0 or 1."""
     if isinstance(value, bool):
         return value
-    if getattr(value, "ndim", 0) == 0 and value in (0, 1):
-        return bool(value)
+    try:
+        if getattr(value, "ndim", 0) == 0 and value in (0, 1):
+            return bool(value)
+    except (TypeError, ValueError, RuntimeError):  # sparse, or on the meta device
+        pass
     raise InvalidProblemError(
         f"[{name}] expected {label} to be a bool, got {value!r}; pass True or False"
     )
@@ -160,9 +174,19 @@ def whole_number(name: str, label: str, value: object, advice: str) -> int:
     )
 
 
+def count_of(name: str, label: str, value: object, advice: str) -> int:
+    """Return a whole number that compiled code can take: one of 64 bits."""
+    number = whole_number(name, label, value, advice)
+    if is_compiling() or -(2**63) <= number < 2**63:
+        return number
+    raise InvalidProblemError(
+        f"[{name}] expected {label} to be an int of 64 bits, got {number}; {advice}"
+    )
+
+
 def is_bottom_right(name: str, alignment: str) -> bool:
     """Say which corner queries and keys are aligned at."""
-    if alignment not in ("top-left", "bottom-right"):
+    if not isinstance(alignment, str) or alignment not in ("top-left", "bottom-right"):
         raise InvalidProblemError(
             f"[{name}] expected causal_alignment to be 'top-left' or 'bottom-right', "
             f"got {alignment!r}; top-left is PyTorch's meaning, bottom-right Dao's"

@@ -102,7 +102,7 @@ def dense_arguments(
         cu_seqlens_k=None if packed is None else packed.cu_seqlens_k,
         max_seqlen_q=0 if packed is None else packed.max_seqlen_q,
         max_seqlen_k=0 if packed is None else packed.max_seqlen_k,
-        return_lse=return_lse,
+        return_lse=check_flag(name, "return_lse", return_lse),
     )
 
 

@@ -214,11 +214,14 @@ def _lengths_of(
     is_on_cpu = q.device.type == "cpu"
     counts: list[int] | None = None
     lengths: Tensor | None = None
-    if isinstance(cache_seqlens, Tensor) and cache_seqlens.dim() == 0:
-        cache_seqlens = cache_seqlens.expand(q.size(0))
     if isinstance(cache_seqlens, Tensor):
+        check_is_tensor(NAME, "cache_seqlens", cache_seqlens)
+        if cache_seqlens.dim() == 0:
+            cache_seqlens = cache_seqlens.expand(q.size(0))
         lengths = _int32_of("cache_seqlens", cache_seqlens)
-        if is_on_cpu and cache_seqlens.device == q.device:
+        # The operator says which dtypes count keys.
+        is_real = not cache_seqlens.is_complex()
+        if is_on_cpu and cache_seqlens.device == q.device and is_real:
             counts = cache_seqlens.flatten().tolist()
     else:
         advice = "several lengths are an int32 tensor of shape [batch] on q's device"

@@ -10,8 +10,8 @@ from .checks import (
     check_flag,
     check_is_tensor,
     check_number,
+    count_of,
     slopes_of,
-    whole_number,
     window_sides,
 )
 from .dense import Arguments
@@ -85,7 +85,7 @@ def partial_arguments(
 
 def _whole(name: str, label: str, value: int) -> int:
     """Return a number of positions or heads of the whole."""
-    return whole_number(name, label, value, "it counts what the whole has")
+    return count_of(name, label, value, "it counts what the whole has")
 
 
 def _check_sizes(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -11,10 +11,10 @@ from .checks import (
     check_is_tensor,
     check_number,
     check_rank,
+    count_of,
     is_bottom_right,
     per_head,
     slopes_of,
-    whole_number,
     window_sides,
 )
 from .dense import Arguments, seed_for
@@ -71,13 +71,13 @@ def packed_arguments(
         *cu_seqlens,
         _longest(name, "q", max_seqlens[0]),
         _longest(name, "k", max_seqlens[1]),
-        return_lse,
+        check_flag(name, "return_lse", return_lse),
     )
 
 
 def _longest(name: str, side: str, given: int) -> int:
     """Return a number of tokens, which torch.compile may know only in the run."""
     advice = "pass the longest sequence's length"
-    length = whole_number(name, f"max_seqlen_{side}", given, advice)
+    length = count_of(name, f"max_seqlen_{side}", given, advice)
     promise_range(length, 0, LONGEST)
     return length

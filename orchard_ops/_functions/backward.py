@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _native
 from .._arguments import Arguments
-from .._errors import translate
+from .._errors import InvalidProblemError, translate
 from .run import attend
 
 __all__ = ["gradients"]
@@ -68,6 +68,12 @@ def _by_autograd(
     less than its weight's is a number for each row, as the gradient of lse is.
     """
     dtype = arguments.q.dtype
+    for label, tensor in (("k", arguments.k), ("v", arguments.v)):
+        if tensor.dtype != dtype:  # the cast below would hide it
+            raise InvalidProblemError(
+                f"[{name}] expected {label} in q's {dtype}, got {tensor.dtype}; cast "
+                "it with .to"
+            )
     if arguments.part is not None:  # gradients of parts are not rounded
         dtype = torch.promote_types(dtype, torch.float32)
     leaves = [t.detach().to(dtype).requires_grad_() for t in arguments[:3]]

@@ -180,7 +180,8 @@ def flash_attention(
         and type(q) is type(k) is type(v) is Tensor and type(attn_mask) in _MASKS
         and type(dropout_p) in _NUMBERS and dropout_p == 0.0
         and type(is_causal) is bool and type(scale) in _SCALES
-        and type(enable_gqa) is bool and causal_alignment in _ALIGNMENTS
+        and type(enable_gqa) is bool and type(causal_alignment) is str
+        and causal_alignment in _ALIGNMENTS and type(return_lse) is bool
         and type(softcap) in _NUMBERS and softcap == 0.0 and alibi_slopes is None
         and sinks is None and not return_lse
         and not is_any_region()

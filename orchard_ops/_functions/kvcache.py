@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from .._arguments.checks import check_flag
 from .._arguments.kvcache import (
     NAME,
     Cache,
@@ -198,6 +199,8 @@ def flash_attention_with_kvcache(
     if rotary_cos is not None or rotary_sin is not None:
         most = 0 if k is None else max(len_new, steps, 1)
         turn = rotary_table(q, rotary_cos, rotary_sin, cache.counts, most)
+    is_interleaved = check_flag(NAME, "rotary_interleaved", rotary_interleaved)
+    asks_lse = check_flag(NAME, "return_lse", return_lse)
     is_on_cpu = q.device.type == "cpu"
     if is_on_cpu or k is not None:
         _attend(q[:, :0], cache, options)  # Computes nothing, but checks the rest.
@@ -207,11 +210,11 @@ def flash_attention_with_kvcache(
     if k is not None and v is not None:
         if turn is not None:
             places = _positions(cache, steps).expand(-1, q.size(1))
-            q = rotate(q, *turn, places, rotary_interleaved)
-            k = rotate(k, *turn, _positions(cache, len_new), rotary_interleaved)
+            q = rotate(q, *turn, places, is_interleaved)
+            k = rotate(k, *turn, _positions(cache, len_new), is_interleaved)
         cache = _append(cache, k, v)
     out, lse = _attend(q, cache, options)
-    return (out, lse) if return_lse else out
+    return (out, lse) if asks_lse else out
 
 
 def _attend(q: Tensor, cache: Cache, options: Options) -> tuple[Tensor, Tensor]:

@@ -295,6 +295,14 @@ def merge_partials(
 
 
 def _check_parts(name: str, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+    is_list = isinstance(parts, Sequence) and not isinstance(parts, (str, bytes))
+    if not is_list or any(
+        not isinstance(part, (tuple, list)) or len(part) != 2 for part in parts
+    ):
+        raise InvalidProblemError(
+            f"[{name}] expected parts to be a list of pairs (out, lse), got "
+            f"{type(parts).__name__}; pass what flash_attention_partial returned"
+        )
     if not len(parts):
         raise InvalidProblemError(
             f"[{name}] expected at least one part, got none; leave out the merging "
@@ -347,13 +355,23 @@ def sink_gradient(
         InvalidProblemError: the shapes do not fit.
     """
     name = "sink_gradient"
-    for label, tensor in (("grad_out", grad_out), ("out", out), ("lse", lse)):
+    given = {"grad_out": grad_out, "out": out, "lse": lse}
+    if grad_lse is not None:
+        given["grad_lse"] = grad_lse
+    for label, tensor in given.items():
         check_is_tensor(name, label, tensor)
-    if not (grad_out.shape == out.shape and lse.shape == out.shape[:-1]):
+    for label, tensor in given.items():
+        shape = out.shape if label == "grad_out" else out.shape[: lse.dim()]
+        is_alike = tensor.device == out.device and tensor.is_floating_point()
+        is_right = label == "out" or tensor.shape == shape
+        if is_right and is_alike and lse.dim() == out.dim() - 1:
+            continue
         raise InvalidProblemError(
-            f"[{name}] expected grad_out and out of one shape and lse without its last "
-            f"dimension, got {list(grad_out.shape)}, {list(out.shape)} and "
-            f"{list(lse.shape)}; pass what merge_partials returned, and its gradients"
+            f"[{name}] expected grad_out and out of one shape, and lse and grad_lse "
+            f"without its last dimension, all floating-point on {out.device}, got "
+            f"{label} {list(tensor.shape)} {tensor.dtype} on {tensor.device} beside "
+            f"out {list(out.shape)}; pass what merge_partials returned, and its "
+            "gradients"
         )
     delta = (grad_out.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
     if grad_lse is not None:

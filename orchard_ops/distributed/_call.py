@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _native
 from .._arguments import dense_arguments
-from .._arguments.checks import slopes_of
+from .._arguments.checks import check_flag, count_of, slopes_of
 from .._arguments.philox import NO_SEED, draw_seed
 from .._errors import InvalidProblemError, OrchardError, UnsupportedError, translate
 from . import _heads
@@ -150,11 +150,14 @@ def _call(
         ("layout", layout, LAYOUTS),
         ("method", method, METHODS),
     ):
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise InvalidProblemError(
                 f"[{name}] expected {label} to be one of {', '.join(allowed)}, got "
                 f"{value!r}"
             )
+    if length is not None:
+        length = count_of(name, "length", length, "it counts the rows of the whole")
+    return_lse = check_flag(name, "return_lse", return_lse)
     arguments = dense_arguments(
         name, q, k, v, attn_mask, dropout_p, is_causal, scale,
         window=window, softcap=softcap, sinks=sinks, seed=NO_SEED,

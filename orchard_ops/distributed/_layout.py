@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from .._arguments.checks import whole_number
 from .._errors import InvalidProblemError
 
 __all__ = ["LAYOUTS", "Layout", "Piece", "local_length", "pieces", "placed"]
@@ -51,7 +52,12 @@ def pieces(
     Raises:
         InvalidProblemError: there is no such layout or rank, or length is negative.
     """
-    if layout not in LAYOUTS or not 0 <= rank < ranks or length < 0:
+    name, advice = "distributed.pieces", "it counts rows or ranks"
+    length = whole_number(name, "length", length, advice)
+    ranks = whole_number(name, "ranks", ranks, advice)
+    rank = whole_number(name, "rank", rank, advice)
+    is_layout = isinstance(layout, str) and layout in LAYOUTS
+    if not is_layout or not 0 <= rank < ranks or length < 0:
         raise InvalidProblemError(
             "[distributed.pieces] expected a layout of contiguous or zigzag, a rank "
             f"below the number of ranks and a length from 0 on, got {layout!r}, rank "

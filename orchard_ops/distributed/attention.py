@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._arguments.checks import check_flag
 from . import _gather, _heads, _ring
 from ._call import agreed_plan
 from ._layout import Layout
@@ -177,7 +178,7 @@ def context_parallel_attention(
     link = Link(name, group)
     device = q.device if isinstance(q, Tensor) else torch.device("cpu")
     call, plan = agreed_plan(
-        name, link, check, device,
+        name, link, check_flag(name, "check", check), device,
         q=q, k=k, v=v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal,
         scale=scale, layout=layout, method=method, length=length, window=window,
         softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks, cu_seqlens=cu_seqlens,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._arguments.checks import check_is_tensor, count_of
 from .._errors import InvalidProblemError
 from ._layout import Layout, local_length, pieces, placed
 from ._problem import sum_dtype
@@ -77,6 +78,7 @@ def unshard(
     name = "distributed.unshard"
     link = Link(name, group)
     dim = _dimension(name, x, dim)
+    length = count_of(name, "length", length, "it counts the rows of the whole")
     wanted = local_length(length, link.size, link.rank, layout)
     if x.size(dim) != wanted:
         raise InvalidProblemError(
@@ -107,7 +109,9 @@ def positions(
     Returns:
         ``[rows]`` int64.
     """
-    link = Link("distributed.positions", group)
+    name = "distributed.positions"
+    link = Link(name, group)
+    length = count_of(name, "length", length, "it counts the rows of the whole")
     found = pieces(length, link.size, link.rank, layout)
     parts = [torch.arange(begin, end, device=device) for begin, end in found]
     return torch.cat([torch.arange(0, device=device), *parts])
@@ -151,6 +155,8 @@ class _Unshard(torch.autograd.Function):
 
 
 def _dimension(name: str, x: Tensor, dim: int) -> int:
+    check_is_tensor(name, "x", x)
+    dim = count_of(name, "dim", dim, "pass the dimension of the rows")
     if not -x.dim() <= dim < x.dim():
         raise InvalidProblemError(
             f"[{name}] expected a dimension of a tensor of shape {list(x.shape)}, got "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
-from .._arguments.checks import check_rank
+from .._arguments.checks import check_is_tensor, check_number, check_rank
 from .._errors import InvalidProblemError, UnsupportedError
 from .._functions.backward import gradients
 from .._functions.run import attend
@@ -186,11 +186,13 @@ def _flash_attn_backward(
         name, q, k, v, dropout_p, softmax_scale, causal, window, softcap, alibi_slopes,
         _seed_of(name, dropout_p, rng_state),
     )  # fmt: skip
+    written = {"dq": dq, "dk": dk, "dv": dv}
+    _check_backward(name, (q, k, v), dout, out, softmax_lse, written)
     dout, out = dout.transpose(1, 2), out.transpose(1, 2)
     found = gradients(name, arguments, dout, out, softmax_lse)
-    for written, gradient in zip((dq, dk, dv), found[:3]):
-        if written is not None:
-            written.copy_(gradient.transpose(1, 2))
+    for place, gradient in zip(written.values(), found[:3]):
+        if place is not None:
+            place.copy_(gradient.transpose(1, 2))
     return (dout.float() * out.float()).sum(-1)
 
 
@@ -258,11 +260,13 @@ def _flash_attn_varlen_backward(
         dropout_p, softmax_scale, causal, window, softcap, alibi_slopes,
         _seed_of(name, dropout_p, rng_state),
     )  # fmt: skip
+    written = {"dq": dq, "dk": dk, "dv": dv}
+    _check_backward(name, (q, k, v), dout, out, softmax_lse, written)
     dout, out = dout.transpose(0, 1), out.transpose(0, 1)
     found = gradients(name, arguments, dout[None], out[None], softmax_lse.unsqueeze(0))
-    for written, gradient in zip((dq, dk, dv), found[:3]):
-        if written is not None:
-            written.copy_(gradient.squeeze(0).transpose(0, 1))
+    for place, gradient in zip(written.values(), found[:3]):
+        if place is not None:
+            place.copy_(gradient.squeeze(0).transpose(0, 1))
     return (dout.float() * out.float()).sum(-1)
 
 
@@ -321,12 +325,58 @@ def _of_dropout(arguments: Arguments, is_asked: bool) -> tuple[Tensor, Tensor]:
     return signed_probabilities(arguments) if is_asked else nothing, state
 
 
+def _check_backward(
+    name: str,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    dout: Tensor,
+    out: Tensor,
+    softmax_lse: Tensor,
+    written: dict[str, Tensor | None],
+) -> None:
+    """Check what a backward has beside the forward's arguments."""
+    q, _, v = inputs
+    of_out = [*q.shape[:-1], v.size(-1)]
+    of_lse = [*q.shape[:-3], q.size(-2), q.size(-3)]
+    expected = [("dout", dout, of_out), ("out", out, of_out)]
+    expected.append(("softmax_lse", softmax_lse, of_lse))
+    for (label, place), tensor in zip(written.items(), inputs):
+        if place is not None:
+            expected.append((label, place, list(tensor.shape)))
+    for label, tensor, shape in expected:
+        check_is_tensor(name, label, tensor)
+        # A gradient is written: no two of its elements may be the same number.
+        is_apart = label not in written or not _has_shared_elements(tensor)
+        is_beside = tensor.device == q.device and tensor.is_floating_point()
+        if list(tensor.shape) == shape and is_beside and is_apart:
+            continue
+        raise InvalidProblemError(
+            f"[{name}] expected {label} of shape {shape}, floating-point, on "
+            f"{q.device}, got {list(tensor.shape)}, {tensor.dtype}, on "
+            f"{tensor.device}; pass what the forward returned, and memory of its "
+            "inputs' shapes"
+        )
+
+
+def _has_shared_elements(tensor: Tensor) -> bool:
+    """Say whether a dimension repeats the same memory."""
+    return any(
+        size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride())
+    )
+
+
 def _seed_of(name: str, dropout_p: float, rng_state: Tensor | None) -> Tensor | None:
-    if dropout_p == 0.0:
+    if check_number(name, "dropout_p", dropout_p) == 0.0:
         return None
     if rng_state is None:
         raise InvalidProblemError(
             f"[{name}] expected rng_state with dropout_p={dropout_p}, got None; pass "
             "the one that the forward returned"
+        )
+    check_is_tensor(name, "rng_state", rng_state)
+    if rng_state.dtype != torch.int64 or rng_state.shape != (2,) or rng_state.is_meta:
+        raise InvalidProblemError(
+            f"[{name}] expected rng_state of shape [2], int64, got {rng_state.dtype} "
+            f"of shape {list(rng_state.shape)} on {rng_state.device}; pass the one "
+            "that the forward returned"
         )
     return rng_state[0].cpu()

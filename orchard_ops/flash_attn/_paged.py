@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._arguments.checks import check_is_tensor
-from .._errors import InvalidProblemError
+from .._errors import InvalidProblemError, UnsupportedError
 
 __all__ = ["check_table", "gather_pages"]
 
@@ -27,6 +27,18 @@ def gather_pages(
         Both as ``[total, heads, head_dim]``.
     """
     pages, page_size = caches[0].shape[:2]
+    if caches[1].shape[:3] != caches[0].shape[:3]:
+        raise InvalidProblemError(
+            f"[{name}] expected k and v of as many pages, rows and heads, got "
+            f"{list(caches[0].shape)} and {list(caches[1].shape)}; slice them"
+        )
+    for label, tensor in (("cu_seqlens_k", cu_seqlens), ("block_table", block_table)):
+        check_is_tensor(name, label, tensor)
+        if tensor.is_meta:
+            raise UnsupportedError(
+                f"[{name}] expected {label} with numbers, which say what to gather, "
+                "got a tensor of the meta device; gather pages on another device"
+            )
     lengths = _lengths_of(name, cu_seqlens)
     starts = cu_seqlens.cpu().long()
     check_table(name, block_table, lengths.size(0), "each sequence of cu_seqlens_k")
@@ -65,8 +77,8 @@ def check_table(name: str, table: Tensor, rows: int, of_what: str) -> None:
 
 def _lengths_of(name: str, cu_seqlens: Tensor) -> Tensor:
     """Return the sequences' lengths, on the CPU."""
-    check_is_tensor(name, "cu_seqlens_k", cu_seqlens)
-    lengths = cu_seqlens.cpu().long().diff() if cu_seqlens.dim() == 1 else None
+    is_whole = cu_seqlens.dim() == 1 and cu_seqlens.dtype in (torch.int32, torch.int64)
+    lengths = cu_seqlens.cpu().long().diff() if is_whole else None
     if lengths is None or int(cu_seqlens[:1].sum()) != 0 or bool((lengths < 0).any()):
         raise InvalidProblemError(
             f"[{name}] expected cu_seqlens_k to rise from 0, one number more than "

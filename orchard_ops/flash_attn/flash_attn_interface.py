@@ -29,7 +29,7 @@ from typing import Union
 from torch import Tensor
 
 from .._arguments import Arguments, dense_arguments, packed_arguments
-from .._arguments.checks import check_is_tensor, check_rank
+from .._arguments.checks import check_flag, check_is_tensor, check_rank
 from .._errors import InvalidProblemError, OrchardError, renamed
 from .._functions.dense import flash_attention
 from .._functions.kvcache import flash_attention_with_kvcache
@@ -100,7 +100,8 @@ def flash_attn_func(
     check_rank(name, "batch, len", 4, q=q, k=k, v=v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     window, cap = window_of(name, window_size), cap_of(name, softcap)
-    if not return_attn_probs and not is_compiling():
+    asks_all = check_flag(name, "return_attn_probs", return_attn_probs)
+    if not asks_all and not is_compiling():
         try:
             return flash_attention(
                 q, k, v, None, dropout_p, causal, softmax_scale,
@@ -112,11 +113,11 @@ def flash_attn_func(
     arguments = dense_arguments(
         name, q, k, v, None, dropout_p, causal, softmax_scale,
         causal_alignment="bottom-right", window=window, softcap=cap,
-        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=bool(return_attn_probs),
+        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=asks_all,
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
     out = out.transpose(1, 2)
-    return (out, lse, probabilities) if return_attn_probs else out
+    return (out, lse, probabilities) if asks_all else out
 
 
 def flash_attn_kvpacked_func(
@@ -215,15 +216,16 @@ def flash_attn_varlen_func(
         check_rank(name, "batch, len", 4, k=k, v=v)
         k, v = gather_pages(name, (k, v), cu_seqlens_k, block_table)
     check_rank(name, "total", 3, q=q, k=k, v=v)
+    asks_all = check_flag(name, "return_attn_probs", return_attn_probs)
     arguments = packed_arguments(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),
         dropout_p, causal, softmax_scale, causal_alignment="bottom-right",
         window=window_of(name, window_size), softcap=cap_of(name, softcap),
-        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=bool(return_attn_probs),
+        alibi_slopes=alibi_slopes, sinks=s_aux, return_lse=asks_all,
     )  # fmt: skip
     out, lse, probabilities = _attend(name, arguments)
     out = out.squeeze(0).transpose(0, 1)
-    return (out, lse.squeeze(0), probabilities) if return_attn_probs else out
+    return (out, lse.squeeze(0), probabilities) if asks_all else out
 
 
 def flash_attn_varlen_kvpacked_func(

@@ -7,9 +7,12 @@ CPU may stumble over.
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import torch
 from cases import BF16, F16, F32, Case, Mask
 
 # The call that is made, and how often it is drawn.  "sdpa" runs on the device.
@@ -26,16 +29,48 @@ class Problem:
     call: str
     case: Case
 
+    def __str__(self) -> str:
+        """Return the text that `parse` reads: JSON of what is not usual."""
+        found: dict[str, Any] = {"call": self.call}
+        for each in fields(Case):
+            value = getattr(self.case, each.name)
+            if each.name == "name" or value == each.default:
+                continue
+            if isinstance(value, torch.dtype):
+                value = str(value)[len("torch.") :]
+            found[each.name] = vars(value) if isinstance(value, Mask) else value
+        return json.dumps(found)
+
+
+def parse(text: str) -> Problem:
+    """Return the problem that a text says; the text names it, and so its numbers."""
+    found = json.loads(text)
+    call = found.pop("call")
+    if "dtype" in found:
+        found["dtype"] = getattr(torch, found["dtype"])
+    if "mask" in found:
+        found["mask"] = Mask(**found["mask"])
+    for label in ("window", "sequences"):
+        if label in found:
+            found[label] = tuple(
+                tuple(x) if isinstance(x, list) else x for x in found[label]
+            )
+    return Problem(call, Case(text, **found))
+
 
 def draw_problem(seed: int, index: int) -> Problem:
     """Return problem ``index`` of a seed; it depends on nothing else."""
-    rng = random.Random(f"fuzz {seed}:{index}")
+    return draw_from(random.Random(f"fuzz {seed}:{index}"), f"{seed}:{index}")
+
+
+def draw_from(rng: random.Random, name: str) -> Problem:
+    """Return a problem of some random numbers, which hypothesis can shrink."""
     (call,) = rng.choices(list(CALLS), list(CALLS.values()))
     heads_kv = rng.choice([1, 1, 2, 3])
     groups = rng.choice([1, 1, 1, 2, 4]) if call != "sdpa" else 1
     head_dim = rng.choice([1, 3, 8, 16, 33, 64])
     case = Case(
-        f"{seed}:{index}:{call}",
+        f"{name}:{call}",
         rng.choice([F32, F32, BF16, F16]),
         batch=rng.choice([1, 1, 2, 3]),
         heads_q=heads_kv * groups,

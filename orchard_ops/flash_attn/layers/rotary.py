@@ -15,6 +15,7 @@ from ..._arguments.checks import (
 )
 from ..._errors import InvalidProblemError
 from ..._functions.rotary import rotate
+from ..._tracing import is_compiling
 
 __all__ = ["apply_rotary_emb"]
 
@@ -55,6 +56,8 @@ def apply_rotary_emb(
     Raises:
         InvalidProblemError: the arguments do not fit together.
     """
+    if cu_seqlens is not None:
+        _check_starts(x, cu_seqlens)
     check_rank(_NAME, "batch, len" if cu_seqlens is None else "total",
                4 if cu_seqlens is None else 3, x=x)  # fmt: skip
     check_rotary_table(_NAME, x, cos=cos, sin=sin)
@@ -92,6 +95,7 @@ def _check_positions(first: int, length: int, cos: Tensor) -> None:
 
 
 def _check_offsets(x: Tensor, offsets: Tensor, cu_seqlens: Tensor | None) -> None:
+    check_is_tensor(_NAME, "seqlen_offsets", offsets)
     batch = x.size(0) if cu_seqlens is None else cu_seqlens.size(0) - 1
     is_whole = offsets.dtype in (torch.int32, torch.int64)
     if list(offsets.shape) != [batch] or not is_whole or offsets.device != x.device:
@@ -99,6 +103,26 @@ def _check_offsets(x: Tensor, offsets: Tensor, cu_seqlens: Tensor | None) -> Non
             f"[{_NAME}] expected seqlen_offsets to be an int, or int32 of shape "
             f"[{batch}] on {x.device}, got {offsets.dtype} of shape "
             f"{list(offsets.shape)} on {offsets.device}; convert it with .to"
+        )
+
+
+def _check_starts(x: Tensor, cu_seqlens: Tensor) -> None:
+    """Check where packed sequences begin; only the CPU shows the numbers."""
+    check_is_tensor(_NAME, "x", x)
+    check_is_tensor(_NAME, "cu_seqlens", cu_seqlens)
+    is_whole = cu_seqlens.dtype in (torch.int32, torch.int64)
+    is_list = is_whole and cu_seqlens.dim() == 1 and cu_seqlens.numel() > 0
+    if is_list and cu_seqlens.device.type == "cpu" and not is_compiling():
+        numbers = cu_seqlens.tolist()
+        is_list = numbers[0] == 0 and numbers[-1] <= x.size(0)
+        is_list = is_list and numbers == sorted(numbers)
+    if not is_list or cu_seqlens.device != x.device:
+        raise InvalidProblemError(
+            f"[{_NAME}] expected cu_seqlens to be int32 of shape [batch + 1] on "
+            f"{x.device}, rising from 0 to at most x's first size, got "
+            f"{cu_seqlens.dtype} of shape {list(cu_seqlens.shape)} on "
+            f"{cu_seqlens.device} beside x of shape {list(x.shape)}; it holds where "
+            "each sequence begins, and at last where the last one ends"
         )
 
 
@@ -113,7 +137,6 @@ def _packed_positions(
     offsets: int | Tensor,
 ) -> Tensor:
     """Return ``[1, total]``: each token's place in its own sequence, and the offset."""
-    check_is_tensor(_NAME, "cu_seqlens", cu_seqlens)
     starts = cu_seqlens.long()
     # How many sequences have ended at each token; the rest belongs to the last one.
     # In float32, of which MPS has atomic sums.
