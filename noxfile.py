@@ -272,8 +272,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=interpreter(DEMO_TORCH))
 def mutants(session: nox.Session) -> None:
-    """Break lines of the kernels: which tests notice (--count, --seed; --sample)?"""
+    """Break lines: which tests notice (--part, --count, --seed, --jobs; --sample)?"""
     install_package(session, DEMO_TORCH, "test")
+    if not {"attention", "torch", "--again"}.isdisjoint(session.posargs):
+        install(session, *BUILD_TOOLS)  # C++ is compiled again for each mutant.
     env = {**kernel_cache(), "OMP_NUM_THREADS": "1"}
     session.run("python", "tools/mutants.py", *session.posargs, env=env)
 

@@ -1,237 +1,250 @@
-"""Break the kernels on purpose, a line at a time, and see which tests notice.
+"""Break the sources on purpose, a line at a time, and see which tests notice.
 
-A mutant is one small mistake in one line of a kernel's text.  One that no test notices
-is a mistake that nobody would notice.  The library holds the texts as they are, so a
-mutant is a copy of it with other bytes, as many as before: nothing is built again.
+A mutant is one small mistake in one line.  One that no test notices is a mistake that
+nobody would notice.  ``--part`` chooses what is broken: the kernels' text, the C++ of
+csrc/attention or csrc/torch, or the Python package; ``--count`` mutants are drawn from
+all that the rules of mutant_rules.py make, and meet the tests that mutant_parts.py
+names until two have failed.  ``--sample`` breaks the lines of `SAMPLE` instead, each
+before the one test that is cheap and must notice it.
 
-``--sample`` breaks the lines of `SAMPLE`, each before the one test that is cheap and
-must notice it.  Otherwise so many lines as ``--count`` says are drawn from all that
-`RULES` can break, and the tests of attention run until two have failed.
+``--table`` writes a line of JSON a mutant, and goes on where the file ends; ``--sum``
+counts what such files hold, and lists the mutants that no test or only one kills.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
+import multiprocessing
 import random
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Callable
 
-ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = "liborchard_device.so"
-TILES, ATTENTION = "test_tiles.py", "test_attention.py"
-# Those that a drawn mutant meets, the cheapest first.
-TESTS = ("test_dropout.py", "test_strict.py", TILES, "test_spill.py",
-         "test_determinism.py", ATTENTION, "test_kvcache.py")  # fmt: skip
-DECODING = ("test_kvcache.py", "test_kvcache_bounds.py")
-TIMEOUT = 300  # seconds that a test may take: a mutant's loop may have no end
+import mutant_parts
+import mutant_tests
+from mutant_parts import PARTS
+from mutant_rules import Mutant, mutants_of
+
+TILES = "attention/test_tiles.py"
+CHEAP = "api/test_api.py::test_counts_have_names"
 
 # File, line, what takes its place, and the test that notices.
 SAMPLE = (
-    ("tile/exchange.h", "  threadgroup_barrier(mem_flags::mem_threadgroup);", "",
+    ("kernels/tile/exchange.h",
+     "  threadgroup_barrier(mem_flags::mem_threadgroup);", "",
      f"{TILES}::test_each_row[A2-d192]"),
-    ("tile/exchange.h", "    threadgroup_barrier(mem_flags::mem_threadgroup);", "",
+    ("kernels/tile/exchange.h",
+     "    threadgroup_barrier(mem_flags::mem_threadgroup);", "",
      f"{TILES}::test_each_row[A4-d128]"),
-    ("tile/dbias.h", "      for (int t = 0; t < TILE_ROWS; ++t) {",
+    ("kernels/tile/dbias.h", "      for (int t = 0; t < TILE_ROWS; ++t) {",
      "      for (int t = 0; t < 1; ++t) {", f"{TILES}::test_each_row[A4-d96]"),
-    ("tile/dropout.h",
+    ("kernels/tile/dropout.h",
      "  return ((word >> (16 * e)) & 0xffffu) < p.drop_below;",
      "  return ((word >> (16 * e)) & 0xffffu) <= p.drop_below;",
-     "test_dropout.py::test_the_draw_that_equals_the_threshold_is_kept[255]"),
-    ("forward.metal", "  int first = SLICES > 1 ? group_row0 : row0;",
+     "attention/test_dropout.py"
+     "::test_the_draw_that_equals_the_threshold_is_kept[255]"),
+    ("kernels/forward.metal", "  int first = SLICES > 1 ? group_row0 : row0;",
      "  int first = row0;",
      f"{TILES}::test_tiles_that_see_other_scores[A2-d192-window]"),
-    ("tile/window.h", "    if (other != place.tile) {",
+    ("kernels/tile/window.h", "    if (other != place.tile) {",
      "    if (other == place.tile) {",
      f"{TILES}::test_tiles_that_see_other_scores[A2-d192-mask]"),
-    ("tile/attend.h", "      state.row_total[t] *= correction;", "",
-     f"{ATTENTION}::test_matches_float64[f32-d64]"),
+    ("kernels/tile/attend.h", "      state.row_total[t] *= correction;", "",
+     "attention/test_attention.py::test_matches_float64[f32-d64]"),
+    ("orchard_ops/_arguments/checks.py",
+     "    if slopes.requires_grad and torch.is_grad_enabled():", "    if False:",
+     "api/test_errors.py::test_learned_slopes_lose_no_gradient[cpu]"),
+    ("orchard_ops/_arguments/kvcache.py",
+     "    if torch.is_grad_enabled() and any(t.requires_grad for t in given):",
+     "    if False:", "attention/test_kvcache.py::test_gradients_are_refused"),
+    ("orchard_ops/distributed/_layout.py",
+     "    return min(length, units * chunk // count * unit)",
+     "    return max(length, units * chunk // count * unit)",
+     "distributed/test_layout.py::test_pieces_by_hand"),
+    ("orchard_ops/_functions/rotary.py",
+     "        result = torch.cat([a * c - b * s, a * s + b * c], -1)",
+     "        result = torch.cat([a * c - b * s, a * s - b * c], -1)",
+     "api/test_rotary.py::test_matches_complex_numbers[halves-dtype0]"),
+    ("orchard_ops/_flops.py",
+     "    return 2 * _scores(call, grad_out) * (3 * size + 2 * size_v)",
+     "    return 2 * _scores(call, grad_out) * (3 * size - 2 * size_v)",
+     "api/test_flops.py::test_dense[40]"),
 )  # fmt: skip
+
+Row = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """One line of a file in kernels/, counted from 0, and what takes its place."""
+class Verdict:
+    """What became of a mutant: refused, killed or survived, and by which tests."""
 
-    file: str
-    line: int
-    old: str
-    new: str
+    mutant: Mutant
+    word: str
+    killers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Name the place, and both lines."""
-        new = self.new.strip() or "nothing"
-        return f"kernels/{self.file}:{self.line + 1}: {self.old.strip()} -> {new}"
+        """Name the mutant, and what noticed it."""
+        by = f" by {', '.join(self.killers)}" if self.killers else ""
+        word = self.word.upper() if self.word == "survived" else self.word
+        return f"{self.mutant}\n    {word}{by}"
+
+    def line(self) -> str:
+        """Return it as a line of a table."""
+        fields = {"word": self.word, "killers": self.killers}
+        return json.dumps({**asdict(self.mutant), **fields}) + "\n"
 
 
-def _swap(match: re.Match[str]) -> str:
-    return f"{match[1]}({match[3]}, {match[2]}"
+def read_table(path: Path) -> list[Verdict]:
+    """Return what a table holds."""
+    found = []
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        word, tests = row.pop("word"), tuple(row.pop("killers"))
+        found.append(Verdict(Mutant(**row), word, tests))
+    return found
 
 
-def _other_side(match: re.Match[str]) -> str:
-    return match[1] + {"left": "right", "right": "left"}[match[2]]
-
-
-# What is looked for in a line, and what is put there.
-RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    (r" <= ", " < "), (r" >= ", " > "), (r" < ", " <= "), (r" > ", " >= "),
-    (r" == ", " != "), (r" != ", " == "), (r" && ", " || "), (r" \|\| ", " && "),
-    (r" \+ ", " - "), (r" - ", " + "), (r" \+= ", " -= "), (r" \*= ", " += "),
-    (r" \* ", " + "), (r" / ", " * "), (r" % ", " / "), (r" & ", " | "),
-    (r"\bmin\(", "max("), (r"\bmax\(", "min("), (r"\b1\.0f", "0.0f"),
-    (r"\b0\.0f", "1.0f"), (r" = 0;", " = 1;"), (r"\+ 1\b", "+ 2"),
-    (r"(window_)(left|right)", _other_side),  # the wrong side of a mask
-    (r"\bp\.k\.row", "p.q.row"), (r"\bp\.q\.row", "p.k.row"),  # strides
-    (r"\bp\.v\.row", "p.k.row"), (r"\bp\.out\.row", "p.q.row"),
-    (r"(\w+)\((\w[\w.]*), (\w[\w.]*)\b(?=[,)])", _swap),  # arguments
-    # A statement that is left out: a barrier, a rescaling, a step of a loop.
-    (r"^ +[\w:]+(<[^;]*>)?\([^;]*\);$", ""), (r"^ +[\w.\[\]]+ [*+|]?= [^;]*;$", ""),
-)  # fmt: skip
-
-
-def mutants_of(file: str, text: str) -> Iterator[Mutant]:
-    """Yield all that the rules make of a file's text."""
-    for number, line in enumerate(text.splitlines()):
-        code = line.partition("//")[0].rstrip()
-        if not code or code.lstrip().startswith(("#", "typedef", "template")):
-            continue
-        for pattern, put in RULES:
-            for match in re.finditer(pattern, code):
-                new = match.expand(put) if isinstance(put, str) else put(match)
-                changed = code[: match.start()] + new + code[match.end() :]
-                if changed != code:
-                    yield Mutant(file, number, line, changed)
-
-
-def texts() -> dict[str, str]:
-    """Return the texts of kernels/, by their path there."""
-    folder = ROOT / "kernels"
-    return {
-        path.relative_to(folder).as_posix(): path.read_text("utf-8")
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "params.h"  # which the host knows too
-    }
-
-
-def mutated(text: str, mutant: Mutant) -> str:
-    """Return a text with its mutant, of the same length: comments give way."""
-    lines = text.split("\n")
-    assert lines[mutant.line] == mutant.old
-    longer = len(mutant.new) - len(mutant.old)
-    lines[mutant.line] = mutant.new + " " * -longer
-    if longer > 0:
-        first = next(i for i, at in enumerate(lines) if at.startswith("// "))
-        assert len(lines[first]) > longer + 2
-        lines[first] = lines[first][: len(lines[first]) - longer]
-    changed = "\n".join(lines)
-    assert len(changed) == len(text)
-    return changed
-
-
-def libraries() -> Path:
-    """Return the folder of the libraries that are tested."""
-    if folder := os.environ.get("ORCHARD_LIBRARY_DIR"):
-        return Path(folder).resolve()
-    import orchard_ops
-
-    return Path(orchard_ops.__file__).parent
-
-
-def write_libraries(folder: Path, text: str, changed: str) -> None:
-    """Copy the libraries; in them, a kernel's text is another one."""
-    source = libraries()
-    for path in (*source.glob("*.so"), source / "_build_info.py"):
-        # The stand-in's libraries say nothing of their build.
-        if path.name != LIBRARY and path.exists():
-            shutil.copy(path, folder)
-    held = (source / LIBRARY).read_bytes()
-    if held.count(text.encode()) != 1:
-        raise SystemExit(f"{LIBRARY} holds other kernels than kernels/: build it again")
-    (folder / LIBRARY).write_bytes(held.replace(text.encode(), changed.encode()))
-
-
-def killers(folder: Path, tests: tuple[str, ...], most: int) -> list[str] | None:
-    """Return which tests fail, up to so many; None if the text is no program."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line",
-               "-p", "no:cacheprovider", f"--maxfail={most}",
-               f"--timeout={TIMEOUT}",
-               *(f"tests/attention/{test}" for test in tests)]  # fmt: skip
-    if len(tests) > 1:
-        command += ["-n", "2"]
-    environment = {**os.environ, "ORCHARD_LIBRARY_DIR": str(folder)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, text=True, capture_output=True
-    )
-    if done.returncode < 0:
-        return [f"a crash in {' '.join(tests)}"]
-    if done.returncode > 2:  # Neither failures nor enough of them.
-        raise SystemExit(done.stdout + done.stderr)
-    if "KernelCompileError" in done.stdout:
-        return None
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    assert bool(failed) == bool(done.returncode), done.stdout
-    return failed[:most]
-
-
-def judge(mutant: Mutant, tests: tuple[str, ...], most: int) -> bool:
-    """Say which tests notice a mutant; return whether one does, or none can."""
-    text = texts()[mutant.file]
+def judge(
+    chosen: tuple[Mutant, Sequence[str]], most: int, left_out: Sequence[str]
+) -> Verdict:
+    """Say which tests notice a mutant, up to so many."""
+    mutant, tests = chosen
     with tempfile.TemporaryDirectory() as folder:
-        write_libraries(Path(folder), text, mutated(text, mutant))
-        found = killers(Path(folder), tests, most)
-    if found is None:
-        print(f"{mutant}\n    is refused by the compiler")
-        return True
-    print(f"{mutant}\n    {'killed by ' + ', '.join(found) if found else 'SURVIVED'}")
-    return bool(found)
+        try:
+            environment = mutant_parts.write_broken(mutant, Path(folder))
+        except mutant_parts.RefusedError:
+            return Verdict(mutant, "refused")
+        found, is_refused = mutant_tests.failing(environment, tests, most, left_out)
+    if is_refused and mutant.file.startswith("kernels/"):
+        return Verdict(mutant, "refused")
+    return Verdict(mutant, "killed" if found else "survived", tuple(found))
 
 
-def sample(
-    rows: Sequence[tuple[str, str, str, str]] = SAMPLE,
-) -> list[tuple[Mutant, tuple[str, ...]]]:
+def check_whole(mutants: Iterable[Mutant]) -> None:
+    """Fail unless an unbroken line, put in place as a mutant is, passes a test."""
+    of_parts = {mutant_parts.part_of(mutant.file): mutant for mutant in mutants}
+    for mutant in of_parts.values():
+        verdict = judge((replace(mutant, new=mutant.old), (CHEAP,)), 1, ())
+        if verdict.word != "survived":
+            raise SystemExit(f"without any mistake: {verdict}")
+
+
+def sample(rows: Sequence[Row] = SAMPLE) -> list[tuple[Mutant, tuple[str, ...]]]:
     """Return the mutants of `SAMPLE`, each with its test."""
     found: list[tuple[Mutant, tuple[str, ...]]] = []
     for file, old, new, test in rows:
-        lines = texts()[file].split("\n")
+        lines = (mutant_parts.ROOT / file).read_text("utf-8").split("\n")
         if lines.count(old) != 1:
-            raise SystemExit(f"SAMPLE: kernels/{file} has no such line, or two: {old}")
+            raise SystemExit(f"SAMPLE: {file} has no such line, or two: {old}")
         found.append((Mutant(file, lines.index(old), old, new), (test,)))
     return found
 
 
-def drawn(count: int, seed: int, file: str) -> list[tuple[Mutant, tuple[str, ...]]]:
-    """Return so many of all mutants, each with the tests that may notice it."""
+def drawn(name: str, count: int, seed: int, file: str) -> list[Mutant]:
+    """Return so many of all mutants of a part, in an order of chance."""
+    part = PARTS[name]
     every = [
         mutant
-        for name, text in texts().items()
-        for mutant in mutants_of(name, text)
-        if file in name and name != "layout_probe.metal"
+        for path, text in part.texts().items()
+        if file in path
+        for mutant in mutants_of(path, text, part.rules)
     ]
-    chosen = random.Random(seed).sample(every, min(count, len(every)))
-    return [
-        (at, DECODING if at.file in ("decode.metal", "combine.metal") else TESTS)
-        for at in chosen
+    return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def judged(
+    chosen: Sequence[tuple[Mutant, Sequence[str]]],
+    jobs: int,
+    most: int,
+    left_out: Sequence[str],
+) -> Iterator[Verdict]:
+    """Judge mutants, so many at a time."""
+    of = partial(judge, most=most, left_out=left_out)
+    if jobs == 1:
+        yield from map(of, chosen)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        yield from pool.map(of, chosen)
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """Return a table of what became of the mutants of each part, in Markdown."""
+    parts: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        parts.setdefault(mutant_parts.part_of(verdict.mutant.file), []).append(verdict)
+    lines = ["| part | made | refused by the compiler | killed | by one test alone "
+             "| survived |", "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for name, found in sorted(parts.items()):
+        words = [verdict.word for verdict in found]
+        counts = (len(words), *map(words.count, ("refused", "killed")),
+                  sum(len(verdict.killers) == 1 for verdict in found),
+                  words.count("survived"))  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
+    few = [
+        str(verdict)
+        for found in parts.values()
+        for verdict in found
+        if verdict.word != "refused" and len(verdict.killers) < 2
     ]
+    return "\n".join([*lines, "", *few])
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sample", action="store_true", help="the fixed few")
+    parser.add_argument("--part", choices=PARTS, default="kernels")
+    parser.add_argument("--count", type=int, default=20, help="how many are drawn")
+    parser.add_argument("--seed", type=int, default=0, help="which are drawn")
+    parser.add_argument("--file", default="", help="only of files so named")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--table", type=Path, help="a file for the verdicts")
+    parser.add_argument("--again", type=Path, help="a table: judge its survivors")
+    parser.add_argument("--without", action="append", default=[],
+                        help="a test that does not count")  # fmt: skip
+    parser.add_argument("--sum", nargs="+", type=Path, help="tables to sum up")
+    return parser.parse_args(words)
+
+
+def choose(given: argparse.Namespace) -> list[tuple[Mutant, tuple[str, ...]]]:
+    """Return the mutants that are asked for, each with its tests."""
+    if given.sample:
+        return sample()
+    if given.again:
+        found = [at.mutant for at in read_table(given.again) if at.word == "survived"]
+    else:
+        found = drawn(given.part, given.count, given.seed, given.file)
+    known = set()
+    if given.table and given.table.exists():
+        known = {verdict.mutant for verdict in read_table(given.table)}
+    of = {mutant: PARTS[mutant_parts.part_of(mutant.file)] for mutant in found}
+    return [(at, of[at].tests_of(at.file)) for at in found if at not in known]
 
 
 def main() -> int:
     """Judge the mutants that the command line asks for; 1 if one survives."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", action="store_true", help="the fixed few")
-    parser.add_argument("--count", type=int, default=20, help="how many are drawn")
-    parser.add_argument("--seed", type=int, default=0, help="which are drawn")
-    parser.add_argument("--file", default="", help="only of files so named")
-    given = parser.parse_args()
-    chosen = sample() if given.sample else drawn(given.count, given.seed, given.file)
+    given = parse()
+    if given.sum:
+        print(summary(verdict for path in given.sum for verdict in read_table(path)))
+        return 0
+    chosen = choose(given)
+    if any(mutant.file.startswith("csrc/") for mutant, _ in chosen):
+        mutant_parts.prepare_build()
+    check_whole(mutant for mutant, _ in chosen)
+    survivors = 0
     most = 1 if given.sample else 2
-    survivors = sum(not judge(mutant, tests, most) for mutant, tests in chosen)
+    for verdict in judged(chosen, given.jobs, most, given.without):
+        print(verdict, flush=True)
+        survivors += verdict.word == "survived"
+        if given.table:
+            with given.table.open("a", encoding="utf-8") as file:
+                file.write(verdict.line())
     print(f"{len(chosen) - survivors} of {len(chosen)} mutants were noticed")
     return 1 if survivors else 0
 

@@ -463,3 +463,27 @@ def test_what_a_compiler_complains_of() -> None:
     assert (found.file, found.line) == ("k.metal", 3)
     nothing = orchard_ops.KernelCompileError("no kernel named f")
     assert (nothing.file, nothing.line, nothing.diagnostics) == (None, None, ())
+
+
+def test_limits_are_allowed_and_the_next_is_not() -> None:
+    """The longest sequences, the widest heads, and the last places of a whole."""
+    long = torch.empty(1, 1, 2**29, 8, device="meta")
+    wide = torch.empty(1, 1, 4, 576, device="meta")
+    for x in (long, wide):
+        assert orchard_ops.flash_attention(x, x, x).shape == x.shape
+    q, longer = long[:, :, :1], torch.empty(1, 1, 2**29 + 1, 8, device="meta")
+    for given, name in (((longer, q, q), "len_q"), ((q, longer, longer), "len_kv")):
+        with pytest.raises(InvalidProblemError, match=f"expected {name} from 0 to"):
+            orchard_ops.flash_attention(*given)
+    part = orchard_ops.flash_attention_partial
+    q = torch.empty(1, 2, 16, 8, device="meta")
+    last = dict(q_offset=2**29 - 16, k_offset=2**29 - 16, head_offset=2**20 - 2,
+                heads_total=2**20)  # fmt: skip
+    assert part(q, q, q, **last)[0].shape == q.shape
+    for name in last:
+        step = -1 if name == "heads_total" else 1
+        with pytest.raises(InvalidProblemError, match=name):
+            part(q, q, q, **{**last, name: last[name] + step})
+    none = q[:, :, :0]
+    last = dict(q_offset=2**29, k_offset=2**29)
+    assert part(none, none, none, **last)[0].shape == none.shape

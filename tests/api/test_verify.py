@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import mutants
+import mutant_parts
 import pytest
 from caches import forget, own_cache
+from mutant_rules import Mutant, of_same_length
 from needs import TORCH, chosen_device
 
 from orchard_ops._child import python
@@ -96,11 +97,11 @@ def entries(cache: Path) -> dict[str, tuple[int, str]]:
 
 def broken(folder: Path, file: str, old: str, new: str) -> str:
     """Write libraries with a line of a kernel changed; return their folder."""
-    text = mutants.texts()[file]
-    lines = text.split("\n")
-    mutant = mutants.Mutant(file, lines.index(old), old, new)
+    name = f"kernels/{file}"
+    text = mutant_parts.PARTS["kernels"].texts()[name]
+    mutant = Mutant(name, text.split("\n").index(old), old, new)
     folder.mkdir()
-    mutants.write_libraries(folder, text, mutants.mutated(text, mutant))
+    mutant_parts.write_libraries(folder, text, of_same_length(text, mutant))
     return str(folder)
 
 

@@ -15,6 +15,7 @@ from cases import F16, F32, Case, Mask
 from harness import attend, run_case
 from needs import skip_without_metalsim
 from reference import Inputs, assert_close, make_inputs
+from test_kvcache import Step, check
 from torch import Tensor
 
 import orchard_ops
@@ -22,13 +23,12 @@ from orchard_ops import sim
 
 TABLE = re.compile(r"constexpr Tile k(\w+)(A|B)(2|4)\[\] = \{(.*?)\n\};", re.DOTALL)
 ROW = re.compile(r"\{ *(\d+), (\d+), (\d+), (\d+), (\d+)\}")
-# Decoding has its own, cut down to what is there (test_kvcache.py).
 KERNELS = {
     "Forward": ("forward",),
     "BackwardDkdv": ("backward_dkdv",),
     "BackwardDq": ("backward_dq", "backward_dbias"),
     "BackwardDqSpilled": ("backward_dq_spilled",),
-    "Decode": (),
+    "Decode": ("decode",),
 }
 DTYPES = {"2": F16, "4": F32}
 PLENTY = 1 << 30
@@ -58,18 +58,25 @@ TABLES = read_tables()
 PROBLEMS = sorted(
     {
         (family, size, most)
-        for (family, size, _), rows in TABLES.items()
+        for (family, size, kernel), rows in TABLES.items()
         for most, _ in rows
+        if kernel != "decode"
     }
 )
+DECODING = [
+    (family, size, most, tile)
+    for (family, size, kernel), rows in TABLES.items()
+    for most, tile in rows
+    if kernel == "decode"
+]
 
 
 def tiles_for(family: str, size: str, head_dim: int) -> set[tuple[str, str]]:
-    """Return kernel and tile, by the tables, of all that have one."""
+    """Return kernel and tile, by the tables, of all that training launches."""
     return {
         (kernel, next(tile for most, tile in rows if head_dim <= most))
         for (of_family, of_size, kernel), rows in TABLES.items()
-        if (of_family, of_size) == (family, size)
+        if (of_family, of_size) == (family, size) and kernel != "decode"
     }
 
 
@@ -130,6 +137,26 @@ def test_each_row(
         assert launched_tiles(log) == tiles_for(family, size, head_dim)
 
 
+@pytest.mark.parametrize("row", DECODING, ids="{0[0]}{0[1]}-d{0[2]}".format)
+def test_each_row_of_decoding(
+    row: tuple[str, str, int, str], device: torch.device, log: Path
+) -> None:
+    """A decoding step is right in strict mode, by the tile that the table names.
+
+    Each simdgroup of the longest sequence has a block of keys, and one has a second.
+    """
+    family, size, head_dim, tile = row
+    step = Step(
+        f"tiles-{family}{size}-d{head_dim}", DTYPES[size], heads_q=2, heads_kv=1,
+        lengths=(3, 330), capacity=330, head_dim=head_dim,
+        head_dim_v=min(head_dim, 512), options={"num_splits": 1},
+    )  # fmt: skip
+    with settings_of(family, device):
+        check(step, device)
+    if device.type == "metalsim":
+        assert launched_tiles(log) == {("decode", tile)}
+
+
 # Tiles that share barriers: all must walk the blocks that any of them sees.
 SHARED = [
     (family, size, most)
@@ -164,7 +191,7 @@ def test_the_tables_are_read_whole() -> None:
     """No table and no row of the source escapes the tests above."""
     text = tune.TABLE.read_text("utf-8")
     generated = text[text.index(tune.BEGIN) : text.index(tune.END)]
-    assert len(TABLES) == 2 * 2 * 5
+    assert len(TABLES) == 2 * 2 * 6
     assert generated.count("constexpr Tile") == len(TABLE.findall(generated)) == 20
     rows = sum(len(ROW.findall(found[-1])) for found in TABLE.findall(generated))
     assert rows == len(re.findall(r"^ +\{.*\}, ", generated, re.MULTILINE)) > 90
