@@ -23,6 +23,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// In a folder that all users write to.
+std::string shared_fallback() {
+  return "/tmp/orchard-ops-" + std::to_string(getuid());
+}
+
 std::string folder_from_environment() {
   const auto value = [](const char* name) {
     const char* text = std::getenv(name);
@@ -34,7 +39,7 @@ std::string folder_from_environment() {
   }
   const std::string home = value("HOME");
   if (!home.empty() && home != "/") return home + "/.cache/orchard-ops";
-  return "/tmp/orchard-ops-" + std::to_string(getuid());
+  return shared_fallback();
 }
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -123,6 +128,12 @@ std::string cache_folder() {
   const bool is_new = fs::create_directories(path, error);
   if (is_new) chmod(path.c_str(), 0700);
   struct stat info{};
+  // Where nobody has named it, anybody may have put a link in its place.
+  if (path == shared_fallback() &&
+      (lstat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))) {
+    refuse("the cache folder " + path +
+           " is no folder of this user's; set ORCHARD_CACHE_DIR");
+  }
   if (stat(path.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
     refuse("cannot make the cache folder " + path +
            "; set ORCHARD_CACHE_DIR to a folder you can write");

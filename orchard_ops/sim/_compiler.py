@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .. import _libraries
-from .._errors import DeviceError
+from .._errors import DeviceError, InvalidProblemError
 
 __all__ = ["compiler", "load"]
 
@@ -40,10 +40,11 @@ def compiler() -> tuple[str, ...]:
 
     Raises:
         DeviceError: there is none.
+        InvalidProblemError: the variable is no command.
     """
-    override = os.environ.get("ORCHARD_SIM_CXX")
-    if override:
-        return tuple(shlex.split(override))
+    words = _words_of(os.environ.get("ORCHARD_SIM_CXX", ""))
+    if words:
+        return words
     zig = _zig()
     if zig is not None:
         return (str(zig), "c++")
@@ -54,6 +55,17 @@ def compiler() -> tuple[str, ...]:
         "[sim.compiler] expected a clang to compile kernels with, found none; "
         "pip install ziglang==0.14.1, or set ORCHARD_SIM_CXX"
     )
+
+
+def _words_of(command: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InvalidProblemError(
+            f"[sim.compiler] expected ORCHARD_SIM_CXX to be a command, got "
+            f"{command!r}: {error}; quote it as for a shell"
+        ) from None
+    return tuple(words) if any(words) else ()
 
 
 def _zig() -> Path | None:

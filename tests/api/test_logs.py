@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import warnings
 from pathlib import Path
+from typing import Callable
 
 import pytest
 import torch
@@ -82,6 +84,51 @@ def test_a_symbolic_link_is_refused(
 
 
 @pytest.mark.parametrize("value", ["", "0"])
+def folder(log: Path) -> None:
+    """Let a folder have the log's name."""
+    log.mkdir()
+
+
+def in_nothing(log: Path) -> None:
+    """Let the log's folder be a file."""
+    log.parent.rmdir()
+    log.parent.write_text("")
+
+
+def full(log: Path) -> None:
+    """Let the log be a device on which nothing has room."""
+    log.symlink_to("/dev/full")
+
+
+def pipe(log: Path) -> None:
+    """Let the log be a pipe that nobody reads."""
+    os.mkfifo(log)
+
+
+def shared(log: Path) -> None:
+    """Let the log have another name, where others may see it."""
+    log.write_text("")
+    os.link(log, log.with_name("other"))
+
+
+@pytest.mark.parametrize("make", [folder, in_nothing, full, pipe, shared])
+def test_what_is_no_file_of_the_users_is_refused(
+    make: Callable[[Path], None],
+    log: Path,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A warning says why, attention works, and nothing is written."""
+    path = log.parent / "logs" / "kernels.log"
+    path.parent.mkdir()
+    make(path)
+    monkeypatch.setenv("ORCHARD_KERNEL_LOG", str(path))
+    monkeypatch.setenv("ORCHARD_DEBUG_FLASH_ATN", "1")
+    with pytest.warns(UserWarning, match="does not write its log"):
+        attend(device)
+    assert not path.is_file() or path.stat().st_size == 0
+
+
 def test_silent_by_default(
     value: str, log: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

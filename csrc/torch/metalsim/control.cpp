@@ -11,6 +11,7 @@
 
 #include "torch/metalsim/compat.h"
 #include "torch/metalsim/device.h"
+#include "torch/metalsim/failure.h"
 #include "torch/metalsim/memory.h"
 
 namespace orchard::metalsim {
@@ -131,6 +132,8 @@ TORCH_LIBRARY(orchard_metalsim, m) {
   m.def("idle() -> bool", &idle);
   m.def("set_idle(bool enabled) -> ()", &set_idle);
   m.def("set_compiler(str command) -> ()", &set_compiler);
+  m.def("fail_allocation(int after) -> ()", &fail_allocation);
+  m.def("allocations() -> int", &allocations);
   m.def("counters() -> (str[], int[])", &counters);
   m.def("kernel_counters() -> (str[], str[], int[])", &kernel_counters);
   m.def("reset_counters() -> ()", &sim::reset_counters);

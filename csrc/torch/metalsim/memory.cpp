@@ -4,6 +4,7 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <unordered_set>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "torch/metalsim/compat.h"
+#include "torch/metalsim/failure.h"
 
 namespace orchard::metalsim {
 namespace {
@@ -66,10 +68,24 @@ void release(void* handle) {
   sim::release(buffer);
 }
 
+// Tests let one allocation fail, to see what a call leaves behind.
+struct Failure {
+  std::atomic<int64_t> after{-1};
+  std::atomic<int64_t> made{0};
+
+  void count() {
+    if (made++ != after) return;
+    throw Error(ErrorKind::device,
+                "metalsim: out of memory, as fail_allocation asked for");
+  }
+};
+Failure failure;
+
 class DeviceAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) ORCHARD_ALLOCATE_CONST override {
     if (bytes == 0) return {nullptr, device()};
+    failure.count();
     const device::StorageMode mode = sim::options().default_storage_mode;
     sim::Buffer* buffer =
         sim::options().is_idle ? idle_pool().take(bytes, mode) : nullptr;
@@ -142,6 +158,13 @@ c10::Allocator* allocator() {
   static auto* instance = new DeviceAllocator;
   return instance;
 }
+
+void fail_allocation(int64_t after) {
+  failure.made = 0;
+  failure.after = after;
+}
+
+int64_t allocations() { return failure.made; }
 
 void set_idle(bool is_idle) {
   sim::options().is_idle = is_idle;

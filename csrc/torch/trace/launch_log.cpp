@@ -74,6 +74,7 @@ int open_log(const std::string& path) {
 void append(const std::string& path, const std::string& text) {
   const int file = open_log(path);
   if (file < 0) return;
+  errno = ENOSPC;  // what a write that is cut short does not say
   // One write a call: lines of several processes do not mix.
   if (::write(file, text.data(), text.size()) !=
       static_cast<ssize_t>(text.size())) {

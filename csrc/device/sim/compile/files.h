@@ -29,11 +29,19 @@ class ScratchFolder {
 std::string read_file(const std::string& path);
 void write_file(const std::string& path, std::string_view text);
 bool exists(const std::string& path);
+// Moves a file there as a whole, in place of the one before.
+void put_in_place(const std::string& from, const std::string& to);
+
+// Whether it is a file of this user's alone: what others could have put there
+// is neither loaded nor compiled.
+bool is_own_file(const std::string& path);
 
 struct Outcome {
   int status;
   std::string output;  // standard output and error
 };
+// Ended with all that it has started after ORCHARD_SIM_TIMEOUT seconds (600
+// unless set), and its status is then not 0.
 Outcome run_program(const std::vector<std::string>& command,
                     const std::string& folder);
 

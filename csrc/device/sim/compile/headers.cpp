@@ -75,6 +75,17 @@ bool is_metal_include(std::string_view directive) {
   return false;
 }
 
+// Whether each header lies there as it is embedded, and nobody else's.
+bool is_whole(const std::string& folder) {
+  for (const device::EmbeddedText& entry : device::embedded_texts()) {
+    if (!entry.path.starts_with(kHeaderRoot)) continue;
+    const std::string path =
+        folder + "/" + std::string(entry.path.substr(kHeaderRoot.size()));
+    if (!is_own_file(path) || read_file(path) != entry.text) return false;
+  }
+  return exists(folder + "/metal_stdlib");
+}
+
 }  // namespace
 
 bool includes_files(std::string text) {
@@ -120,7 +131,9 @@ const std::string& embedded_simulator() {
 std::string header_folder() {
   const std::string folder =
       cache_folder() + "/headers-" + digest(embedded_simulator()).substr(0, 16);
-  if (exists(folder + "/metal_stdlib")) return folder;
+  if (is_whole(folder)) return folder;
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
   ScratchFolder scratch;
   const std::string fresh = scratch.path() + "/headers";
   std::filesystem::create_directory(fresh);
@@ -131,7 +144,6 @@ std::string header_folder() {
   }
   for (const char* name : kMetalHeaders) write_file(fresh + "/" + name, "");
   // Another process may have been first; then its folder is as good.
-  std::error_code ignored;
   std::filesystem::rename(fresh, folder, ignored);
   return folder;
 }
@@ -145,7 +157,7 @@ std::string precompiled(const std::string& header,
   const std::string target = cache_folder() + "/" +
                              header.substr(0, header.find('.')) + "-" +
                              key.substr(0, 16) + ".pch";
-  if (exists(target)) return target;
+  if (is_own_file(target)) return target;
   const ScratchFolder scratch;
   const std::string fresh = scratch.path() + "/header.pch";
   Words words = flags;
@@ -154,7 +166,7 @@ std::string precompiled(const std::string& header,
   words.insert(words.end(),
                {"-I" + headers, headers + "/" + header, "-o", fresh});
   run_step(command, words, scratch.path());
-  std::filesystem::rename(fresh, target);
+  put_in_place(fresh, target);
   return target;
 }
 

@@ -55,8 +55,10 @@ std::string find_in_path(const std::string& name) {
 
 // Command that compiles C++, as words.
 Words compiler() {
-  if (!options().compiler.empty()) return split(options().compiler);
-  if (const char* text = std::getenv("ORCHARD_SIM_CXX")) return split(text);
+  if (Words words = split(options().compiler); !words.empty()) return words;
+  if (const char* text = std::getenv("ORCHARD_SIM_CXX")) {
+    if (Words words = split(text); !words.empty()) return words;
+  }
   for (const char* name :
        {"clang++", "clang++-20", "clang++-19", "clang++-18"}) {
     if (std::string found = find_in_path(name); !found.empty()) return {found};
@@ -75,7 +77,15 @@ std::string version_of(const Words& driver) {
   const ScratchFolder scratch;
   Words command = driver;
   command.push_back("--version");
-  std::istringstream lines(run_program(command, scratch.path()).output);
+  const Outcome outcome = run_program(command, scratch.path());
+  if (outcome.status != 0) {
+    throw Error(ErrorKind::compile,
+                "simulator: expected a compiler, but `" + joined(command) +
+                    "` failed; set ORCHARD_SIM_CXX to a clang, or pip install "
+                    "ziglang\n" +
+                    outcome.output);
+  }
+  std::istringstream lines(outcome.output);
   std::string text;
   for (std::string line; std::getline(lines, line);) {
     if (!line.starts_with("InstalledDir")) text += line + '\n';
