@@ -25,13 +25,14 @@ os.environ.setdefault("ORCHARD_VERIFY", "never")
 os.environ.setdefault("ORCHARD_TUNED", "never")
 
 import torch  # noqa: E402
+from calls import CALLS  # noqa: E402
 from fuzz import draw_from, parse  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: E402
 from needs import chosen_device  # noqa: E402
 from solved import check  # noqa: E402
-from wrong import CALLS, Wrong, outcome, problems, singles  # noqa: E402
+from wrong import Wrong, outcome, problems, singles  # noqa: E402
 
 import orchard_ops  # noqa: E402
 

@@ -196,7 +196,7 @@ class Wrong:
 def parse(text: str) -> Wrong:
     """Return the problem that a text says."""
     name, *changes = text.split("|")
-    return Wrong(name, tuple(tuple(each.split("=", 1)) for each in changes))  # type: ignore[misc]
+    return Wrong(name, tuple(tuple(each.split("=", 1)) for each in changes))
 
 
 def singles(name: str) -> list[Wrong]:
