@@ -19,7 +19,7 @@ shows the lines of Metal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -84,7 +84,7 @@ def metal(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Iterator[None]:
+def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, Any, None]:
     """Add the lines of Metal to the report of a test that a kernel failed."""
     outcome = yield
     error = call.excinfo.value if call.excinfo is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def scale(folder: Path, **options: object) -> sim.Library:
     return sim.library(folder / "scale.metal", include=[folder / "include"], **options)
 
 
-def run(kernel: sim.Kernel, by: object = 2.0) -> float:
+def run(kernel: sim.Kernel, by: Any = 2.0) -> float:
     """Scale a one."""
     y = np.zeros(1, np.float32)
     kernel.dispatch({0: np.ones(1, np.float32), 3: y, 4: by}, grid=1, group=1)
