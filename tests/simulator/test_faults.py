@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import skip_without_metalsim
 
 from orchard_ops import sim
 from orchard_ops._child import python
+
+skip_without_metalsim("simulator")
 
 SEVEN = "kernel void f(device float* y [[buffer(0)]]) { y[0] = 7; }"
 PROGRAM = f"""

@@ -134,7 +134,7 @@ def test_too_much_threadgroup_memory(strict):
 def test_threadgroup_memory_past_end():
     """An access past the set threadgroup memory is caught."""
     refuse(
-        "memory_past_end", [zeros(64)], 1, 64, "out of bounds", threadgroup_bytes=128
+        "memory_past_end", [zeros(64)], 1, 64, "out of bounds", threadgroup_memory=128
     )
 
 
@@ -166,7 +166,7 @@ def test_too_many_threads():
 
 def test_threadgroup_length_is_a_multiple_of_16():
     """Metal's rule on the length of threadgroup memory holds."""
-    refuse("memory_past_end", [zeros(4)], 1, 4, "multiple of 16", threadgroup_bytes=20)
+    refuse("memory_past_end", [zeros(4)], 1, 4, "multiple of 16", threadgroup_memory=20)
 
 
 def test_unbound_buffer():

@@ -75,12 +75,14 @@ void build(const Source& source,
   const std::string header = precompiled_prelude(is_strict, tools);
   try {
     compile_step(is_strict, tools, header, at);
-  } catch (const Error& error) {
-    // A kept header that was cut short: the compiler names it, or crashes and
-    // says how it was called.
-    if (error.message().find(header) == std::string::npos) throw;
+  } catch (const Error&) {
+    // It may be the kept header that is at fault: one that was cut short is
+    // complained of in many ways.
+    const std::string kept = exists(header) ? read_file(header) : "";
     unlink(header.c_str());
-    compile_step(is_strict, tools, precompiled_prelude(is_strict, tools), at);
+    const std::string fresh = precompiled_prelude(is_strict, tools);
+    if (read_file(fresh) == kept) throw;
+    compile_step(is_strict, tools, fresh, at);
   }
   run_step(tools.linker, {at + "/kernel.o", "-o", at + "/kernel.so"}, at);
   const std::string binary = read_file(at + "/kernel.so");
