@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -32,13 +33,30 @@ sim.compile({SEVEN!r}, "f").dispatch([y], 1, 1)
 print(y[0])
 """
 WORKS = (0, "7.0")
+SAVED = "saved"  # beside the caches: a full one
 LIMIT = 300.0  # seconds; what a test waits for at most
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which caches are made, each at the same path.
+
+    A precompiled header, which takes longest to make, knows its path.
+    """
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(place: Path) -> Path:
     """Return a cache that is not there yet."""
-    return tmp_path / "cache"
+    for left in place.iterdir():
+        if left.name == SAVED:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    return place / "cache"
 
 
 def start(cache: Path, **more: Any) -> subprocess.Popen[str]:
@@ -50,7 +68,8 @@ def start(cache: Path, **more: Any) -> subprocess.Popen[str]:
 
     return subprocess.Popen(
         python(PROGRAM),
-        env={**os.environ, "ORCHARD_CACHE_DIR": str(cache), **more},
+        env={**os.environ, "ORCHARD_CACHE_DIR": str(cache),
+             "ORCHARD_TORCH": "never", **more},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=None if limit is None else limited,
     )  # fmt: skip
@@ -162,7 +181,12 @@ def test_a_command_that_does_not_end(cache: Path) -> None:
 
 def binary(cache: Path) -> Path:
     """Return the only kernel of a cache, once a process has put it there."""
-    assert run(cache) == WORKS
+    saved = cache.with_name(SAVED)
+    if saved.exists():
+        shutil.copytree(saved, cache)
+    else:
+        assert run(cache) == WORKS
+        shutil.copytree(cache, saved)
     (found,) = cache.glob("*.so")
     return found
 
