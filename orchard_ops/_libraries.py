@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from ._errors import DeviceError
+from ._errors import DeviceError, InvalidProblemError
 
 __all__ = [
     "HAS_TORCH",
@@ -29,10 +29,18 @@ __all__ = [
     "require_simulator",
 ]
 
-HAS_TORCH = (
-    os.environ.get("ORCHARD_TORCH") != "never"
-    and importlib.util.find_spec("torch") is not None
-)
+
+def _has_torch() -> bool:
+    wanted = os.environ.get("ORCHARD_TORCH", "")
+    if wanted not in ("", "never"):
+        raise InvalidProblemError(
+            f"[orchard_ops] expected ORCHARD_TORCH to be 'never' or not set, got "
+            f"{wanted!r}; unset it to use PyTorch"
+        )
+    return not wanted and importlib.util.find_spec("torch") is not None
+
+
+HAS_TORCH = _has_torch()
 """Whether this process has PyTorch, and may have it imported.
 
 ``ORCHARD_TORCH=never`` says that it is wanted for the simulator alone.

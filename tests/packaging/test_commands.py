@@ -61,7 +61,7 @@ RUN_BY = {
     ),
     "nox -s demo": (CI, "session demo -- --steps 2"),
     "nox -s docs": (CI, "session docs"),
-    "nox -s fuzz": (CI, "session fuzz -- --minutes 0.5"),
+    "nox -s fuzz": (CI, "session fuzz -- --minutes 1"),
     "nox -s kernels": (CI, "session kernels -- -k probe"),
     "nox -s lint": (SESSIONS, 'nox.options.sessions = ["lint"'),
     "nox -s mutants": (CI, "session mutants -- --sample"),

@@ -29,16 +29,20 @@ UNSAFE = {
 # Calls that do, by their whole names: `sim.compile` takes Metal's text.
 CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen",
-    "subprocess.getoutput", "subprocess.getstatusoutput", "torch.load", "np.load",
-    "numpy.load", "yaml.load",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "torch.load", "yaml.load",
 }  # fmt: skip
 
 
 def names(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield what a file calls, with its line."""
+    """Yield what a file calls, with its line; NumPy may read pickles unless told."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            yield node.lineno, ast.unparse(node.func)
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        words = [ast.unparse(word) for word in node.keywords]
+        if name in ("np.load", "numpy.load") and "allow_pickle=False" not in words:
+            name = "eval"
+        yield node.lineno, name
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))

@@ -52,6 +52,18 @@ def test_kernels_run(never: bool) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_another_value_is_refused() -> None:
+    """The variable has one value, and says so."""
+    done = subprocess.run(
+        _child.python("import orchard_ops"),
+        env={**os.environ, "ORCHARD_TORCH": "off"},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert "InvalidProblemError: [orchard_ops] expected ORCHARD_TORCH" in done.stderr
+
+
 @BOTH
 def test_errors_are_typed(never: bool) -> None:
     """What C++ throws becomes the same classes, and imports nothing."""
