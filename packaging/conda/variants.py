@@ -78,13 +78,16 @@ def linux(matrix: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def macos(matrix: dict[str, Any]) -> dict[str, list[str]]:
-    """Return PyTorch by deployment target: one package serves every Python."""
+    """Return each PyTorch with the oldest macOS it runs on, whose build serves all.
+
+    One package serves every Python, too.
+    """
     # Which Python builds it does not matter.
     python = default_python()
     rows = [
         (minor(version), python, target, matrix["macos"]["sdk"][target])
         for version in matrix["conda"]["torch"]
-        for target in macos_targets(matrix, version)
+        for target in macos_targets(matrix, version)[:1]
     ]
     names = ("pytorch", "python", "c_stdlib_version", "MACOSX_SDK_VERSION")
     return columns(names, rows)
