@@ -74,6 +74,7 @@ REFUSED_ON_DEVICES = [
     "_flash_attn_backward|dout=shorter-1", "merge_partials|parts=text",
     "sink_gradient|grad_lse=longer-1", "unshard|length=text",
     "apply_rotary_emb of sequences|cu_seqlens=number",
+    "apply_rotary_emb of sequences|x=number",
 ]  # fmt: skip
 
 

@@ -56,10 +56,10 @@ def apply_rotary_emb(
     Raises:
         InvalidProblemError: the arguments do not fit together.
     """
-    if cu_seqlens is not None:
-        _check_starts(x, cu_seqlens)
     check_rank(_NAME, "batch, len" if cu_seqlens is None else "total",
                4 if cu_seqlens is None else 3, x=x)  # fmt: skip
+    if cu_seqlens is not None:
+        _check_starts(x, cu_seqlens)
     check_rotary_table(_NAME, x, cos=cos, sin=sin)
     length = x.size(1) if cu_seqlens is None else _longest(max_seqlen)
     if not isinstance(seqlen_offsets, Tensor):
@@ -108,7 +108,6 @@ def _check_offsets(x: Tensor, offsets: Tensor, cu_seqlens: Tensor | None) -> Non
 
 def _check_starts(x: Tensor, cu_seqlens: Tensor) -> None:
     """Check where packed sequences begin; only the CPU shows the numbers."""
-    check_is_tensor(_NAME, "x", x)
     check_is_tensor(_NAME, "cu_seqlens", cu_seqlens)
     is_whole = cu_seqlens.dtype in (torch.int32, torch.int64)
     is_list = is_whole and cu_seqlens.dim() == 1 and cu_seqlens.numel() > 0
