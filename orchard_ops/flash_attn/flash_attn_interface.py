@@ -100,8 +100,7 @@ def flash_attn_func(
     check_rank(name, "batch, len", 4, q=q, k=k, v=v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     window, cap = window_of(name, window_size), cap_of(name, softcap)
-    asks_all = check_flag(name, "return_attn_probs", return_attn_probs)
-    if not asks_all and not is_compiling():
+    if return_attn_probs is False and not is_compiling():
         try:
             return flash_attention(
                 q, k, v, None, dropout_p, causal, softmax_scale,
@@ -110,6 +109,7 @@ def flash_attn_func(
             ).transpose(1, 2)  # fmt: skip
         except OrchardError as error:
             raise renamed(error, name) from None
+    asks_all = check_flag(name, "return_attn_probs", return_attn_probs)
     arguments = dense_arguments(
         name, q, k, v, None, dropout_p, causal, softmax_scale,
         causal_alignment="bottom-right", window=window, softcap=cap,

@@ -71,7 +71,7 @@ def routed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 # Calls, and how many Python functions one of them enters at most.
 CALLS: dict[str, tuple[Callable[..., Any], int]] = {
     "causal": (partial(orchard_ops.flash_attention, is_causal=True), 5),
-    "dropout": (partial(orchard_ops.flash_attention, dropout_p=0.5), 32),
+    "dropout": (partial(orchard_ops.flash_attention, dropout_p=0.5), 33),
     "window": (partial(orchard_ops.flash_attention, window=(2, 0)), 11),
     "sdpa.enable()": (routed, 13),
     "flash_attn_func": (partial(flash_attn.flash_attn_func, causal=True), 15),
