@@ -134,8 +134,8 @@ def test_a_good_release_passes(tree: Path, dist: Path) -> None:
     [
         (
             "orchard_ops/_native.py",
-            "import os\n",
-            f'import os\n__version__ = "{VERSION}"\n',
+            "import shlex\n",
+            f'import shlex\n__version__ = "{VERSION}"\n',
             f"orchard_ops/_native.py: states the version {VERSION} itself",
         ),
         (
