@@ -45,10 +45,6 @@ c10::List<bool> to_list(const OutputMask& is_wanted) {
   return list;
 }
 
-c10::IValue or_none(const Tensor& tensor) {
-  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
-}
-
 // `tensors`: those before the arguments of the call; some may be undefined.
 Stack run_backward(const variable_list& tensors,
                    const Call& call,

@@ -21,10 +21,6 @@ using attention::refuse;
 
 namespace {
 
-c10::IValue or_none(const Tensor& tensor) {
-  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
-}
-
 template <class Int>
 std::array<Int, 4> sizes_as(const Tensor& tensor) {
   const auto sizes = tensor.sym_sizes();

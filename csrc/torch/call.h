@@ -38,6 +38,11 @@ using OptionalTensor =
 using OptionalDouble =
     decltype(std::declval<c10::IValue&>().toOptional<double>());
 
+// How a stack holds a tensor that may be undefined.
+inline c10::IValue or_none(const at::Tensor& tensor) {
+  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
+}
+
 // Tensors have four dimensions once read, whatever the caller gave; undefined
 // are those that were not given.
 struct Call {

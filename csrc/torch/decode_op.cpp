@@ -21,7 +21,6 @@ using at::Tensor;
 using attention::Problem;
 using attention::refuse;
 using Step = DecodeStep;
-using Outputs = DecodeOutputs;
 
 // An int32 tensor beside q, of `dim` dimensions, one row a batch entry.
 void check_numbers(const char* name,
@@ -100,7 +99,7 @@ int64_t splits_of(const device::Device& device,
   return std::clamp<int64_t>(step.splits, 1, std::max<int64_t>(units, 1));
 }
 
-Outputs empty_outputs(const Step& step) {
+DecodeOutputs empty_outputs(const Step& step) {
   const Tensor& q = step.q;
   const c10::SymInt batch = q.sym_size(0), heads = q.sym_size(1),
                     rows = q.sym_size(2);
@@ -110,13 +109,13 @@ Outputs empty_outputs(const Step& step) {
       at::empty_symint({batch, heads, rows}, q.options().dtype(at::kFloat))};
 }
 
-Outputs shapes_alone(const Step& step) {
+DecodeOutputs shapes_alone(const Step& step) {
   check_step(step);
   return empty_outputs(step);
 }
 
 // Whether a step of no queries or no keys has been served.
-bool is_served_empty(const Step& step, const Outputs& outputs) {
+bool is_served_empty(const Step& step, const DecodeOutputs& outputs) {
   const auto& [out, lse] = outputs;
   if (out.numel() == 0) return true;
   if (step.k.numel() != 0) return false;
@@ -126,9 +125,9 @@ bool is_served_empty(const Step& step, const Outputs& outputs) {
   return true;
 }
 
-Outputs run_on_cpu(const Step& step) {
+DecodeOutputs run_on_cpu(const Step& step) {
   check_step(step);
-  const Outputs outputs = empty_outputs(step);
+  const DecodeOutputs outputs = empty_outputs(step);
   if (!is_served_empty(step, outputs)) decode_on_cpu(step, outputs);
   return outputs;
 }
@@ -175,21 +174,21 @@ DecodeOutputs decode_on_device(const DecodeStep& step) {
 
 namespace {
 
-template <Outputs (*serve)(const Step&)>
-Outputs decode(const Tensor& q,
-               const Tensor& k_cache,
-               const Tensor& v_cache,
-               const Tensor& cache_seqlens,
-               const OptionalTensor& block_table,
-               const OptionalTensor& cache_batch_idx,
-               const OptionalTensor& cache_leftpad,
-               const OptionalTensor& alibi_slopes,
-               const OptionalTensor& sinks,
-               const OptionalDouble& scale,
-               double softcap,
-               int64_t window_left,
-               int64_t window_right,
-               int64_t num_splits) {
+template <DecodeOutputs (*serve)(const Step&)>
+DecodeOutputs decode(const Tensor& q,
+                     const Tensor& k_cache,
+                     const Tensor& v_cache,
+                     const Tensor& cache_seqlens,
+                     const OptionalTensor& block_table,
+                     const OptionalTensor& cache_batch_idx,
+                     const OptionalTensor& cache_leftpad,
+                     const OptionalTensor& alibi_slopes,
+                     const OptionalTensor& sinks,
+                     const OptionalDouble& scale,
+                     double softcap,
+                     int64_t window_left,
+                     int64_t window_right,
+                     int64_t num_splits) {
   const auto given = [](const OptionalTensor& tensor) {
     return tensor.has_value() ? *tensor : Tensor();
   };

@@ -11,7 +11,7 @@
 namespace orchard::torch_ops {
 namespace {
 
-std::mutex mutex;
+std::mutex installation_mutex;
 std::string versions;
 
 std::string kernels_digest() {
@@ -26,13 +26,13 @@ std::string kernels_digest() {
 
 std::string installation(const device::Device& device) {
   static const std::string texts = kernels_digest();
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(installation_mutex);
   return device.name() + "\n" + device::system_build() + "\n" + versions +
          "\n" + texts + "\n";
 }
 
 void set_versions(std::string text) {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(installation_mutex);
   versions = std::move(text);
 }
 

@@ -124,6 +124,7 @@ def build(folder: Path, trees: dict[str, Path], python: Interpreter) -> Path:
         "pybind11_DIR": pybind11,  # That Python may have none.
         "ORCHARD_TORCH_WHEEL": ";".join(map(str, trees.values())),
         "ORCHARD_PRECOMPILE": "ON",
+        "CMAKE_UNITY_BUILD": "ON",
         "ORCHARD_WERROR": "ON",
         "ORCHARD_RPATH": "$ORIGIN/../../torch/lib",
         "ORCHARD_LINK_OPTIONS": "-s",

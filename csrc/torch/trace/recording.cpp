@@ -27,7 +27,7 @@ using device::Launch;
 // Read before every launch, so without the lock.
 std::atomic<bool> is_recording{false};
 // One launch at a time: what another thread's kernels write is not this one's.
-std::mutex mutex;
+std::mutex recording_mutex;
 std::string recording_folder;
 int64_t launches_recorded = 0;
 
@@ -170,7 +170,7 @@ class Recorder {
 }  // namespace
 
 void record_into(const std::string& folder) {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(recording_mutex);
   if (!folder.empty() && is_recording) {
     throw Error(ErrorKind::device,
                 "[record] expected no other recording, but one goes on in " +
@@ -185,7 +185,7 @@ bool submit_recorded(device::Device& device,
                      const at::Tensor& like,
                      const attention::Plan& plan) {
   if (!is_recording) return false;
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(recording_mutex);
   if (!is_recording) return false;  // stopped meanwhile
   record_plan(recording_folder, launches_recorded, device, like, plan);
   return true;

@@ -61,7 +61,7 @@ struct Found {
   VerificationCosts costs;
 };
 
-std::mutex mutex;
+std::mutex verified_mutex;
 std::atomic<bool> is_any_wrong{false};
 
 Found& found() {
@@ -70,13 +70,13 @@ Found& found() {
 }
 
 void remember(Wrong wrong) {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(verified_mutex);
   found().wrong.push_back(std::move(wrong));
   is_any_wrong = true;
 }
 
 void note_trial(const TrialResult& result) {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(verified_mutex);
   for (const Deviation& output : result.outputs) {
     for (const Compiled* kernel : result.kernels) {
       if (!kernel->slots.written.has(output.slot)) continue;
@@ -102,7 +102,7 @@ void throw_if_wrong(const Device& device,
                     Direction direction,
                     const Problem& problem) {
   if (!is_any_wrong) return;
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(verified_mutex);
   for (const Wrong& wrong : found().wrong) {
     if (wrong.device == &device && wrong.direction == direction &&
         are_alike(wrong.problem, problem)) {
@@ -220,7 +220,7 @@ void establish(Device& device,
     keep(device, right);
   }
   for (const Claim& claim : right) claim.kernel->add_trust(claim.trust);
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(verified_mutex);
   VerificationCosts& costs = found().costs;
   costs.looked += when == When::first ? 1 : 0;
   costs.tried += is_trusted ? 0 : 1;
@@ -325,12 +325,12 @@ BackwardAhead::BackwardAhead(bool has_mask_gradient) {
 BackwardAhead::~BackwardAhead() { ahead = Trust::none; }
 
 std::vector<TrialRow> trials() {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(verified_mutex);
   return found().rows;
 }
 
 VerificationCosts verification_costs() {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(verified_mutex);
   return found().costs;
 }
 

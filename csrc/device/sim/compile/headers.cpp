@@ -76,7 +76,7 @@ bool is_metal_include(std::string_view directive) {
 }
 
 // Whether each header lies there as it is embedded, and nobody else's.
-bool is_whole(const std::string& folder) {
+bool holds_headers(const std::string& folder) {
   for (const device::EmbeddedText& entry : device::embedded_texts()) {
     if (!entry.path.starts_with(kHeaderRoot)) continue;
     const std::string path =
@@ -131,7 +131,7 @@ const std::string& embedded_simulator() {
 std::string header_folder() {
   const std::string folder =
       cache_folder() + "/headers-" + digest(embedded_simulator()).substr(0, 16);
-  if (is_whole(folder)) return folder;
+  if (holds_headers(folder)) return folder;
   std::error_code ignored;
   std::filesystem::remove_all(folder, ignored);
   ScratchFolder scratch;
