@@ -166,7 +166,8 @@ def in_processes() -> tuple[str, ...]:
     """Return pytest's arguments that spread the tests over processes."""
     if os.environ.get("ORCHARD_TEST_DEVICE") != "mps":
         # Two processes fill two cores; more threads in each only get in the way.
-        return ("-n", "2", "--timeout", "600")
+        # Tests of an xdist_group share what their process has compiled.
+        return ("-n", "2", "--dist", "loadgroup", "--timeout", "600")
     # On a Mac the tests wait for compilers and for the GPU in turn, and every M1 has
     # four fast cores.  One process takes a whole file, whose tests share pipelines,
     # which another process would compile again.
@@ -177,8 +178,8 @@ def tests_of(name: str, arguments: Sequence[str]) -> Sequence[str]:
     """Return the tests that an entry's session runs unless its arguments name some."""
     if any((ROOT / word.partition("::")[0]).exists() for word in arguments):
         return ()
-    chosen = ENTRIES[name].get("tests")
-    return VERSIONS["tests"][chosen] if chosen else ()
+    chosen: Sequence[str] = VERSIONS["tests"][ENTRIES[name]["tests"]]
+    return chosen
 
 
 def test(session: nox.Session, name: str) -> None:
@@ -330,7 +331,7 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session(name="compile-macos", python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def compile_macos(session: nox.Session) -> None:
-    """Compile all of csrc/ for macOS, warnings as errors, on any machine (--torch)."""
+    """Compile all of csrc/ for macOS, warnings as errors (--torch, --sample: less)."""
     install(session, "ziglang", *CMAKE, "pybind11")
     session.run("python", "packaging", "macos.compile", *session.posargs)
     wheels = VERSIONS["macos"]["compile"]

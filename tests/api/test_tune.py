@@ -34,6 +34,8 @@ from orchard_ops._tune.shapes import Class, Shape, parse_shape
 from orchard_ops._tune.store import Choices
 from orchard_ops.cli import app
 
+pytestmark = pytest.mark.xdist_group("tune")
+
 F16 = Class("float16", 64)
 TEXT = "tile forward float16 64 1 1 4 1\n"
 SMALL = "1,1,1,32,32,16,float16"

@@ -19,6 +19,8 @@ from needs import TORCH, chosen_device
 
 from orchard_ops._child import python
 
+pytestmark = pytest.mark.xdist_group("verify")
+
 # What each process does first.
 START = f"""
 import os, sys, warnings

@@ -113,11 +113,8 @@ def test_what_a_session_runs_is_there() -> None:
     from project import versions
 
     matrix = versions()
-    chosen = {
-        e["tests"]
-        for e in (*matrix["torch"].values(), *matrix["between"].values())
-        if "tests" in e
-    }
+    entries = (*matrix["torch"].values(), *matrix["between"].values())
+    chosen = {entry["tests"] for entry in entries}
     assert chosen == set(matrix["tests"])
     for words in matrix["tests"].values():
         for word in words:
