@@ -178,8 +178,7 @@ def tests_of(name: str, arguments: Sequence[str]) -> Sequence[str]:
     """Return the tests that an entry's session runs unless its arguments name some."""
     if any((ROOT / word.partition("::")[0]).exists() for word in arguments):
         return ()
-    chosen: Sequence[str] = VERSIONS["tests"][ENTRIES[name]["tests"]]
-    return chosen
+    return [word for key in ENTRIES[name]["tests"] for word in VERSIONS["tests"][key]]
 
 
 def test(session: nox.Session, name: str) -> None:
@@ -257,11 +256,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=interpreter(NEWEST_TORCH))
 def kernels(session: nox.Session) -> None:
-    """Check every kernel specialisation that ships by Metal's rules, not a sample."""
+    """Check every kernel by Metal's rules, every tile by values, not samples."""
     install_package(session, NEWEST_TORCH, "test")
     whole = {**kernel_cache(), "ORCHARD_ALL_KERNELS": "1"}
-    command = ("pytest", "-n", "2", "tests/metal/test_specialisations.py")
-    session.run(*command, *session.posargs, env=whole)
+    tests = ("tests/metal/test_specialisations.py", "tests/attention/test_tiles.py")
+    session.run("pytest", "-n", "2", *tests, *session.posargs, env=whole)
 
 
 @nox.session(python=interpreter(NEWEST_TORCH))

@@ -49,9 +49,10 @@ def main() -> None:
     """Compile for the pairs that the command line names, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch", nargs="*", choices=PAIRS, help="default: all")
-    parser.add_argument("--sample", action="store_true", help="the newest alone")
+    parser.add_argument("--sample", action="store_true", help="the oldest alone")
     options = parser.parse_args()
-    for version in options.torch or list(PAIRS)[-1 if options.sample else 0 :]:
+    sample = [*PAIRS][:1] if options.sample else PAIRS
+    for version in options.torch or sample:
         count = compile_all(version, PAIRS[version])
         print(
             f"{count} files compile for macOS with PyTorch {version} and the metal-cpp "

@@ -120,6 +120,24 @@ class Folder:
         make(header.with_suffix(".h.gch"), [*command, "-x", "c++-header", str(header)])
         return header
 
+    def together(self, sources: list[Path], count: int = 8) -> list[Path]:
+        """Write files that include so many sources each, as CMake's unity builds do.
+
+        What each includes is told apart by what it holds, as its object must be.
+        """
+        made = []
+        for start in range(0, len(sources), count):
+            group = sources[start : start + count]
+            text = "".join(
+                f'#include "{path}"  // {hashlib.sha256(path.read_bytes()).hexdigest()}\n'
+                for path in group
+            )
+            key = hashlib.sha256(text.encode()).hexdigest()
+            made.append(self.path / f"together-{key[:16]}.cpp")
+            if not made[-1].exists():
+                made[-1].write_text(text, encoding="utf-8")
+        return made
+
     def compile_all(self, jobs: list[tuple[list[str], Path]]) -> list[str]:
         """Compile files, as many at a time as there are processors."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -216,7 +234,7 @@ def operator_objects(folder: Folder, flags: list[str]) -> list[str]:
     torch = folder.precompile(plain, ["ATen/ATen.h", "torch/library.h"])
     plain += ["-include", str(torch)]
     sources = [*listed(ATTENTION, OPERATORS), *files(STREAMS[1], *PYTORCH)]
-    return folder.compile_all([(plain, source) for source in sources])
+    return folder.compile_all([(plain, x) for x in folder.together(sources)])
 
 
 def environment(libraries: Path, mode: str = "private") -> dict[str, str]:

@@ -29,7 +29,7 @@ ELSEWHERE = {
     "metal/test_cuda_check.py": "is about another GPU",
     "metal/test_metal_rules.py": "reads kernels",
     "metal/test_metal_runtime.py": "is a program of the stand-in's own",
-    "metal/test_mps_key.py": "runs a part of this on three PyTorches",
+    "metal/test_mps_key.py": "runs parts of this on another PyTorch",
     "metal/test_specialisations.py": "compiles kernels and runs none",
     "simulator/test_no_simulator.py": "plays a Mac itself",
 }
