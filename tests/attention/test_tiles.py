@@ -36,9 +36,7 @@ KERNELS = {
     "Decode": ("decode",),
 }
 DTYPES = {"2": F16, "4": F32}
-IS_WHOLE = (
-    os.environ.get("ORCHARD_ALL_KERNELS") == "1" or chosen_device() != "metalsim"
-)
+IS_WHOLE = os.environ.get("ORCHARD_ALL_KERNELS") == "1" or chosen_device() != "metalsim"
 STEP = 1 if IS_WHOLE else 3
 PLENTY = 1 << 30
 # Twice as many blocks as one, of rows and of columns, in every tile, and no whole ones.

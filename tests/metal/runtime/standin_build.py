@@ -127,11 +127,10 @@ class Folder:
         """
         made = []
         for start in range(0, len(sources), count):
-            group = sources[start : start + count]
-            text = "".join(
-                f'#include "{path}"  // {hashlib.sha256(path.read_bytes()).hexdigest()}\n'
-                for path in group
-            )
+            text = ""
+            for path in sources[start : start + count]:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                text += f'#include "{path}"  // {digest}\n'
             key = hashlib.sha256(text.encode()).hexdigest()
             made.append(self.path / f"together-{key[:16]}.cpp")
             if not made[-1].exists():
