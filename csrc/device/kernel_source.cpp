@@ -2,8 +2,9 @@
 // inside the library; see kernel_source.h.
 #include "device/kernel_source.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <filesystem>
 #include <set>
 
 namespace orchard::device {
@@ -59,10 +60,9 @@ class Assembler {
   bool is_for_us(std::string_view quoted, const std::string& ours) const {
     return embedded_text(ours).data() != nullptr &&
            std::none_of(folders_.begin(), folders_.end(),
-                        [&](const std::string& folder) {
-                          std::error_code none;
-                          const auto path = std::filesystem::path(folder);
-                          return std::filesystem::exists(path / quoted, none);
+                        [&](std::string path) {
+                          path.append("/").append(quoted);
+                          return access(path.c_str(), F_OK) == 0;
                         });
   }
 
