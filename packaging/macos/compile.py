@@ -5,7 +5,7 @@ headers of each pair of PyTorch and metal-cpp in versions.toml, [macos.compile]:
 simulator too, which no Mac builds, so that its C++ stays free of one compiler's ways.
 Nothing is linked.
 
-Usage: python packaging macos.compile [--torch 2.1.2 ...]
+Usage: python packaging macos.compile [--torch 2.1.2 ...] [--sample]
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ try every third, of each class and size of numbers.  A GPU tries all.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ import torch
 import tune
 from cases import F16, F32, Case, Mask
 from harness import attend, run_case
-from needs import chosen_device, skip_without_metalsim
+from needs import IS_WHOLE, chosen_device, skip_without_metalsim
 from reference import Inputs, assert_close, make_inputs
 from test_kvcache import Step, check
 from torch import Tensor
@@ -36,8 +35,7 @@ KERNELS = {
     "Decode": ("decode",),
 }
 DTYPES = {"2": F16, "4": F32}
-IS_WHOLE = os.environ.get("ORCHARD_ALL_KERNELS") == "1" or chosen_device() != "metalsim"
-STEP = 1 if IS_WHOLE else 3
+STEP = 1 if IS_WHOLE or chosen_device() != "metalsim" else 3
 PLENTY = 1 << 30
 # Twice as many blocks as one, of rows and of columns, in every tile, and no whole ones.
 # A bias of keys or queries is a sum over the other fragments of a tile.

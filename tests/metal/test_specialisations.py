@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import specialisations
 import torch
 from compact import SHAPE
-from needs import needs_metalsim
+from needs import IS_WHOLE, needs_metalsim
 from paths import ROOT
 from specialisations import Specialisation
 
@@ -30,10 +29,6 @@ def short(s: Specialisation) -> str:
 
 # What the package asks for on macOS 13, 14 and 15, and what 26 has.
 LANGUAGES = ("3.0", "3.1", "3.2", "4.0")
-# The whole list in each language takes half an hour of two cores:
-# `nox -s kernels`.  Test sessions take every twentieth, of all kernels and types, each
-# in one language.
-IS_WHOLE = os.environ.get("ORCHARD_ALL_KERNELS") == "1"
 
 
 def languages_of(s: Specialisation) -> tuple[str, ...]:
@@ -45,6 +40,9 @@ def chosen() -> list[tuple[Specialisation, str]]:
     """Return what is checked, each in which language."""
     if IS_WHOLE:
         return [(s, language) for s in SHIPPED for language in languages_of(s)]
+    # The whole list in each language takes half an hour of two cores:
+    # `nox -s kernels`.  Test sessions take every twentieth, of all kernels and types,
+    # each in one language.
     pairs = []
     for i, s in enumerate(SHIPPED[::20]):
         fitting = languages_of(s)

@@ -65,7 +65,7 @@ def test_bench_forces_a_backward() -> None:
     assert done.exit_code == 2
     assert "both" in done.output
     for backward, products in (("recompute", 7), ("spill", 5)):
-        rows = list(suites.work(False, [backward], head_dims=(64,)))
+        rows = list(suites.work(False, [backward], head_dims=(64, 128)))
         counted = [row for row in rows if row["kind"] == "counted"]
         assert {row["pass"] for row in counted} == {"forward", f"backward, {backward}"}
         assert {row["products"] for row in counted if row["pass"] != "forward"} == {

@@ -17,6 +17,8 @@ import torch
 from orchard_ops import _native
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+# As `nox -s kernels` asks: no samples of what takes long.
+IS_WHOLE = os.environ.get("ORCHARD_ALL_KERNELS") == "1"
 """PyTorch's major and minor version: ``TORCH >= (2, 4)``."""
 
 Why = Literal["device", "simulator", "counters", "modes", "families", "untouched"]
