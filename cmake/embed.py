@@ -19,6 +19,12 @@ HEAD = """\
 namespace orchard::device {
 
 namespace {
+// A compiler counts the steps of constant expressions, and would look for the end
+// of each text one by one.
+template <std::size_t N>
+constexpr std::string_view literal(const char (&text)[N]) {
+  return {text, N - 1};
+}
 constexpr EmbeddedText kTexts[] = {
 """
 TAIL = """\
@@ -38,7 +44,7 @@ def main() -> None:
     for file in files:
         name = file.relative_to(root).as_posix()
         text = file.read_text(encoding="utf-8")
-        parts.append(f'    {{"{name}", R"orchard({text})orchard"}},\n')
+        parts.append(f'    {{"{name}", literal(R"orchard({text})orchard")}},\n')
     output.write_text("".join([*parts, TAIL]), encoding="utf-8")
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+CHECKS: tuple[str, ...]
+
 class Options:
     seed: int
     strict: bool
@@ -21,8 +23,11 @@ class Kernel:
         arguments: Sequence[tuple[int, Any, int]],
         threadgroups: tuple[int, int, int],
         threads_per_threadgroup: tuple[int, int, int],
-        threadgroup_bytes: int,
+        threadgroup_bytes: Sequence[int],
+        threads: tuple[int, int, int],
         strict: bool | None,
+        allowed: Sequence[str],
+        has_foreign_layout: bool | None,
         seed: int | None,
         timeout: float | None,
     ) -> dict[str, int]: ...

@@ -1,9 +1,9 @@
-"""What a kernel's slots are given, in the form that the compiled module takes."""
+"""What a dispatch is given, in the form that the compiled module takes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from .._errors import InvalidProblemError
@@ -12,7 +12,21 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["Argument", "Buffer", "Bytes", "Size", "given", "size3"]
+__all__ = [
+    "Argument",
+    "Buffer",
+    "Bytes",
+    "Size",
+    "given",
+    "groups_of",
+    "is_drawn",
+    "required",
+    "size3",
+    "switched_off",
+    "threadgroup_bytes",
+]
+
+_SLOTS = 31  # of threadgroup memory, as Metal has them
 
 
 class Buffer:
@@ -123,3 +137,64 @@ def _on_host(value: Any, where: str = "[sim.Bytes]") -> Any:
             f"{where}: expected a tensor that NumPy can share, got one of "
             f"{tensor.dtype}: {error}"
         ) from error
+
+
+def required(kernel: str, name: str, size: Size | None) -> Size:
+    if size is None:
+        raise InvalidProblemError(
+            f"[{kernel}] expected {name}, the threads of a threadgroup, got none"
+        )
+    return size
+
+
+def groups_of(
+    threads: tuple[int, int, int], group: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """Return how many threadgroups make up so many threads; the last may be cut."""
+    x, y, z = (-(-all_ // max(of, 1)) for all_, of in zip(threads, group))
+    return x, y, z
+
+
+def switched_off(
+    kernel: str, strict: bool | Collection[str] | None, suppress: Collection[str]
+) -> list[str]:
+    """Return the checks that are off, and those that are off at one line."""
+    from .. import _sim
+
+    known = _sim.CHECKS
+    chosen = known if strict is None or isinstance(strict, bool) else strict
+    places = [suppress] if isinstance(suppress, str) else list(suppress)
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    for name in names:
+        if name not in known:
+            raise InvalidProblemError(
+                f"[{kernel}] expected checks of {known} in strict, got {name!r}"
+            )
+    for place in places:
+        check, _, where = place.partition("@")
+        if check not in known or not where.rpartition(":")[2].isdigit():
+            raise InvalidProblemError(
+                f"[{kernel}] expected a check of {known} at a line in suppress, as in "
+                f"'races@k.metal:42', got {place!r}"
+            )
+    return [name for name in known if name not in names] + places
+
+
+def is_drawn(kernel: str, layout: str | None) -> bool | None:
+    """Return whether lanes change places; None for the process's setting."""
+    if layout not in (None, "apple", "drawn"):
+        raise InvalidProblemError(
+            f"[{kernel}] expected a layout of ('apple', 'drawn'), got {layout!r}"
+        )
+    return None if layout is None else layout == "drawn"
+
+
+def threadgroup_bytes(kernel: str, memory: int | Mapping[int, int]) -> list[int]:
+    """Return the bytes of each slot from 0 to the last one that is set."""
+    slots = {0: memory} if isinstance(memory, int) else dict(memory)
+    if any(not 0 <= slot < _SLOTS for slot in slots):
+        raise InvalidProblemError(
+            f"[{kernel}] expected threadgroup memory for slots 0 to {_SLOTS - 1}, got "
+            f"it for {sorted(slots)}"
+        )
+    return [slots.get(slot, 0) for slot in range(max(slots, default=-1) + 1)]

@@ -46,8 +46,10 @@ def excerpt(text: str, line: int) -> str | None:
 
 
 def _is(file: str | None, name: str) -> bool:
-    """Say whether a fault's file is a text; line tables leave out leading folders."""
-    return file is None or Path(name).absolute().as_posix().endswith(f"/{file}")
+    """Say whether a fault's file is a text; line tables may leave out its folders."""
+    if file is None:
+        return True
+    return Path(name).absolute().as_posix().endswith(f"/{file.lstrip('/')}")
 
 
 def _read(file: str) -> str:

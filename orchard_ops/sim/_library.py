@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from .._errors import InvalidProblemError, UnsupportedError
-from ._arguments import Argument, Size, given, size3
+from .._errors import InvalidProblemError
+from ._arguments import (
+    Argument,
+    Size,
+    given,
+    groups_of,
+    is_drawn,
+    required,
+    size3,
+    switched_off,
+    threadgroup_bytes,
+)
 from ._compiler import load
 from ._excerpt import explained
 
@@ -86,7 +96,7 @@ class Library:
         Args:
             name: of the kernel function, or its ``host_name``.
             constants: values of function constants, by the index or the name that
-                each is declared with.
+                each is declared with. One that the kernel uses must have a value.
 
         Raises:
             KernelCompileError: the text was refused, or has no such kernel; holds
@@ -144,7 +154,9 @@ class Kernel:
         threadgroup_memory: int | Mapping[int, int] = 0,
         *,
         threads: Size | None = None,
-        strict: bool | None = None,
+        strict: bool | Collection[str] | None = None,
+        suppress: Collection[str] = (),
+        layout: str | None = None,
         seed: int | None = None,
         timeout: float | None = None,
     ) -> dict[str, int]:
@@ -162,8 +174,16 @@ class Kernel:
             group: threads of a threadgroup in each dimension.
             threadgroup_memory: bytes of ``[[threadgroup(0)]]``, or slot → bytes.
             threads: in place of ``grid``, all threads in each dimension, as
-                ``dispatchThreads`` has it.
-            strict: check every access; by default as `sim.strict` says.
+                ``dispatchThreads`` has it: threadgroups at its edges are smaller.
+            strict: check every access; by default as `sim.strict` says. Names of
+                checks, of ``"races"``, ``"bounds"``, ``"alignment"``,
+                ``"barrier_flags"`` (barriers fence what their flags say) and
+                ``"uninitialized"``, leave out the others.
+            suppress: places where a check is off, as in ``"races@k.metal:42"``.
+            layout: where the lanes of a simdgroup hold the elements of matrices and
+                cooperative tensors: ``"apple"`` as Apple's newest GPUs have been
+                measured to, which is the default, or ``"drawn"`` by the seed. A kernel
+                that counts on the one is wrong with the other.
             seed: of the order in which threads run; by default `sim.seed`'s.
             timeout: seconds after which it is ended; by default there is no limit.
 
@@ -173,29 +193,33 @@ class Kernel:
         Raises:
             InvalidProblemError: an argument is none that its parameter takes, or
                 sizes are missing or wrong.
-            FaultError: the kernel was caught at a mistake, or took too long.
-            DeviceError: a limit of Metal is exceeded, or a slot is not bound.
+            FaultError: the kernel was caught at a mistake, touched a parameter that
+                nothing is bound to, or took too long.
+            DeviceError: a limit of Metal is exceeded.
         """
-        of_group = size3(self.name, "group", _required(self.name, "group", group))
+        of_group = size3(self.name, "group", required(self.name, "group", group))
         if (grid is None) == (threads is None):
             raise InvalidProblemError(
                 f"[{self.name}] expected one of grid (threadgroups) and threads, got "
                 f"{'neither' if grid is None else 'both'}"
             )
+        in_all = (0, 0, 0)  # as the threadgroups make
         if grid is not None:
             groups = size3(self.name, "grid", grid)
         else:
-            total = size3(
-                self.name, "threads", _required(self.name, "threads", threads)
-            )
-            groups = _groups(self.name, total, of_group)
+            assert threads is not None
+            in_all = size3(self.name, "threads", threads)
+            groups = groups_of(in_all, of_group)
         with explained(self.library.name, self.library.text):
             return self._compiled.dispatch(
                 given(self.name, arguments),
                 groups,
                 of_group,
-                _threadgroup_bytes(self.name, threadgroup_memory),
-                strict,
+                threadgroup_bytes(self.name, threadgroup_memory),
+                in_all,
+                strict if strict is None or isinstance(strict, bool) else True,
+                switched_off(self.name, strict, suppress),
+                is_drawn(self.name, layout),
                 seed,
                 timeout,
             )
@@ -290,36 +314,3 @@ def check(
         DeviceError: no compiler or no simulator was found.
     """
     return library(text=source, defines=defines).check(language=language)
-
-
-def _required(kernel: str, name: str, size: Size | None) -> Size:
-    if size is None:
-        raise InvalidProblemError(
-            f"[{kernel}] expected {name}, the threads of a threadgroup, got none"
-        )
-    return size
-
-
-def _groups(
-    kernel: str, threads: tuple[int, int, int], group: tuple[int, int, int]
-) -> tuple[int, int, int]:
-    """Return how many threadgroups make up so many threads."""
-    if any(of == 0 or all_ % of for all_, of in zip(threads, group)):
-        raise UnsupportedError(
-            f"[{kernel}] expected threads in multiples of their threadgroup, got "
-            f"{threads} in threadgroups of {group}; choose another group, or pass grid "
-            "and let the kernel leave out what is too much"
-        )
-    x, y, z = (all_ // of for all_, of in zip(threads, group))
-    return x, y, z
-
-
-def _threadgroup_bytes(kernel: str, memory: int | Mapping[int, int]) -> int:
-    """Return the bytes of slot 0, the only one that can be set."""
-    slots = {0: memory} if isinstance(memory, int) else dict(memory)
-    if set(slots) - {0}:
-        raise UnsupportedError(
-            f"[{kernel}] expected threadgroup memory for slot 0 alone, got it for "
-            f"{sorted(slots)}"
-        )
-    return slots.get(0, 0)

@@ -11,9 +11,11 @@ from typing import Any, Callable
 import pytest
 import torch
 from needs import TORCH, skip_without_metalsim
+from programs import END_AFTER_BACKWARD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import orchard_ops
 from orchard_ops import sim
 from orchard_ops._child import python
 
@@ -536,15 +538,33 @@ class TestErrors:
             torch.eye(3, device=DEVICE).to_sparse()
 
 
-PROGRAM = """
-import torch, orchard_ops
-orchard_ops.sim.enable()
-x = torch.ones(8).to("metalsim").requires_grad_()
-(x * 2).sum().backward()
-"""
-
-
 def test_a_program_may_end_after_a_backward() -> None:
-    """PyTorch's own thread for the device does not abort a process that is ending."""
-    for _ in range(4):  # Without care it aborts three times in four, on 2.13.
-        subprocess.run(python(PROGRAM), check=True)
+    """PyTorch's own thread for the device does not abort a process that is ending.
+
+    Without care it does, on 2.13.
+    """
+    subprocess.run(python(END_AFTER_BACKWARD, DEVICE.type), check=True)
+
+
+def test_there_is_one_device() -> None:
+    """Number 0; another one is refused wherever it is named."""
+    module: Any = torch.metalsim  # type: ignore[attr-defined]
+    assert (module.device_count(), module.current_device()) == (1, 0)
+    with module.device(0):
+        module.synchronize()
+    with pytest.raises(orchard_ops.UnsupportedError, match="expected device 0"):
+        module.synchronize(1)
+    with (
+        pytest.raises(orchard_ops.UnsupportedError, match="expected device 0"),
+        module.device(1),
+    ):
+        pass
+
+
+def test_counters_are_set_to_zero(device: torch.device) -> None:
+    """All of them at once."""
+    q = torch.ones(1, 1, 3, 16).to(device)
+    orchard_ops.flash_attention(q, q, q)
+    assert any(sim.counters().values())
+    sim.reset_counters()
+    assert not any(sim.counters().values())

@@ -2,6 +2,7 @@
 // counters, and the device that executes Metal kernels on the CPU.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -55,8 +56,11 @@ device::Device& simulator();
 enum class MatrixOrder : uint32_t { ascending, descending, pairwise };
 
 struct Options {
-  uint64_t seed = 0;            // of the schedule
-  bool strict = false;          // every access checked; slow
+  uint64_t seed = 0;    // of the schedule
+  bool strict = false;  // every access checked; slow
+  // Of strict mode's checks those that are off, by name, as in "races", or off
+  // at one line, as in "races@k.metal:42".
+  std::vector<std::string> allowed{};
   bool is_idle = false;         // launches are dropped: times the host alone
   uint32_t worker_threads = 0;  // 0: one per CPU core
   bool is_eager = true;         // matrix multiplies without lane switches
@@ -69,6 +73,10 @@ struct Options {
 };
 
 Options& options();
+
+// The names of strict mode's checks.
+inline constexpr std::array<std::string_view, 5> kChecks = {
+    "races", "bounds", "alignment", "barrier_flags", "uninitialized"};
 
 struct Counters {
   uint64_t launches = 0;
@@ -164,7 +172,18 @@ struct Footprint {
 // Error(compile) with the lines that break one.  language_version as in Limits.
 Footprint accept(const CompileRequest& request, uint32_t language_version);
 
-// Runs one launch under its own options; returns what it counted.
-Counters dispatch(const device::Launch& launch, const Options& options);
+// What Metal lets a host do besides, and this library never does.
+struct Dispatch {
+  std::vector<uint32_t> threadgroup_bytes;  // by slot
+  // Threads in all, whose edge may cut threadgroups; zeros for what the launch
+  // says.
+  device::Size3 grid{};
+};
+
+// Runs one launch under its own options; returns what it counted.  A parameter
+// may be bound to nothing: it faults when the kernel touches it.
+Counters dispatch(const device::Launch& launch,
+                  const Options& options,
+                  const Dispatch& more = {});
 
 }  // namespace orchard::sim

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <future>
@@ -18,6 +19,7 @@
 #include <sstream>
 #include <vector>
 
+#include "device/sim/compile/constants.h"
 #include "device/sim/compile/files.h"
 #include "device/sim/compile/headers.h"
 #include "device/sim/sim.h"
@@ -68,10 +70,11 @@ void build(const Source& source,
            const std::string& target) {
   const ScratchFolder scratch;
   const std::string& at = scratch.path();
-  write_file(at + "/kernel.cpp",
-             translate(source.is_preprocessed
-                           ? source.text
-                           : preprocess(source.text, tools, {}, at)));
+  write_file(
+      at + "/kernel.cpp",
+      translate(source.is_preprocessed ? source.text
+                                       : preprocess(source.text, tools, {}, at),
+                source.wanted));
   const std::string header = precompiled_prelude(is_strict, tools);
   try {
     compile_step(is_strict, tools, header, at);
@@ -100,7 +103,7 @@ bool is_whole(const std::string& path) {
          std::string_view(found).substr(size);
 }
 
-// Finds where the object that holds `kernels` lies in memory.
+// Finds where the object that holds `kernel` lies in memory.
 void locate(Binary& binary) {
 #if defined(__linux__)
   dl_iterate_phdr(
@@ -113,7 +116,7 @@ void locate(Binary& binary) {
           if (row.p_type != PT_LOAD) continue;
           end = std::max(end, base + row.p_vaddr + row.p_memsz);
         }
-        const auto* at = reinterpret_cast<const std::byte*>(b.kernels);
+        const auto* at = reinterpret_cast<const std::byte*>(b.kernel);
         if (at < base || at >= end) return 0;
         b.begin = base;
         b.end = end;
@@ -122,10 +125,23 @@ void locate(Binary& binary) {
       &binary);
 #else
   Dl_info info{};
-  if (dladdr(binary.kernels, &info) == 0) return;
+  if (dladdr(binary.kernel, &info) == 0) return;
   binary.begin = static_cast<const std::byte*>(info.dli_fbase);
   binary.end = binary.begin + std::filesystem::file_size(binary.path);
 #endif
+}
+
+using Future = std::shared_future<std::shared_ptr<const Binary>>;
+
+struct Compilations {
+  std::mutex mutex;
+  std::map<std::string, Future> by_key;
+};
+
+// Never destroyed: other threads may compile while the process ends.
+Compilations& compilations() {
+  static auto* const instance = new Compilations;
+  return *instance;
 }
 
 std::shared_ptr<const Binary> load(const std::string& path) {
@@ -136,12 +152,19 @@ std::shared_ptr<const Binary> load(const std::string& path) {
   const char* problem = library ? nullptr : dlerror();
   auto binary = std::make_shared<Binary>();
   if (library != nullptr) {
-    binary->kernels =
-        static_cast<const abi::Kernel*>(dlsym(library, "orchard_kernels"));
+    binary->kernel =
+        static_cast<const abi::Kernel*>(dlsym(library, "orchard_kernel"));
   }
-  if (binary->kernels == nullptr) {
-    throw Error(ErrorKind::compile, "simulator: cannot load " + path + ": " +
-                                        (problem ? problem : "no kernels"));
+  if (binary->kernel == nullptr) {
+    const std::string why = problem ? problem : "no kernel";
+    const std::string constant = missing_constant(why);
+    throw Error(ErrorKind::compile,
+                constant.empty()
+                    ? "simulator: cannot load " + path + ": " + why
+                    : "simulator: expected a value of the function constant " +
+                          constant +
+                          ", which the kernel uses, got none; pass it in "
+                          "constants");
   }
   binary->path = path;
   locate(*binary);
@@ -149,17 +172,6 @@ std::shared_ptr<const Binary> load(const std::string& path) {
 }
 
 }  // namespace
-
-const abi::Kernel& Binary::find(std::string_view entry) const {
-  std::string names;
-  for (const abi::Kernel* kernel = kernels; kernel->name; ++kernel) {
-    if (entry == kernel->name) return *kernel;
-    names += std::string(names.empty() ? "" : ", ") + kernel->name;
-  }
-  throw Error(ErrorKind::compile, "simulator: no kernel named " +
-                                      std::string(entry) +
-                                      " in the text; it has: " + names);
-}
 
 std::string Binary::line_of(const void* code) const {
   if (!holds(code)) return {};
@@ -169,56 +181,61 @@ std::string Binary::line_of(const void* code) const {
   return lines_->find(static_cast<uint64_t>(at - begin) - 1);
 }
 
-Source read_source(std::string text) {
+Source read_source(std::string text, std::string entry) {
   const Toolchain tools = find_toolchain();
-  if (!has_flags(tools)) return {std::move(text), false};
-  return {whole_text(text, tools, {}), true};
+  const bool is_whole = has_flags(tools);
+  return {is_whole ? whole_text(text, tools, {}) : std::move(text),
+          {std::move(entry), {}, /*is_ours=*/true},
+          is_whole};
 }
 
 Source read_source(const CompileRequest& request) {
-  if (!request.constants.empty()) {
-    throw Error(ErrorKind::unsupported,
-                "simulator: expected no values of function constants, which "
-                "it does not take yet; make them macros");
-  }
   const Toolchain tools = find_toolchain();
   std::string text = source_of(request);
-  if (!includes_files(text) && !has_flags(tools)) {
-    return {std::move(text), false};
-  }
-  return {whole_text(text, tools, include_flags(request)), true};
+  const bool is_whole = includes_files(text) || has_flags(tools);
+  return {is_whole ? whole_text(text, tools, include_flags(request))
+                   : std::move(text),
+          {request.entry, request.constants},
+          is_whole};
 }
 
 std::vector<std::string> kernel_names(const CompileRequest& request) {
-  const std::string text =
-      whole_text(source_of(request), find_toolchain(), include_flags(request));
-  std::vector<std::string> names;
-  for (const KernelText& kernel : translate_text(text).kernels) {
-    if (!kernel.is_template) names.push_back(kernel.name);
+  return kernel_names(
+      whole_text(source_of(request), find_toolchain(), include_flags(request)));
+}
+
+void hold_compilations() { compilations().mutex.lock(); }
+
+void go_on_compiling(bool is_child) {
+  Compilations& all = compilations();
+  if (is_child) {
+    std::erase_if(all.by_key, [](const auto& entry) {
+      return entry.second.wait_for(std::chrono::seconds(0)) !=
+             std::future_status::ready;
+    });
   }
-  return names;
+  all.mutex.unlock();
 }
 
 std::shared_ptr<const Binary> compile_text(const Source& source,
                                            bool is_strict) {
-  using Future = std::shared_future<std::shared_ptr<const Binary>>;
-  static std::mutex mutex;
-  static auto* const done = new std::map<std::string, Future>;
+  Compilations& all = compilations();
   const Toolchain tools = find_toolchain();
   const std::string key =
       digest(source.text + '\0' + (source.is_preprocessed ? "whole" : "") +
-             embedded_simulator() + joined(compile_flags(is_strict)) +
-             identity(tools));
+             source.wanted.entry + '\0' + text_of(source.wanted.constants) +
+             (source.wanted.is_ours ? "" : "foreign") + embedded_simulator() +
+             joined(compile_flags(is_strict)) + identity(tools));
   const std::string target = cache_folder() + "/" + key + ".so";
   std::promise<std::shared_ptr<const Binary>> promise;
   {
-    std::unique_lock lock(mutex);
-    if (const auto found = done->find(key); found != done->end()) {
+    std::unique_lock lock(all.mutex);
+    if (const auto found = all.by_key.find(key); found != all.by_key.end()) {
       const Future future = found->second;
       lock.unlock();
       return future.get();
     }
-    done->emplace(key, promise.get_future().share());
+    all.by_key.emplace(key, promise.get_future().share());
   }
   try {
     if (!is_whole(target)) build(source, is_strict, tools, target);
@@ -226,13 +243,13 @@ std::shared_ptr<const Binary> compile_text(const Source& source,
   } catch (...) {
     promise.set_exception(std::current_exception());
   }
-  const std::lock_guard lock(mutex);
-  const Future future = done->at(key);
+  const std::lock_guard lock(all.mutex);
+  const Future future = all.by_key.at(key);
   // A failure is told once to all who wait, then may be tried again.
   try {
     return future.get();
   } catch (...) {
-    done->erase(key);
+    all.by_key.erase(key);
     throw;
   }
 }

@@ -45,6 +45,10 @@ constexpr const char* kMetalHeaders[] = {
     "metal_texture",
     "metal_graphics",
     "metal_visible_function_table",
+    "metal_tensor",
+    "metal_cooperative_tensor",
+    "MetalPerformancePrimitives/MetalPerformancePrimitives.h",
+    "MetalPerformancePrimitives/MPPTensorOpsMatMul2d.h",
 };
 
 // Of `# include <metal_stdlib>  // why`, with or without spaces and comment.
@@ -142,6 +146,7 @@ std::string header_folder() {
     const std::string_view name = entry.path.substr(kHeaderRoot.size());
     write_file(fresh + "/" + std::string(name), entry.text);
   }
+  std::filesystem::create_directory(fresh + "/MetalPerformancePrimitives");
   for (const char* name : kMetalHeaders) write_file(fresh + "/" + name, "");
   // Another process may have been first; then its folder is as good.
   std::filesystem::rename(fresh, folder, ignored);

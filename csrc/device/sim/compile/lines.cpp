@@ -94,13 +94,20 @@ Header read_header(Cursor& in) {
   for (int i = 1; i < h.opcode_base; ++i) {
     h.lengths.push_back(in.fixed<uint8_t>());
   }
-  while (in.has_more(program) && !in.text().empty()) {
+  std::vector<std::string> folders(1);  // The first is where it was compiled.
+  while (in.has_more(program)) {
+    folders.push_back(in.text());
+    if (folders.back().empty()) break;
   }
   h.files.emplace_back();
   while (in.has_more(program)) {
     std::string name = in.text();
     if (name.empty()) break;
-    for (int i = 0; i < 3; ++i) in.unsigned_number();
+    const uint64_t folder = in.unsigned_number();
+    for (int i = 0; i < 2; ++i) in.unsigned_number();
+    if (folder > 0 && folder < folders.size() && name[0] != '/') {
+      name.insert(0, folders[folder] + "/");
+    }
     h.files.push_back(std::move(name));
   }
   in.go(program);

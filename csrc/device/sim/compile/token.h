@@ -12,6 +12,7 @@ enum class TokenKind { space, word, number, text, mark };
 struct Token {
   TokenKind kind;
   std::string text;
+  std::string before{};  // written in front of it; no token
 
   bool is(std::string_view other) const { return text == other; }
 };

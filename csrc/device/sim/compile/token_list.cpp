@@ -27,6 +27,16 @@ size_t TokenList::closing(size_t i) {
   throw Error(ErrorKind::compile, "simulator: unbalanced bracket in kernel");
 }
 
+size_t TokenList::opening(size_t i) {
+  int depth = 0;
+  for (size_t k = i + 1; k-- > 0;) {
+    const std::string& t = at(k).text;
+    if (t == ")" || t == "]" || t == "}") ++depth;
+    if ((t == "(" || t == "[" || t == "{") && --depth == 0) return k;
+  }
+  throw Error(ErrorKind::compile, "simulator: unbalanced bracket in kernel");
+}
+
 size_t TokenList::skip_angles(size_t i) {
   int depth = 0;
   for (; i < size(); ++i) {
@@ -81,8 +91,13 @@ std::string TokenList::join(size_t begin, size_t end) {
   return text;
 }
 
-void TokenList::erase(size_t begin, size_t end) {
-  for (size_t k = begin; k < end; ++k) at(k).text.clear();
+void TokenList::replace(size_t begin, size_t end, const std::string& text) {
+  if (begin == end) return;
+  for (size_t k = begin; k < end; ++k) {
+    at(k).text.clear();
+    at(k).before.clear();
+  }
+  at(begin).text = text;
   code_.erase(code_.begin() + static_cast<ptrdiff_t>(begin),
               code_.begin() + static_cast<ptrdiff_t>(end));
 }
@@ -105,7 +120,10 @@ std::string TokenList::place(size_t i) const {
 
 std::string TokenList::text() const {
   std::string out;
-  for (const Token& token : tokens_) out += token.text;
+  for (const Token& token : tokens_) {
+    out += token.before;
+    out += token.text;
+  }
   return out;
 }
 

@@ -38,10 +38,14 @@ class TokenList {
   std::vector<Attribute> read_attributes(size_t i);
   // The same, and removes it.
   std::vector<Attribute> take_attributes(size_t i);
+  // Index of the bracket that opens what closes at i.
+  size_t opening(size_t i);
 
   // As written, with one space for any.
   std::string join(size_t begin, size_t end);
-  void erase(size_t begin, size_t end);
+  void erase(size_t begin, size_t end) { replace(begin, end, ""); }
+  // The same, and leaves a text there that is no token.
+  void replace(size_t begin, size_t end, const std::string& text);
   // What stands between the token before i and i, with preprocessor lines.
   std::string space_before(size_t i) const;
   // "file:line" of a token, by the preprocessor's markers.

@@ -157,8 +157,10 @@ Words compile_flags(bool is_strict) {
   if (is_strict) {
     words.insert(words.end(), {"-O1", "-fno-vectorize", "-fno-slp-vectorize",
                                "-DMSL_STRICT=1", "-Xclang", "-fsanitize=thread",
-                               "-mllvm", "-tsan-instrument-func-entry-exit=0",
-                               "-mllvm", "-tsan-instrument-atomics=0", "-mllvm",
+                               "-Xclang", "-fsanitize=array-bounds", "-Xclang",
+                               "-fsanitize-recover=array-bounds", "-mllvm",
+                               "-tsan-instrument-func-entry-exit=0", "-mllvm",
+                               "-tsan-instrument-atomics=0", "-mllvm",
                                "-tsan-instrument-read-before-write=1",
                                // A vector's load stays one access.
                                "-mllvm", "-disable-vector-combine"});

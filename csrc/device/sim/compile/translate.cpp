@@ -8,47 +8,53 @@
 #include <utility>
 
 #include "device/device.h"
+#include "device/sim/compile/constants.h"
+#include "device/sim/compile/methods.h"
+#include "device/sim/compile/operands.h"
+#include "device/sim/compile/spelling.h"
 #include "device/sim/compile/token_list.h"
 
 namespace orchard::sim {
 namespace {
 
+struct KernelParameter {
+  std::string name;
+  std::string source;  // C++ type of entry.h that provides it
+  bool has_attribute = false;
+};
+
+struct KernelText {
+  std::string name;      // as the host asks for it
+  std::string function;  // C++ expression, qualified
+  std::string scope;     // namespaces around it, as in "a::b::"
+  std::string head;      // <…> behind `template`; empty for plain kernels
+  std::string types;     // its parameters as written, in brackets
+  std::string max_threads = "0";
+  std::vector<KernelParameter> parameters;
+  bool is_template = false;  // the template itself, not an instance
+  bool is_chosen_by_type = false;
+};
+
+struct Translation {
+  std::string body;
+  std::vector<KernelText> kernels;
+};
+
 class Translator : TokenList {
  public:
-  explicit Translator(std::string_view text) : TokenList(text) {}
+  Translator(std::string_view text, const Wanted& wanted)
+      : TokenList(text), wanted_(wanted) {}
 
   Translation run() {
-    for (size_t i = 0; i < size(); ++i) rewrite_number(i);
+    give_constants(*this, wanted_.constants);
+    join_methods(*this);
+    if (!wanted_.is_ours) wrap_operands(*this);
+    rewrite_spelling(*this);
     for (size_t i = 0; i < size();) i = step(i);
     return {text(), std::move(kernels_)};
   }
 
  private:
-  // Unsuffixed literals are float; h and bf make half and bfloat.
-  void rewrite_number(size_t i) {
-    Token& token = at(i);
-    if (token.kind != TokenKind::number) return;
-    std::string& text = token.text;
-    const bool is_hex = text.starts_with("0x") || text.starts_with("0X");
-    const bool is_float = is_hex ? text.find_first_of("pP") != text.npos
-                                 : text.find_first_of(".eE") != text.npos;
-    const char last = text.back();
-    if (!is_hex && text.size() > 2 && text.ends_with("bf")) {
-      text = "bfloat(" + as_float(text.substr(0, text.size() - 2)) + ")";
-    } else if (!is_hex && (last == 'h' || last == 'H')) {
-      text = "half(" + as_float(text.substr(0, text.size() - 1)) + ")";
-    } else if (is_float && (last == 'l' || last == 'L')) {
-      text.back() = 'f';
-    } else if (is_float && last != 'f' && last != 'F') {
-      text += 'f';
-    }
-  }
-
-  static std::string as_float(const std::string& digits) {
-    return digits.find_first_of(".eE") == digits.npos ? digits + ".0f"
-                                                      : digits + "f";
-  }
-
   // Handles what starts at token i; returns the index after it.
   size_t step(size_t i) {
     if (is(i, "namespace")) return enter_namespace(i);
@@ -62,13 +68,22 @@ class Translator : TokenList {
     }
     if (is(i, "template") && at_namespace_scope()) return template_head(i);
     if (is_attribute(i)) {
-      for (Attribute& a : take_attributes(i)) pending_.push_back(std::move(a));
+      bool is_kernel = false;
+      for (Attribute& a : read_attributes(i)) {
+        is_kernel = is_kernel || a.name == "kernel";
+        pending_.push_back(std::move(a));
+      }
+      replace(i, closing(i) + 1, is_kernel ? kernel_word() : "");
       return i;
     }
     if (is(i, "kernel")) {
-      at(i).text.clear();
+      replace(i, i + 1, kernel_word());
       pending_.push_back({"kernel", ""});
-      return i + 1;
+      return i;
+    }
+    // Texts between quotes lie in no space of their own here.
+    if (is(i, "constant") && is(i + 1, "char") && is(i + 2, "*")) {
+      at(i).text = "const";
     }
     if (is_space(i) && i > 0 && (is(i - 1, "(") || is(i - 1, ","))) {
       array_parameter(i);
@@ -82,10 +97,21 @@ class Translator : TokenList {
       }
       pending_.clear();
       is_template_ = is_instantiation_ = false;
+      if (std::exchange(is_dropped_, false)) {
+        erase(instantiation_, i + 1);
+        return instantiation_;
+      }
       return i + 1;
     }
-    if (is(i, "(") && has_pending("kernel")) return function(i);
+    const bool is_list =
+        is_word(i - 1) || is(i - 1, ">");  // f<(bool)1> has none
+    if (is(i, "(") && is_list && has_pending("kernel")) return function(i);
     return i + 1;
+  }
+
+  // Only the kernel that is asked for shall become code.
+  std::string kernel_word() const {
+    return is_instantiation_ ? "" : " inline ";
   }
 
   size_t enter_namespace(size_t i) {
@@ -106,6 +132,7 @@ class Translator : TokenList {
   size_t template_head(size_t i) {
     if (!is(i + 1, "<")) {
       is_instantiation_ = true;
+      instantiation_ = i;
       return i + 1;
     }
     is_template_ = true;
@@ -135,6 +162,10 @@ class Translator : TokenList {
     KernelText kernel;
     kernel.function = scope() + name_before(i);
     kernel.parameters = parameters(i);
+    for (size_t k = i + 1; k < closing(i); ++k) {
+      if (is_space(k) && (is(k - 1, "(") || is(k - 1, ","))) array_parameter(k);
+    }
+    kernel.types = join(i, closing(i) + 1);
     finish(std::move(kernel));
     return closing(i) + 1;
   }
@@ -143,8 +174,7 @@ class Translator : TokenList {
     const std::string plain = kernel.function.substr(scope().size());
     kernel.name = plain;
     if (has_pending("host_name")) {
-      const std::string quoted = pending_argument("host_name");
-      kernel.name = quoted.substr(1, quoted.size() - 2);
+      kernel.name = literal(pending_argument("host_name"));
     }
     if (has_pending("max_total_threads_per_threadgroup")) {
       kernel.max_threads =
@@ -155,9 +185,36 @@ class Translator : TokenList {
     if (is_template_) kernel.head = head_;
     if (is_instantiation_) take_from_template(kernel);
     if (is_template_) templates_[kernel.function].push_back(kernels_.size());
+    is_dropped_ = is_instantiation_ && !wanted_.entry.empty() &&
+                  kernel.name != wanted_.entry;
     kernels_.push_back(std::move(kernel));
     pending_.clear();
     is_template_ = is_instantiation_ = false;
+  }
+
+  // "a" "b" is "ab".
+  static std::string literal(const std::string& quoted) {
+    std::string text;
+    bool is_inside = false;
+    for (const char c : quoted) {
+      if (c == '"')
+        is_inside = !is_inside;
+      else if (is_inside)
+        text += c;
+    }
+    return text;
+  }
+
+  // Between the arguments, or parameters, of the outermost angles.
+  static int commas(std::string_view text) {
+    int count = 0;
+    int depth = 0;
+    for (const char c : text) {
+      if (c == '<' || c == '(') ++depth;
+      if (c == '>' || c == ')') --depth;
+      if (c == ',' && depth == 1) ++count;
+    }
+    return count;
   }
 
   // As in Metal, an instance has its template's attributes, whatever its own
@@ -171,8 +228,13 @@ class Translator : TokenList {
     kernel.parameters.clear();
     for (const size_t index : found->second) {
       const KernelText& original = kernels_[index];
+      // Another template of that name, which takes fewer arguments.
+      if (commas(original.head) < commas(kernel.function)) continue;
       kernel.scope = original.scope;
-      kernel.head = original.head;
+      // Without arguments the parameters' types choose the instance.
+      const bool has_arguments = kernel.function.find('<') != std::string::npos;
+      if (has_arguments) kernel.head = original.head;
+      kernel.is_chosen_by_type = !has_arguments;
       if (original.max_threads != "0") {
         kernel.max_threads = original.max_threads;
       }
@@ -256,7 +318,7 @@ class Translator : TokenList {
       list.push_back(
           {names_[first_name + p],
            source_of(attributes[p], texts[p], next_buffer, next_memory),
-           texts[p].find('&') != std::string::npos, !attributes[p].empty()});
+           !attributes[p].empty()});
     }
     return list;
   }
@@ -283,8 +345,12 @@ class Translator : TokenList {
         }
         return (is_buffer ? "buffer<(" : "group_memory<(") + a.argument + ")>";
       }
+      // A gate leaves the place to its order, as no attribute does.
       const bool is_foreign = a.name.find("::") != a.name.npos;
-      if (a.name != "maybe_unused" && !is_foreign) return a.name;
+      if (a.name != "maybe_unused" && a.name != "function_constant" &&
+          !is_foreign) {
+        return a.name;
+      }
     }
     const bool is_pointer =
         text.find_first_of("*&") != text.npos || text.find('[') != text.npos;
@@ -329,22 +395,33 @@ class Translator : TokenList {
     if (!starts || at_namespace_scope()) return i + 1;
     size_t end = i + 1;
     int angles = 0;
-    std::vector<size_t> commas;
+    std::vector<size_t> between;
     for (; end < size() && !is(end, ";"); ++end) {
       if (is(end, "<")) ++angles;
       if (is(end, ">")) --angles;
-      if (angles == 0 && is(end, ",")) commas.push_back(end);
-      if (is(end, "*") || is(end, "&") || is(end, "=") || is(end, "{")) {
+      if (angles == 0 && is(end, ",")) between.push_back(end);
+      if (is(end, "=") && angles == 0) {
+        // Metal lets it stand there, and nothing says that it does anything.
+        const size_t begin = end;
+        while (!is(end, ";") && !is(end, ",")) {
+          const bool is_list = is(end, "{") || is(end, "(") || is(end, "[");
+          end = (is_list ? closing(end) : end) + 1;
+        }
+        erase(begin, end);
+        end = begin - 1;
+        continue;
+      }
+      if (is(end, "*") || is(end, "&") || is(end, "{")) {
         if (angles == 0) return i + 1;
       }
       if (is(end, "(") || is(end, "[")) end = closing(end);
     }
-    const size_t name = name_index(i + 1, commas.empty() ? end : commas[0]);
+    const size_t name = name_index(i + 1, between.empty() ? end : between[0]);
     if (name <= i + 1) return i + 1;
     const std::string type = join(i + 1, name);
     std::string text;
-    commas.push_back(end);
-    for (size_t begin = name; size_t comma : commas) {
+    between.push_back(end);
+    for (size_t begin = name; size_t comma : between) {
       text += declaration(type, at(begin).text, join(begin + 1, comma));
       begin = comma + 1;
     }
@@ -385,19 +462,22 @@ class Translator : TokenList {
   std::string head_;
   bool is_template_ = false;
   bool is_instantiation_ = false;
+  size_t instantiation_ = 0;  // where it begins
+  bool is_dropped_ = false;
   int locals_ = 0;
+  const Wanted& wanted_;
 };
 
 // What attributes say, where their names mean what they mean to the kernel: in
 // its namespace, for an instance under its template's parameters.
-std::string signature(const KernelText& kernel, const std::string& id) {
+std::string signature(const KernelText& kernel) {
   std::string out;
   if (!kernel.scope.empty()) {
     out +=
         "namespace " + kernel.scope.substr(0, kernel.scope.size() - 2) + " {\n";
   }
   if (!kernel.head.empty()) out += "template " + kernel.head + '\n';
-  out += "struct orchard_signature_" + id + " {\n  typedef ";
+  out += "struct orchard_signature {\n  typedef ";
   const std::string library = " ::orchard::sim::entry::";
   out += library + "Signature<";
   for (size_t p = 0; p < kernel.parameters.size(); ++p) {
@@ -408,51 +488,84 @@ std::string signature(const KernelText& kernel, const std::string& id) {
   return kernel.scope.empty() ? out : out + "}\n";
 }
 
-std::string table(const std::vector<KernelText>& kernels) {
-  std::string out = "\n#line 1 \"simulator\"\n";
-  std::string rows;
-  size_t index = 0;
-  for (const KernelText& kernel : kernels) {
-    if (kernel.is_template) continue;
-    const std::string id = std::to_string(index++);
-    std::string said = "::" + kernel.scope + "orchard_signature_" + id;
-    if (!kernel.head.empty()) {
-      const size_t arguments = kernel.function.find('<');
-      if (arguments != kernel.function.npos) {
-        said += kernel.function.substr(arguments);
-      }
+std::string table(const KernelText& kernel) {
+  std::string said = "::" + kernel.scope + "orchard_signature";
+  if (!kernel.head.empty()) {
+    const size_t arguments = kernel.function.find('<');
+    if (arguments != kernel.function.npos) {
+      said += kernel.function.substr(arguments);
     }
-    out += signature(kernel, id) + "namespace orchard_entry_" + id +
-           " {\ntypedef " + said +
-           "::type S;\nextern \"C\" void orchard_thunk_" + id +
-           "(const orchard::sim::abi::Arguments* a, "
-           "const orchard::sim::abi::Thread* t) {\n  S::call(&::" +
-           kernel.function + ", a, t);\n}\n" + "const char* const names[] = {";
-    for (const KernelParameter& p : kernel.parameters) {
-      out += '"' + p.name + "\", ";
-    }
-    out += "\"\"};\n}\n";
-    rows += "  {\"" + kernel.name + "\", orchard_entry_" + id +
-            "::orchard_thunk_" + id + ", " + said + "::max_threads, " +
-            std::to_string(kernel.parameters.size()) + ", orchard_entry_" + id +
-            "::S::table(&::" + kernel.function + "), orchard_entry_" + id +
-            "::names},\n";
+  }
+  std::string out = "\n#line 1 \"simulator\"\n" + signature(kernel);
+  std::string function = "&::" + kernel.function;
+  if (kernel.is_chosen_by_type) {
+    out += "typedef void (*orchard_kernel_type)" + kernel.types + ";\n";
+    function = "static_cast<orchard_kernel_type>(" + function + ")";
+  }
+  out += "namespace orchard_entry {\ntypedef " + said +
+         "::type S;\nextern \"C\" void orchard_thunk"
+         "(const orchard::sim::abi::Arguments* a, "
+         "const orchard::sim::abi::Thread* t) {\n  S::call(" +
+         function + ", a, t);\n}\nconst char* const names[] = {";
+  for (const KernelParameter& p : kernel.parameters) {
+    out += '"' + p.name + "\", ";
   }
   return out +
-         "extern \"C\" const orchard::sim::abi::Kernel orchard_kernels[] = "
-         "{\n" +
-         rows + "  {}};\n";
+         "\"\"};\n}\nextern \"C\" const orchard::sim::abi::Kernel "
+         "orchard_kernel = {\"" +
+         kernel.name + "\", orchard_entry::orchard_thunk, " + said +
+         "::max_threads, " + std::to_string(kernel.parameters.size()) +
+         ", orchard_entry::S::table(" + function +
+         "), orchard_entry::names};\n";
+}
+
+// Counts of unrolling may be macros, which are gone, and change no result.
+void forget_counts(std::string& text) {
+  constexpr std::string_view pragma = "#pragma unroll";
+  for (size_t at = 0; (at = text.find(pragma, at)) != text.npos;) {
+    at += pragma.size();
+    text.erase(at, std::min(text.find('\n', at), text.size()) - at);
+  }
+}
+
+// Parts of the prelude that few texts need, and only those pay for.
+std::string headers_of(const std::string& body) {
+  std::string headers;
+  if (body.find("__metal_") != body.npos)
+    headers += "#include \"internals.h\"\n";
+  for (const char* word : {"tensor_ops", "dextents", "cooperative_tensor"}) {
+    if (body.find(word) == body.npos) continue;
+    headers += "#include \"tensor_ops.h\"\n";
+    break;
+  }
+  return headers.empty() ? headers : headers + "#line 1\n";
 }
 
 }  // namespace
 
-Translation translate_text(std::string_view preprocessed) {
-  return Translator(preprocessed).run();
+std::vector<std::string> kernel_names(std::string_view preprocessed) {
+  std::vector<std::string> names;
+  for (const KernelText& kernel : Translator(preprocessed, {}).run().kernels) {
+    if (!kernel.is_template) names.push_back(kernel.name);
+  }
+  return names;
 }
 
-std::string translate(std::string_view preprocessed) {
-  const Translation found = translate_text(preprocessed);
-  return found.body + table(found.kernels);
+std::string translate(std::string_view preprocessed, const Wanted& wanted) {
+  Translation found = Translator(preprocessed, wanted).run();
+  if (!wanted.is_ours) forget_counts(found.body);
+  found.body = headers_of(found.body) + found.body;
+  for (const KernelText& kernel : found.kernels) {
+    if (!kernel.is_template && kernel.name == wanted.entry) {
+      return found.body + table(kernel);
+    }
+  }
+  std::string names;
+  for (const KernelText& kernel : found.kernels) {
+    if (!kernel.is_template) names += (names.empty() ? "" : ", ") + kernel.name;
+  }
+  throw Error(ErrorKind::compile, "simulator: no kernel named " + wanted.entry +
+                                      " in the text; it has: " + names);
 }
 
 }  // namespace orchard::sim

@@ -6,35 +6,25 @@
 #include <string_view>
 #include <vector>
 
+#include "device/sim/sim.h"
+
 namespace orchard::sim {
 
-struct KernelParameter {
-  std::string name;
-  std::string source;  // C++ type of entry.h that provides it
-  bool is_reference = false;
-  bool has_attribute = false;
+// One kernel of a text, and the values of its function constants.
+struct Wanted {
+  std::string entry;
+  Constants constants{};
+  // Of this library, whose texts keep to what needs no rewriting.
+  bool is_ours = false;
 };
 
-struct KernelText {
-  std::string name;      // as the host asks for it
-  std::string function;  // C++ expression, qualified
-  std::string scope;     // namespaces around it, as in "a::b::"
-  std::string head;      // <…> behind `template`; empty for plain kernels
-  std::string max_threads = "0";
-  std::vector<KernelParameter> parameters;
-  bool is_template = false;  // the template itself, not an instance
-};
+// What a host can ask for, in the order of the text.
+std::vector<std::string> kernel_names(std::string_view preprocessed);
 
-struct Translation {
-  std::string body;
-  std::vector<KernelText> kernels;
-};
-
-// What C++ lacks is rewritten (attributes, literals, threadgroup variables).
-// Lines keep their numbers.
-Translation translate_text(std::string_view preprocessed);
-
-// The body, and after it a table of its kernels for the simulator.
-std::string translate(std::string_view preprocessed);
+// What C++ lacks is rewritten (attributes, literals, threadgroup variables),
+// and a description of the kernel for the simulator put behind it.  Lines keep
+// their numbers.  Other kernels are not compiled.  Throws Error(compile)
+// without one of that name.
+std::string translate(std::string_view preprocessed, const Wanted& wanted);
 
 }  // namespace orchard::sim

@@ -28,5 +28,8 @@ bool has_whole_redzones(const Buffer* buffer);
 void repair_redzones(Buffer* buffer);
 // Buffer whose pages, guards included, hold the address; or null.
 Buffer* find_near(const void* address);
+// Around a fork: nobody allocates or releases in between.
+void hold_buffers();
+void go_on_allocating();
 
 }  // namespace orchard::sim

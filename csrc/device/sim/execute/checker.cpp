@@ -63,8 +63,12 @@ void Checker::begin_threadgroup(const std::byte* memory) {
   banks_.forget();
 }
 
-bool Checker::refuse(std::string problem) {
-  problem_ = std::move(problem);
+// False where the check is on; then the problem is the launch's.
+bool Checker::complain(std::string_view check,
+                       const void* pc,
+                       const std::function<std::string()>& problem) {
+  if (is_allowed(check, pc)) return true;
+  problem_ = problem();
   return false;
 }
 
@@ -78,17 +82,23 @@ bool Checker::access(const Accessor& who,
                      abi::Counters& counters) {
   const auto [at, bytes, is_write, is_vector, pc] = access;
   const auto address = reinterpret_cast<uintptr_t>(at);
-  if (is_vector && bytes > 1 && address % bytes != 0) {
-    return refuse("misaligned access: " + plural(bytes) +
-                  " at an address that is not a multiple of " +
-                  std::to_string(bytes));
+  const bool is_misaligned = is_vector && bytes > 1 && address % bytes != 0;
+  const uint64_t width = bytes;
+  if (is_misaligned && !complain("alignment", pc, [&] {
+        return "misaligned access: " + plural(width) +
+               " at an address that is not a multiple of " +
+               std::to_string(width);
+      })) {
+    return false;
   }
   if (at >= memory_ && at < memory_ + kGroupBytes) {
     const auto offset = static_cast<uint64_t>(at - memory_);
     if (offset + bytes > memory_bytes) {
-      return refuse("out of bounds: " + plural(bytes) + " at byte " +
-                    std::to_string(offset) + " of " + plural(memory_bytes) +
-                    " of threadgroup memory");
+      return complain("bounds", pc, [&] {
+        return "out of bounds: " + plural(width) + " at byte " +
+               std::to_string(offset) + " of " + plural(memory_bytes) +
+               " of threadgroup memory";
+      });
     }
     return group_access(who, access, counters);
   }
@@ -119,7 +129,9 @@ bool Checker::device_access(const Accessor& who,
                             const Access& access,
                             abi::Counters& counters) {
   const BoundView* found = find(access);
-  if (found == nullptr) return refuse(outside(access));
+  if (found == nullptr) {
+    return complain("bounds", access.pc, [&] { return outside(access); });
+  }
   count(counters,
         found->is_constant ? abi::Space::constant : abi::Space::device,
         access.bytes, access.is_write);
@@ -148,16 +160,22 @@ bool Checker::own(const Accessor& who,
            view.name + "' at index " + std::to_string(view.index);
   };
   if (!view.is_writable) {
-    return refuse("write to " + place() + ", which was bound for reading");
+    return complain("bounds", access.pc, [&] {
+      return "write to " + place() + ", which was bound for reading";
+    });
   }
   const auto address = reinterpret_cast<uintptr_t>(access.at);
   for (uint64_t i = 0; i < access.bytes; ++i) {
     Owner& owner = owner_of(address + i);
     if (owner.group != 0 && owner.group != who.group + 1) {
       other_pc_ = long_pc(owner.pc);
-      return refuse("race: two threadgroups (numbers " +
-                    std::to_string(owner.group - 1) + " and " +
-                    std::to_string(who.group) + ") write " + place());
+      if (!complain("races", access.pc, [&] {
+            return "race: two threadgroups (numbers " +
+                   std::to_string(owner.group - 1) + " and " +
+                   std::to_string(who.group) + ") write " + place();
+          })) {
+        return false;
+      }
     }
     owner = {who.group + 1, short_pc(access.pc)};
   }
@@ -240,11 +258,13 @@ void Checker::note(Cell& cell,
 }
 
 bool Checker::use(Cell& cell, const Accessor& who, const Access& access) {
-  if (has_conflict(cell, who, access.is_write)) {
-    return refuse("race on byte " + std::to_string(&cell - cells_.data()) +
-                  " of threadgroup memory: no barrier between this " +
-                  (access.is_write ? "write" : "read") +
-                  " and an earlier access");
+  if (has_conflict(cell, who, access.is_write) &&
+      !complain("races", access.pc, [&] {
+        return "race on byte " + std::to_string(&cell - cells_.data()) +
+               " of threadgroup memory: no barrier between this " +
+               (access.is_write ? "write" : "read") + " and an earlier access";
+      })) {
+    return false;
   }
   note(cell, who, access);
   return true;
@@ -285,8 +305,10 @@ Checker::Poisoned Checker::find_poison() const {
         const uint32_t size = view.element_bytes == 2 ? 2 : 4;
         if (!view.is_writable || !view.holds(at, size)) continue;
         const auto offset = static_cast<uint64_t>(at - view.begin);
-        if (offset % size == 0 && looks_poisoned(at, size)) {
-          return {&view, offset, long_pc(owners[i].pc)};
+        const void* pc = long_pc(owners[i].pc);
+        if (offset % size == 0 && looks_poisoned(at, size) &&
+            !is_allowed("uninitialized", pc)) {
+          return {&view, offset, pc};
         }
       }
     }

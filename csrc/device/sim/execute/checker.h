@@ -5,8 +5,10 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -64,6 +66,8 @@ class Checker {
               uint64_t memory_bytes,
               abi::Counters& counters);
   const std::string& problem() const { return problem_; }
+  // Whether a check, by its name, is off for what an instruction does.
+  std::function<bool(std::string_view, const void*)> is_allowed;
   // The earlier access of a conflict that was reported, or null.
   const void* other_pc() const { return other_pc_; }
 
@@ -119,7 +123,9 @@ class Checker {
   bool has_conflict(const Cell& cell, const Accessor& who, bool is_write);
   bool use(Cell& cell, const Accessor& who, const Access& access);
   void note(Cell& cell, const Accessor& who, const Access& access) const;
-  bool refuse(std::string problem);
+  bool complain(std::string_view check,
+                const void* pc,
+                const std::function<std::string()>& problem);
   uint32_t short_pc(const void* pc) const;
   const void* long_pc(uint32_t pc) const { return code_begin_ + pc; }
 

@@ -1,5 +1,6 @@
 // csrc/device/sim/execute/device.cpp: the simulated device: checks launches,
 // binds their arguments and spreads threadgroups over host threads.
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,8 +29,7 @@ namespace {
 
 class SimPipeline : public device::Pipeline {
  public:
-  SimPipeline(Source source, std::string_view entry)
-      : source_(std::move(source)), entry_(entry) {
+  explicit SimPipeline(Source source) : source_(std::move(source)) {
     kernel(options().strict);
   }
 
@@ -41,7 +41,7 @@ class SimPipeline : public device::Pipeline {
     return *slot;
   }
   const abi::Kernel& kernel(bool is_strict) const {
-    return binary(is_strict).find(entry_);
+    return *binary(is_strict).kernel;
   }
   uint32_t max_threads_per_threadgroup() const override {
     const uint32_t declared = kernel(options().strict).max_threads;
@@ -50,7 +50,6 @@ class SimPipeline : public device::Pipeline {
 
  private:
   Source source_;
-  std::string entry_;
   mutable std::mutex mutex_;
   mutable std::array<std::shared_ptr<const Binary>, 2> binaries_;
 };
@@ -80,7 +79,10 @@ struct BufferDeleter {
 // One launch with its arguments bound; closes all at the end.
 class Binding {
  public:
-  Binding(const device::Launch& launch, const Options& options)
+  // `more` is null for a launch of ours, which binds all that a kernel has.
+  Binding(const device::Launch& launch,
+          const Options& options,
+          const Dispatch* more)
       : kernel_(static_cast<const SimPipeline&>(*launch.pipeline)
                     .kernel(options.strict)) {
     job_.kernel = &kernel_;
@@ -89,11 +91,19 @@ class Binding {
     job_.launch = &launch;
     job_.options = &options;
     check_size(launch);
+    set_grid(launch, more);
+    set_memory(more == nullptr || more->threadgroup_bytes.empty()
+                   ? std::vector<uint32_t>{launch.threadgroup_bytes}
+                   : more->threadgroup_bytes);
     for (const device::Argument& argument : launch.arguments) bind(argument);
+    if (more != nullptr) bind_nothing();
     for (uint32_t p = 0; p < kernel_.parameter_count; ++p) check_parameter(p);
     if (options.strict) {
       checker_ = std::make_unique<Checker>();
       checker_->begin(views(), job_.binary->begin, job_.binary->end);
+      checker_->is_allowed = [this](std::string_view check, const void* pc) {
+        return job_.allows(check, job_.binary->line_of(pc));
+      };
       job_.checker = checker_.get();
     }
   }
@@ -146,17 +156,42 @@ class Binding {
       refuse(name + "too many threadgroups " + text_of(launch.threadgroups));
     }
     job_.threads = static_cast<uint32_t>(threads);
-    if (launch.threadgroup_bytes % 16 != 0) {
-      refuse(name + "threadgroup memory of " +
-             std::to_string(launch.threadgroup_bytes) +
-             " bytes: the length must be a multiple of 16");
+  }
+
+  void set_grid(const device::Launch& launch, const Dispatch* more) {
+    for (size_t i = 0; i < 3; ++i) {
+      job_.grid[i] = launch.threadgroups[i] * launch.threads_per_threadgroup[i];
+      if (more != nullptr && more->grid[i] != 0) job_.grid[i] = more->grid[i];
     }
-    if (launch.threadgroup_bytes > 32768) {
-      refuse(name + "threadgroup memory of " +
-             std::to_string(launch.threadgroup_bytes) +
+  }
+
+  void set_memory(std::vector<uint32_t> bytes) {
+    const std::string name = "kernel " + std::string(kernel_.name) + ": ";
+    uint64_t total = 0;
+    for (const uint32_t length : bytes) {
+      total += length;
+      if (length % 16 != 0) {
+        refuse(name + "threadgroup memory of " + std::to_string(length) +
+               " bytes: the length must be a multiple of 16");
+      }
+    }
+    if (total > 32768) {
+      refuse(name + "threadgroup memory of " + std::to_string(total) +
              " bytes, 32768 allowed");
     }
-    job_.dynamic_bytes = {launch.threadgroup_bytes};
+    job_.dynamic_bytes = std::move(bytes);
+  }
+
+  // Each parameter without an argument gets an empty buffer of its own.
+  void bind_nothing() {
+    for (uint32_t p = 0; p < kernel_.parameter_count; ++p) {
+      const abi::Parameter& row = kernel_.parameters[p];
+      void*& address = job_.arguments.buffers[row.index];
+      if (row.kind != 0 || address != nullptr) continue;
+      owned_.emplace_back(allocate(0, device::StorageMode::shared));
+      address = bytes(owned_.back().get());
+      job_.unbound.emplace_back(row.index, owned_.back().get());
+    }
   }
 
   void bind(const device::Argument& argument) {
@@ -235,11 +270,9 @@ class Binding {
     const abi::Parameter& row = kernel_.parameters[p];
     const std::string at = "kernel " + std::string(kernel_.name) +
                            ": parameter " + kernel_.parameter_names[p] + ": ";
-    if (row.kind == 1 && job_.launch->threadgroup_bytes == 0) {
+    if (row.kind == 1 && (row.index >= job_.dynamic_bytes.size() ||
+                          job_.dynamic_bytes[row.index] == 0)) {
       refuse(at + "threadgroup memory is not set");
-    }
-    if (row.kind == 1 && row.index != 0) {
-      refuse(at + "only [[threadgroup(0)]] can be set");
     }
     if (row.kind != 0) return;
     const void* address = job_.arguments.buffers[row.index];
@@ -342,7 +375,7 @@ class Execution {
     }
     counters_.launches = 1;
     counters_.threadgroups = order_.count;
-    counters_.threads = order_.count * job_.threads;
+    counters_.threads = product(job_.grid);
     return counters_;
   }
 
@@ -376,11 +409,16 @@ class Execution {
 
 class SimDevice : public device::Device {
  public:
+  SimDevice() {
+    for (size_t i = 0; i < limits_.size(); ++i) {
+      limits_[i].family = static_cast<device::Family>(i);
+    }
+  }
+
   std::string name() const override { return "Metal simulator"; }
 
   const device::Limits& limits() const override {
-    limits_.family = options().family;
-    return limits_;
+    return limits_[static_cast<size_t>(options().family)];
   }
 
   std::shared_ptr<const device::Pipeline> pipeline(
@@ -397,8 +435,8 @@ class SimDevice : public device::Device {
       if (found != pipelines_.end()) return found->second;
     }
     // Compiled outside the lock; the text's cache joins equal requests.
-    auto made = std::make_shared<SimPipeline>(
-        read_source(device::kernel_source(request)), request.entry);
+    auto made = std::make_shared<SimPipeline>(read_source(
+        device::kernel_source(request), std::string(request.entry)));
     const std::lock_guard lock(pipeline_mutex_);
     return pipelines_.emplace(std::move(key), std::move(made)).first->second;
   }
@@ -419,12 +457,16 @@ class SimDevice : public device::Device {
 
   Counters run(const device::Launch& launch,
                const Options& chosen,
-               bool is_counted = true) {
+               bool is_counted = true,
+               const Dispatch* more = nullptr) {
     const std::lock_guard lock(mutex_);
     const Options copy = chosen;
-    const Binding binding(launch, copy);
+    const Binding binding(launch, copy, more);
     if (product(launch.threadgroups) == 0) return {};
-    Watch watch(copy.timeout);
+    // PyTorch's kernels end, and in autograd's threads nobody could tell Python
+    // why one did not: the caller of backward would get our error instead of
+    // KeyboardInterrupt.
+    Watch watch(copy.timeout, more != nullptr || is_main_thread());
     Counters counted = Execution(binding.job(), watch, workers_).run();
     binding.add_checked(counted);
     if (std::string problem = binding.damage(); !problem.empty()) {
@@ -445,8 +487,25 @@ class SimDevice : public device::Device {
     by_kernel_.clear();
   }
 
+  // A fork waits for the launch that runs: the child has none of the threads
+  // that hold these.  In the order in which a launch takes them.
+  void before_fork() {
+    mutex_.lock();
+    pipeline_mutex_.lock();
+    counter_mutex_.lock();
+    hold_compilations();
+    hold_buffers();
+  }
+  void after_fork(bool is_child) {
+    go_on_allocating();
+    go_on_compiling(is_child);
+    counter_mutex_.unlock();
+    pipeline_mutex_.unlock();
+    mutex_.unlock();
+  }
+
  private:
-  mutable device::Limits limits_;
+  std::array<device::Limits, 3> limits_;  // by family
   std::mutex pipeline_mutex_;
   std::map<std::string, std::shared_ptr<const device::Pipeline>> pipelines_;
   std::mutex mutex_;  // one launch at a time
@@ -456,7 +515,12 @@ class SimDevice : public device::Device {
 };
 
 SimDevice& instance() {
-  static auto* const device = new SimDevice;
+  static auto* const device = [] {
+    pthread_atfork([] { instance().before_fork(); },
+                   [] { instance().after_fork(/*is_child=*/false); },
+                   [] { instance().after_fork(/*is_child=*/true); });
+    return new SimDevice;
+  }();
   return *device;
 }
 
@@ -481,12 +545,14 @@ std::map<std::string, Counters> kernel_counters() {
 
 void reset_counters() { instance().reset(); }
 
-Counters dispatch(const device::Launch& launch, const Options& options) {
-  return instance().run(launch, options);
+Counters dispatch(const device::Launch& launch,
+                  const Options& options,
+                  const Dispatch& more) {
+  return instance().run(launch, options, /*is_counted=*/true, &more);
 }
 
 std::shared_ptr<const device::Pipeline> compile(const CompileRequest& request) {
-  return std::make_shared<SimPipeline>(read_source(request), request.entry);
+  return std::make_shared<SimPipeline>(read_source(request));
 }
 
 std::shared_ptr<const device::Pipeline> compile(

@@ -129,6 +129,11 @@ std::string describe_address(const void* address, const Job& job) {
     return address == nullptr ? "access through a null pointer"
                               : "out of bounds: access outside every buffer";
   }
+  for (const auto& [index, buffer] : job.unbound) {
+    if (buffer == near) {
+      return "nothing is bound at index " + std::to_string(index);
+    }
+  }
   const auto offset = static_cast<const std::byte*>(address) - bytes(near);
   std::string text = "out of bounds: access at byte " + std::to_string(offset) +
                      " of a buffer of " + std::to_string(length_bytes(near)) +

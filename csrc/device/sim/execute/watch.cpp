@@ -1,9 +1,13 @@
 // csrc/device/sim/execute/watch.cpp: see watch.h.
 #include "device/sim/execute/watch.h"
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <sstream>
@@ -24,10 +28,12 @@ constexpr auto kGrace = milliseconds(300);
 constexpr int kIdlePeriods = 20;
 
 struct sigaction previous_interrupt;
-volatile sig_atomic_t is_interrupted = 0;
+// Set by whichever thread gets the signal, read by the watching one.
+std::atomic<bool> is_interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 void on_interrupt(int signal, siginfo_t* info, void* context) {
-  is_interrupted = 1;
+  is_interrupted = true;
   hand_on(previous_interrupt, signal, info, context);
 }
 
@@ -38,7 +44,7 @@ bool is_ours(const struct sigaction& action) {
 
 // False where a SIGINT ends the process, or nothing, anyway.
 bool listen_for_interrupts() {
-  is_interrupted = 0;
+  is_interrupted = false;
   struct sigaction now{};
   sigaction(SIGINT, nullptr, &now);
   if (is_ours(now)) return true;
@@ -119,11 +125,11 @@ class Watcher {
   bool is_asleep_ = false;
 };
 
-Watch::Watch(double timeout_seconds)
+Watch::Watch(double timeout_seconds, bool hears_interrupts)
     : watcher_(Watcher::instance()),
       timeout_seconds_(timeout_seconds),
       start_(Clock::now()) {
-  sees_interrupts_ = listen_for_interrupts();
+  sees_interrupts_ = hears_interrupts && listen_for_interrupts();
   watcher_.begin(this);
 }
 
@@ -152,7 +158,7 @@ void Watch::look(Clock::time_point now) {
       text << "did not end within its timeout of " << timeout_seconds_
            << " seconds; allow it more if it ends at all";
       stop(text.str());
-    } else if (is_interrupted == 0) {
+    } else if (!sees_interrupts_ || !is_interrupted) {
       interrupted_ = now;
     } else if (now - interrupted_ >= kGrace) {
       stop("interrupted by SIGINT");
@@ -160,6 +166,14 @@ void Watch::look(Clock::time_point now) {
   }
   if (!is_stopped()) return;
   for (const pthread_t member : members_) pthread_kill(member, kStopSignal);
+}
+
+bool is_main_thread() {
+#if defined(__APPLE__)
+  return pthread_main_np() != 0;
+#else
+  return syscall(SYS_gettid) == getpid();
+#endif
 }
 
 void Watch::stop(std::string reason) {

@@ -23,7 +23,8 @@ class Watch {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit Watch(double timeout_seconds);  // 0: none
+  // 0 seconds: no limit.
+  Watch(double timeout_seconds, bool hears_interrupts);
   ~Watch();
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
@@ -62,5 +63,8 @@ class Watch {
   std::string reason_;
   std::atomic<bool> is_stopped_{false};
 };
+
+// Whether this is the thread that Python tells of signals.
+bool is_main_thread();
 
 }  // namespace orchard::sim

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -47,6 +48,9 @@ const abi::Runtime kRuntime = {
        bool is_write,
        bool is_vector,
        void* pc) { Worker::of(c).access(at, bytes, is_write, is_vector, pc); },
+    [](abi::Context* c, abi::u32 line, void* pc) {
+      Worker::of(c).wrong_index(line, pc);
+    },
     [](float x) { return std::exp(x); },
     [](float x) { return std::exp2(x); },
     exp10_of,
@@ -92,6 +96,21 @@ bool is_of_active_lanes(abi::Op op) {
 
 }  // namespace
 
+bool Job::allows(std::string_view check, std::string_view place) const {
+  for (const std::string& entry : options->allowed) {
+    const std::string_view text = entry;
+    if (text == check) return true;
+    if (!text.starts_with(check) || text.substr(check.size(), 1) != "@") {
+      continue;
+    }
+    const std::string_view at = text.substr(check.size() + 1);
+    if (!place.ends_with(at)) continue;
+    const size_t before = place.size() - at.size();
+    if (before == 0 || place[before - 1] == '/') return true;
+  }
+  return false;
+}
+
 void Worker::resume_lane(uint32_t lane) {
   context_->lane = lane;
   context_->touched = 0;
@@ -109,7 +128,7 @@ void Worker::next_lane(void** from) {
   uint32_t lane = context_->lane;
   do {
     lane = (lane + s.step) % s.count;
-  } while ((s.gone >> lane & 1) != 0);
+  } while (((s.gone | s.held) >> lane & 1) != 0);
   resume_lane(lane);
   leave_to(from);
 }
@@ -154,20 +173,38 @@ void Worker::begin(const Job& job, const Watch& watch) {
   watch_ = &watch;
   running = this;
   const Options& options = *job.options;
+  fences_all_ = job.allows("barrier_flags", "");
   context_->counters = {};
   context_->is_eager = options.is_eager;
   context_->matrix_order = static_cast<uint32_t>(options.matrix_order);
-  context_->lane_map = options.has_foreign_layout ? foreign : nullptr;
-  const device::Size3& size = job.launch->threads_per_threadgroup;
-  simdgroup_count_ = (job.threads + abi::lanes - 1) / abi::lanes;
+  std::copy(std::begin(foreign), std::end(foreign), head_->lane_map);
+  if (options.seed != 0) {
+    Random random(options.seed);
+    for (uint32_t i = abi::lanes - 1; i > 0; --i) {
+      std::swap(head_->lane_map[i], head_->lane_map[random.below(i + 1)]);
+    }
+  }
+  context_->lane_map = options.has_foreign_layout ? head_->lane_map : nullptr;
+  lay_out(job.launch->threads_per_threadgroup);
+}
+
+// Threads of a threadgroup of some size.
+void Worker::lay_out(const device::Size3& size) {
+  const device::Launch& launch = *job_->launch;
+  size_ = size;
+  threads_ = size[0] * size[1] * size[2];
+  simdgroup_count_ = (threads_ + abi::lanes - 1) / abi::lanes;
   if (simdgroups_.size() < simdgroup_count_) {
     simdgroups_.resize(simdgroup_count_);
   }
-  for (uint32_t t = 0; t < job.threads; ++t) {
+  for (uint32_t t = 0; t < threads_; ++t) {
     abi::Thread& thread = head_->threads[t];
     std::copy(size.begin(), size.end(), thread.threads);
-    std::copy(job.launch->threadgroups.begin(), job.launch->threadgroups.end(),
+    std::copy(launch.threads_per_threadgroup.begin(),
+              launch.threads_per_threadgroup.end(), thread.dispatched);
+    std::copy(launch.threadgroups.begin(), launch.threadgroups.end(),
               thread.groups);
+    std::copy(job_->grid.begin(), job_->grid.end(), thread.grid);
     thread.local[0] = t % size[0];
     thread.local[1] = t / size[0] % size[1];
     thread.local[2] = t / size[0] / size[1];
@@ -175,20 +212,25 @@ void Worker::begin(const Job& job, const Watch& watch) {
     thread.simdgroup = t / abi::lanes;
     thread.lane = t % abi::lanes;
     thread.simdgroups = simdgroup_count_;
+    thread.dispatched_simdgroups =
+        (job_->threads + abi::lanes - 1) / abi::lanes;
     std::memcpy(stack_of(t) - abi::stack_stride, &kCanary, sizeof(kCanary));
   }
 }
 
 void Worker::prepare_threads(uint32_t group_index) {
   const device::Size3& groups = job_->launch->threadgroups;
-  const uint32_t x = group_index % groups[0];
-  const uint32_t y = group_index / groups[0] % groups[1];
-  const uint32_t z = group_index / groups[0] / groups[1];
-  for (uint32_t t = 0; t < job_->threads; ++t) {
-    abi::Thread& thread = head_->threads[t];
-    thread.group[0] = x;
-    thread.group[1] = y;
-    thread.group[2] = z;
+  const device::Size3& whole = job_->launch->threads_per_threadgroup;
+  const device::Size3 group = {group_index % groups[0],
+                               group_index / groups[0] % groups[1],
+                               group_index / groups[0] / groups[1]};
+  device::Size3 size{};
+  for (size_t i = 0; i < 3; ++i) {
+    size[i] = std::min(whole[i], job_->grid[i] - group[i] * whole[i]);
+  }
+  if (size != size_) lay_out(size);
+  for (uint32_t t = 0; t < threads_; ++t) {
+    std::copy(group.begin(), group.end(), head_->threads[t].group);
   }
 }
 
@@ -197,11 +239,14 @@ void Worker::prepare_stacks() {
     Simdgroup& s = simdgroups_[i];
     const uint32_t first = i * abi::lanes;
     s.state = State::ready;
-    s.count = std::min(abi::lanes, job_->threads - first);
+    s.count = std::min(abi::lanes, threads_ - first);
     s.live = s.count;
     s.gone = 0;
     s.active = s.count == abi::lanes ? ~0u : (1u << s.count) - 1;
-    s.generation = 0;
+    s.is_apart = false;
+    s.held = 0;
+    s.waiting = 0;
+    std::memset(s.visits, 0, sizeof(s.visits));
     s.resume = random_.below(s.count);
     s.step = s.count == abi::lanes ? random_.next() % abi::lanes | 1 : 1;
     s.epoch = 1;
@@ -237,7 +282,7 @@ std::string Worker::execute(uint32_t group_index) {
     leave_to(&main_stack_);
   }
   is_running_ = false;
-  for (uint32_t t = 0; t < job_->threads && error_.empty(); ++t) {
+  for (uint32_t t = 0; t < threads_ && error_.empty(); ++t) {
     uint64_t canary = 0;
     std::memcpy(&canary, stack_of(t) - abi::stack_stride, sizeof(canary));
     if (canary != kCanary) {
@@ -250,11 +295,10 @@ std::string Worker::execute(uint32_t group_index) {
 
 // Makes a simdgroup the running one; its lane `resume` comes next.
 void Worker::enter(uint32_t simdgroup) {
-  simdgroups_[current_].generation = context_->generation;
   current_ = simdgroup;
   Simdgroup& s = simdgroups_[simdgroup];
-  context_->generation = s.generation;
   context_->slots = head_->slots[simdgroup];
+  context_->simdgroup = simdgroup;
   context_->log_length = 0;
   context_->arrived = 0;
   context_->active = s.active;
@@ -270,9 +314,12 @@ void Worker::run_lane() {
 
 void Worker::lane_returned() {
   Simdgroup& s = simdgroups_[current_];
-  if (context_->arrived != 0 && !is_of_active_lanes(s.op)) {
+  for (uint32_t left = s.waiting; left != 0; left &= left - 1) {
+    const Site& site = s.is_apart ? s.sites[std::countr_zero(left)] : s.site;
+    if (is_of_active_lanes(site.op)) continue;
     fail("a lane returns while others of its simdgroup wait at the " +
-             std::string(name_of(s.op)) + " of line " + std::to_string(s.line),
+             std::string(name_of(site.op)) + " of line " +
+             std::to_string(site.line),
          context_->line);
   }
   if (context_->log_position != context_->log_length) {
@@ -282,8 +329,14 @@ void Worker::lane_returned() {
   void* gone = nullptr;
   context_->gone = s.gone |= 1u << context_->lane;
   if (--s.live > 0) {
-    if (context_->arrived == s.live)
-      meet(s, s.line);  // All waited for this one.
+    if (context_->arrived == s.live) {  // All waited for this one.
+      const Site site = s.site;
+      if (s.is_apart) {
+        choose(s, s.sites[std::countr_zero(s.waiting)]);
+      } else {
+        meet(s, s.waiting, site);
+      }
+    }
     next_lane(&gone);
   }
   s.state = State::done;
@@ -297,11 +350,11 @@ void Worker::lane_returned() {
   __builtin_unreachable();
 }
 
-void Worker::diverge(const Simdgroup& s, abi::Op op, uint32_t line) {
+void Worker::diverge(const Site& here, const Site& other) {
   fail("lanes of a simdgroup diverge: one reaches the " +
-           std::string(name_of(op)) + " here while others wait at the " +
-           name_of(s.op) + " of line " + std::to_string(s.line),
-       line);
+           std::string(name_of(here.op)) + " here while others wait at the " +
+           name_of(other.op) + " of line " + std::to_string(other.line),
+       here.line);
 }
 
 bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
@@ -318,49 +371,125 @@ bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
              " is reached after other lanes of the simdgroup returned",
          line);
   }
+  const Site site{op, key, line, flags};
   if (context_->arrived == 0) {
-    s.op = op;
-    s.key = key;
-    s.line = line;
-  } else if (s.op != op || s.line != line || s.key != key) [[unlikely]] {
-    diverge(s, op, line);
+    s.site = site;
+  } else if (s.is_apart || !(s.site == site)) [[unlikely]] {
+    return wait_apart(s, site);
   }
+  s.waiting |= 1u << context_->lane;
   if (++context_->arrived < s.live) {
     next_lane(&s.stacks[context_->lane]);
     return false;
   }
-  complete(s, line, flags);
+  complete(s, site);
   return true;
 }
 
-// All that are there have arrived at a collective, and may go on.
-void Worker::meet(Simdgroup& s, uint32_t line) {
+// Lanes in divergent flow meet at a collective of their own: those that wait at
+// another one let them go first, and are met again later.
+bool Worker::wait_apart(Simdgroup& s, const Site& site) {
+  const uint32_t lane = context_->lane;
+  if (!s.is_apart) {
+    const bool is_here = is_of_active_lanes(site.op);
+    const bool is_there = is_of_active_lanes(s.site.op);
+    const auto is_matrix = [](abi::Op op) {
+      return op == abi::Op::matrix || op == abi::Op::matrix_memory;
+    };
+    if ((!is_here && !is_there) || is_matrix(site.op) || is_matrix(s.site.op)) {
+      diverge(site, s.site);
+    }
+    s.is_apart = true;
+    for (Site& other : s.sites) other = s.site;
+  }
+  s.sites[lane] = site;
+  s.waiting |= 1u << lane;
+  s.held = s.waiting;
+  if (++context_->arrived < s.live) {
+    next_lane(&s.stacks[lane]);
+    return false;
+  }
+  const uint32_t lanes = choose(s, site);
+  if ((lanes >> lane & 1) == 0) next_lane(&s.stacks[lane]);
+  return true;
+}
+
+// All lanes wait, at different sites: lets those at one of them go on.  That is
+// the first in the text, which the others then reach or have left behind, as
+// branches join behind their end.  Where both may be in one loop, nobody can
+// tell who waits for whom.
+uint32_t Worker::choose(Simdgroup& s, const Site& site) {
+  const Site* first = nullptr;
+  for (uint32_t left = s.waiting; left != 0; left &= left - 1) {
+    const Site& here = s.sites[std::countr_zero(left)];
+    if (!is_of_active_lanes(here.op)) continue;
+    if (first == nullptr || here.line < first->line) first = &here;
+  }
+  const Site chosen = first != nullptr ? *first : site;
+  uint32_t lanes = 0;
+  for (uint32_t left = s.waiting; left != 0; left &= left - 1) {
+    const int lane = std::countr_zero(left);
+    if (s.sites[lane] == chosen) lanes |= 1u << lane;
+  }
+  s.held = s.waiting & ~lanes;
+  if (s.held == 0) {
+    s.is_apart = false;
+    complete(s, chosen);
+    return lanes;
+  }
+  const Site& other = s.sites[std::countr_zero(s.held)];
+  if (first == nullptr) diverge(chosen, other);
+  const uint16_t* visits = s.visits[chosen.row()];
+  const uint32_t count = visits[std::countr_zero(lanes)];
+  for (uint32_t left = s.held; left != 0; left &= left - 1) {
+    const int lane = std::countr_zero(left);
+    if (count != 0 && visits[lane] == count &&
+        is_of_active_lanes(s.sites[lane].op)) {
+      diverge(chosen, s.sites[lane]);
+    }
+  }
+  meet(s, lanes, chosen);
+  context_->arrived = static_cast<uint32_t>(std::popcount(s.held));
+  return lanes;
+}
+
+// Some lanes have arrived at a collective, and may go on.
+void Worker::meet(Simdgroup& s, uint32_t lanes, const Site& site) {
   // A loop of collectives is seldom met in the kernel's own code.
   if (watch_->is_stopped()) [[unlikely]]
-    fail(watch_->reason(), line);
-  count(s.op);
+    fail(watch_->reason(), site.line);
+  count(site.op);
   if (job_->checker != nullptr) job_->checker->synchronized(current_);
+  if (is_of_active_lanes(site.op)) {
+    std::memcpy(context_->slots + abi::lanes, context_->slots,
+                abi::lanes * sizeof(abi::u64));
+    uint16_t* visits = s.visits[site.row()];
+    for (uint32_t lane = 0; lane < abi::lanes; ++lane) {
+      visits[lane] += static_cast<uint16_t>(lanes >> lane & 1);
+    }
+  }
+  s.waiting &= ~lanes;
   context_->arrived = 0;
   context_->log_length = 0;
   context_->log_position = 0;
   context_->touched = 0;
-  context_->generation += 1;
-  context_->active = s.active &= ~s.gone;
+  context_->active = s.active = lanes;
 }
 
-void Worker::complete(Simdgroup& s, uint32_t line, uint32_t flags) {
-  meet(s, line);
-  if (s.count != abi::lanes && (s.op == abi::Op::matrix)) {
+void Worker::complete(Simdgroup& s, const Site& site) {
+  meet(s, s.waiting, site);
+  if (s.count != abi::lanes && site.op == abi::Op::matrix) {
     fail("a matrix multiply needs all 32 lanes; this simdgroup has " +
              std::to_string(s.count),
-         line);
+         site.line);
   }
   s.resume = context_->lane;
-  if (s.op == abi::Op::threadgroup_barrier) {
-    barrier(s, line, flags);
+  if (site.op == abi::Op::threadgroup_barrier) {
+    barrier(s, site.line, site.flags);
     return;
   }
-  if (s.op == abi::Op::simdgroup_barrier && (flags & kThreadgroupFlag) != 0) {
+  if (site.op == abi::Op::simdgroup_barrier &&
+      (fences_all_ || (site.flags & kThreadgroupFlag) != 0)) {
     s.epoch += 1;
   }
   if (simdgroup_count_ > 1 && job_->options->seed != 0 &&
@@ -440,7 +569,7 @@ bool Worker::pick(uint32_t& next) {
 void Worker::release_barrier() {
   waiting_ = 0;
   context_->counters.threadgroup_barriers += 1;
-  const bool is_fence = (barrier_flags_ & kThreadgroupFlag) != 0;
+  const bool is_fence = fences_all_ || (barrier_flags_ & kThreadgroupFlag) != 0;
   group_epoch_ += is_fence;
   for (uint32_t i = 0; i < simdgroup_count_; ++i) {
     simdgroups_[i].state = State::ready;
@@ -516,6 +645,11 @@ void Worker::access(const void* at,
     problem += " (the earlier access: " + file_and_line(other) + ")";
   }
   fail(problem, file_and_line(pc));
+}
+
+void Worker::wrong_index(uint32_t line, const void* pc) {
+  if (job_->allows("bounds", file_and_line(pc))) return;
+  fail("out of bounds: an index that its array does not have", line);
 }
 
 void Worker::fault(const void* address, const void* pc, bool is_alignment) {

@@ -81,6 +81,8 @@ struct Runtime {
                  bool is_write,
                  bool is_vector,
                  void* pc);
+  // Strict mode: an array has no such element.
+  void (*wrong_index)(Context*, u32 line, void* pc);
   float (*exp)(float);
   float (*exp2)(float);
   float (*exp10)(float);
@@ -109,15 +111,16 @@ struct Context {
   u32 arrived;  // lanes that wait at the simdgroup's current sync
   char* lane_base;
   LogEntry* log;
-  u64* slots;  // 32 values of a collective, by lane
+  u64*
+      slots;  // of a collective by lane: 32 values, then 32 that were handed on
   const Runtime* runtime;
   u32 lane;
   u32 active;  // bits of the lanes that took part in the last sync
   u32 gone;    // bits of the lanes that have returned from the kernel
   u32 is_eager;
   u32 matrix_order;    // 0 ascending, 1 descending, 2 pairwise
-  u32 generation;      // parity of slots
   u32 line;            // of the last collective, for error messages
+  u32 simdgroup;       // of the threadgroup
   const u8* lane_map;  // permutation of a foreign layout, or null
   Counters counters;
 };
@@ -131,10 +134,13 @@ struct Thread {
   u32 group[3];
   u32 groups[3];
   u32 local[3];
-  u32 threads[3];  // per threadgroup
+  u32 threads[3];     // of this threadgroup
+  u32 dispatched[3];  // of one that the grid's edge does not cut
+  u32 grid[3];        // threads in all
   u32 local_index;
   u32 simdgroup;
   u32 simdgroups;
+  u32 dispatched_simdgroups;
   u32 lane;
 };
 

@@ -3,15 +3,6 @@
 // does not; see accept.h.  As wide as can be: their rules are written nowhere.
 #pragma once
 
-#define __METAL_FAST_MATH__ 1
-#define __METAL_PRECISE_MATH__ 0
-#define __METAL_MAYBE_FAST_MATH__ __METAL_FAST_MATH__
-#define __METAL_MEMORY_SCOPE_THREAD__ 0
-#define __METAL_MEMORY_SCOPE_THREADGROUP__ 1
-#define __METAL_MEMORY_SCOPE_DEVICE__ 2
-#define __METAL_MEMORY_SCOPE_SYSTEM__ 3
-#define __METAL_MEMORY_SCOPE_SIMDGROUP__ 4
-
 // clang-format off
 #define MSL_INTERNALS(f)                                                      \
   f(fabs) f(acos) f(acosh) f(asin) f(asinh) f(atan) f(atan2) f(atanh) f(ceil) \

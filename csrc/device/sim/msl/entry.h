@@ -57,6 +57,8 @@ struct pointee {
   static constexpr uint bytes = sizeof(T);
   static constexpr uint alignment = alignof(T);
 };
+template <>
+struct pointee<void> : pointee<char> {};
 template <class T>
 struct pointee<const T> : pointee<T> {
   static constexpr bool is_const = true;
@@ -107,9 +109,9 @@ struct parameter<T&> : pointee<T> {
 
 template <class P>
 MSL_INLINE P triple(const abi::u32* v) {
-  if constexpr (metal::component_count<P>::value == 1) {
+  if constexpr (metal::msl_component_count<P>::value == 1) {
     return P(v[0]);
-  } else if constexpr (metal::component_count<P>::value == 2) {
+  } else if constexpr (metal::msl_component_count<P>::value == 2) {
     return P(v[0], v[1]);
   } else {
     return P(v[0], v[1], v[2]);
@@ -154,19 +156,21 @@ struct group_memory {
   MSL_ATTRIBUTE(name, abi::u32 v[3];                             \
                 for (int i = 0; i < 3; ++i) v[i] = (expression); \
                 return triple<P>(v))
-MSL_PRODUCT(thread_position_in_grid, t->group[i] * t->threads[i] + t->local[i])
-MSL_PRODUCT(threads_per_grid, t->groups[i] * t->threads[i])
-MSL_PRODUCT(grid_size, t->groups[i] * t->threads[i])
+MSL_PRODUCT(thread_position_in_grid,
+            t->group[i] * t->dispatched[i] + t->local[i])
+MSL_PRODUCT(threads_per_grid, t->grid[i])
+MSL_PRODUCT(grid_size, t->grid[i])
 MSL_PRODUCT(threadgroup_position_in_grid, t->group[i])
 MSL_PRODUCT(threadgroups_per_grid, t->groups[i])
 MSL_PRODUCT(thread_position_in_threadgroup, t->local[i])
 MSL_PRODUCT(threads_per_threadgroup, t->threads[i])
-MSL_PRODUCT(dispatch_threads_per_threadgroup, t->threads[i])
+MSL_PRODUCT(dispatch_threads_per_threadgroup, t->dispatched[i])
 MSL_ATTRIBUTE(thread_index_in_threadgroup, return P(t->local_index))
 MSL_ATTRIBUTE(simdgroup_index_in_threadgroup, return P(t->simdgroup))
 MSL_ATTRIBUTE(thread_index_in_simdgroup, return P(t->lane))
 MSL_ATTRIBUTE(simdgroups_per_threadgroup, return P(t->simdgroups))
-MSL_ATTRIBUTE(dispatch_simdgroups_per_threadgroup, return P(t->simdgroups))
+MSL_ATTRIBUTE(dispatch_simdgroups_per_threadgroup,
+              return P(t->dispatched_simdgroups))
 MSL_ATTRIBUTE(threads_per_simdgroup, return P(abi::lanes))
 MSL_ATTRIBUTE(thread_execution_width, return P(abi::lanes))
 MSL_ATTRIBUTE(quadgroup_index_in_threadgroup, return P(t->local_index / 4))

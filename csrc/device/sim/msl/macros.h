@@ -9,9 +9,18 @@
 #else
 #define __METAL_VERSION__ 310
 #endif
+#define __METAL_FAST_MATH__ 1
+#define __METAL_PRECISE_MATH__ 0
+#define __METAL_MAYBE_FAST_MATH__ __METAL_FAST_MATH__
+#define __METAL_MEMORY_SCOPE_THREAD__ 0
+#define __METAL_MEMORY_SCOPE_THREADGROUP__ 1
+#define __METAL_MEMORY_SCOPE_DEVICE__ 2
+#define __METAL_MEMORY_SCOPE_SYSTEM__ 3
+#define __METAL_MEMORY_SCOPE_SIMDGROUP__ 4
 #define __METAL_IOS__ 0
 #define __METAL_MACOS__ 1
 #define __HAVE_BFLOAT__ 1
+#define __HAVE_SIMDGROUP_MATRIX__ 1
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_CONST const
 #define METAL_INTERNAL static

@@ -52,14 +52,19 @@ namespace metal {
   MSL_MIXED(name, (S a, vec<T, N> b, vec<T, N> c), vec<T, N>(T(a)), b, c) \
   MSL_MIXED(name, (S a, S b, vec<T, N> c), vec<T, N>(T(a)), vec<T, N>(T(b)), c)
 
+// Templates, as some texts bring functions of bfloat of their own.
+template <class T>
+inline constexpr bool msl_is_bfloat = is_same_v<T, bfloat>;
+template <class T>
+inline constexpr bool msl_is_widened = is_integral_v<T> || msl_is_bfloat<T>;
+
 // In float; half results are rounded, bfloat ones stay float as in MSL.
 #define MSL_FLOAT1(name, expression)                            \
   MSL_INLINE float name(float x) { return expression; }         \
   MSL_INLINE half name(half h) { return half(name(float(h))); } \
-  MSL_INLINE float name(bfloat b) { return name(float(b)); }    \
-  template <class T, class = enable_if_t<is_integral_v<T>>>     \
-  MSL_INLINE float name(T i) {                                  \
-    return name(float(i));                                      \
+  template <class T, class = enable_if_t<msl_is_widened<T>>>    \
+  MSL_INLINE float name(T x) {                                  \
+    return name(float(x));                                      \
   }                                                             \
   MSL_LIFT1(name)
 #define MSL_FLOAT2(name, expression)                             \
@@ -67,20 +72,21 @@ namespace metal {
   MSL_INLINE half name(half x, half y) {                         \
     return half(name(float(x), float(y)));                       \
   }                                                              \
-  MSL_INLINE float name(bfloat x, bfloat y) {                    \
+  template <class T, class = enable_if_t<msl_is_bfloat<T>>>      \
+  MSL_INLINE float name(T x, T y) {                              \
     return name(float(x), float(y));                             \
   }                                                              \
   MSL_LIFT2(name)
 
-namespace detail {
-MSL_INLINE abi::Context* counted() {
-  abi::Context* c = abi::context();
+namespace msl_detail {
+MSL_INLINE msl_abi::Context* counted() {
+  msl_abi::Context* c = msl_abi::context();
   c->counters.exponentials += 1;
   return c;
 }
-}  // namespace detail
-#define MSL_RUN(name) abi::context()->runtime->name
-#define MSL_RUN_COUNTED(name) detail::counted()->runtime->name
+}  // namespace msl_detail
+#define MSL_RUN(name) msl_abi::context()->runtime->name
+#define MSL_RUN_COUNTED(name) msl_detail::counted()->runtime->name
 
 #define MSL_FLOAT_FUNCTIONS                    \
   MSL_FLOAT1(exp, MSL_RUN_COUNTED(exp)(x))     \
@@ -115,6 +121,14 @@ namespace precise {
 MSL_FLOAT_FUNCTIONS
 }
 
+MSL_FLOAT1(acosh, __builtin_acoshf(x))
+MSL_FLOAT1(asinh, __builtin_asinhf(x))
+MSL_FLOAT1(atanh, __builtin_atanhf(x))
+MSL_FLOAT1(sinpi, sin(x * 3.14159274101257f))
+MSL_FLOAT1(cospi, cos(x * 3.14159274101257f))
+MSL_FLOAT1(tanpi, tan(x * 3.14159274101257f))
+MSL_FLOAT2(nextafter, __builtin_nextafterf(x, y))
+MSL_FLOAT2(fdim, __builtin_fdimf(x, y))
 MSL_FLOAT1(floor, __builtin_floorf(x))
 MSL_FLOAT1(ceil, __builtin_ceilf(x))
 MSL_FLOAT1(trunc, __builtin_truncf(x))
@@ -131,7 +145,10 @@ MSL_FLOAT2(fmin, __builtin_fminf(x, y))
 
 MSL_INLINE float abs(float x) { return __builtin_fabsf(x); }
 MSL_INLINE half abs(half x) { return half(__builtin_fabsf(float(x))); }
-MSL_INLINE float abs(bfloat x) { return __builtin_fabsf(float(x)); }
+template <class T, class = enable_if_t<msl_is_bfloat<T>>>
+MSL_INLINE float abs(T x) {
+  return __builtin_fabsf(float(x));
+}
 MSL_LIFT1(abs)
 
 // NaN loses, as in MSL's fmin and fmax.
@@ -139,8 +156,79 @@ MSL_INLINE float max(float a, float b) { return b != b ? a : (a > b ? a : b); }
 MSL_INLINE float min(float a, float b) { return b != b ? a : (a < b ? a : b); }
 MSL_INLINE half max(half a, half b) { return half(max(float(a), float(b))); }
 MSL_INLINE half min(half a, half b) { return half(min(float(a), float(b))); }
-MSL_INLINE float max(bfloat a, bfloat b) { return max(float(a), float(b)); }
-MSL_INLINE float min(bfloat a, bfloat b) { return min(float(a), float(b)); }
+template <class T, class = enable_if_t<msl_is_bfloat<T>>>
+MSL_INLINE float max(T a, T b) {
+  return max(float(a), float(b));
+}
+template <class T, class = enable_if_t<msl_is_bfloat<T>>>
+MSL_INLINE float min(T a, T b) {
+  return min(float(a), float(b));
+}
+
+// What public kernels specialise for types of their own.
+template <class T>
+struct _numeric_limits_impl {
+  static constexpr bool is_specialized = false;
+};
+template <class T>
+struct numeric_limits : _numeric_limits_impl<remove_cv_t<T>> {};
+#define MSL_LIMITS(T, LOW, HIGH, SMALLEST, EPSILON, INF, QNAN, DIGITS, TENS) \
+  template <>                                                                \
+  struct _numeric_limits_impl<T> {                                           \
+    static constexpr bool is_specialized = true;                             \
+    static constexpr bool is_signed = T(-1) < T(0);                          \
+    static constexpr bool is_integer = is_integral_v<T>;                     \
+    static constexpr bool is_exact = is_integer;                             \
+    static constexpr bool has_infinity = !is_integer;                        \
+    static constexpr bool has_quiet_NaN = !is_integer;                       \
+    static constexpr int radix = 2;                                          \
+    static constexpr int digits = DIGITS;                                    \
+    static constexpr int digits10 = TENS;                                    \
+    static constexpr T max() { return T(HIGH); }                             \
+    static constexpr T lowest() { return T(LOW); }                           \
+    static constexpr T min() { return T(SMALLEST); }                         \
+    static constexpr T epsilon() { return T(EPSILON); }                      \
+    static constexpr T infinity() { return T(INF); }                         \
+    static constexpr T quiet_NaN() { return T(QNAN); }                       \
+    static constexpr T denorm_min() { return T(SMALLEST); }                  \
+  };
+MSL_LIMITS(float,
+           -3.402823466e+38f,
+           3.402823466e+38f,
+           1.175494351e-38f,
+           1.192092896e-07f,
+           __builtin_inff(),
+           __builtin_nanf(""),
+           24,
+           6)
+MSL_LIMITS(half,
+           -65504.0f,
+           65504.0f,
+           6.103515625e-05f,
+           9.765625e-04f,
+           __builtin_inff(),
+           __builtin_nanf(""),
+           11,
+           3)
+MSL_LIMITS(bfloat,
+           -3.38953139e38f,
+           3.38953139e38f,
+           1.175494351e-38f,
+           0.0078125f,
+           __builtin_inff(),
+           __builtin_nanf(""),
+           8,
+           2)
+#define MSL_INTEGER_LIMITS(T)                                              \
+  MSL_LIMITS(T, (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)),       \
+             (T(-1) < T(0) ? ~(T(1) << (8 * sizeof(T) - 1)) : ~T(0)),      \
+             (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)), 0, 0, 0, \
+             int(8 * sizeof(T)) - (T(-1) < T(0) ? 1 : 0),                  \
+             digits * 30103 / 100000)
+MSL_INTEGERS(MSL_INTEGER_LIMITS)
+typedef signed char signed_char;
+MSL_INTEGER_LIMITS(signed_char)
+MSL_LIMITS(bool, false, true, false, 0, 0, 0, 1, 0)
 
 #define MSL_INTEGER(T)                                                         \
   MSL_INLINE T max(T a, T b) { return a > b ? a : b; }                         \
@@ -189,6 +277,23 @@ MSL_INLINE float min(bfloat a, bfloat b) { return min(float(a), float(b)); }
   MSL_INLINE T mad24(T a, T b, T c) { return T(a * b + c); }                   \
   MSL_INLINE T mad(T a, T b, T c) { return T(a * b + c); }                     \
   MSL_INLINE T madhi(T a, T b, T c) { return T(mulhi(a, b) + c); }             \
+  MSL_INLINE T addsat(T a, T b) {                                              \
+    T sum;                                                                     \
+    if (!__builtin_add_overflow(a, b, &sum)) return sum;                       \
+    typedef numeric_limits<T> limits;                                          \
+    return b < T(0) ? limits::lowest() : limits::max();                        \
+  }                                                                            \
+  MSL_INLINE T subsat(T a, T b) {                                              \
+    T rest;                                                                    \
+    if (!__builtin_sub_overflow(a, b, &rest)) return rest;                     \
+    if (T(-1) > T(0)) return 0;                                                \
+    typedef numeric_limits<T> limits;                                          \
+    return b > T(0) ? limits::lowest() : limits::max();                        \
+  }                                                                            \
+  MSL_INLINE T hadd(T a, T b) { return T((a >> 1) + (b >> 1) + (a & b & 1)); } \
+  MSL_INLINE T rhadd(T a, T b) {                                               \
+    return T((a >> 1) + (b >> 1) + ((a | b) & 1));                             \
+  }                                                                            \
   MSL_INLINE T absdiff(T a, T b) { return a > b ? T(a - b) : T(b - a); }
 MSL_INTEGERS(MSL_INTEGER)
 #undef MSL_INTEGER
@@ -198,13 +303,32 @@ MSL_LIFT1(popcount)
 MSL_LIFT1(clz)
 MSL_LIFT1(ctz)
 MSL_LIFT2(mulhi)
+MSL_LIFT2(addsat)
+MSL_LIFT2(subsat)
+MSL_LIFT2(absdiff)
+MSL_LIFT2(rotate)
+MSL_LIFT1(reverse_bits)
 
 template <class T>
 MSL_INLINE enable_if_t<is_integral_v<T>, T> max3(T a, T b, T c) {
   return max(a, max(b, c));
 }
+template <class T>
+MSL_INLINE enable_if_t<is_integral_v<T>, T> min3(T a, T b, T c) {
+  return min(a, min(b, c));
+}
 MSL_INLINE float max3(float a, float b, float c) { return max(a, max(b, c)); }
 MSL_INLINE float min3(float a, float b, float c) { return min(a, min(b, c)); }
+#define MSL_THREE(T)                                                \
+  MSL_INLINE T fmax3(T a, T b, T c) { return fmax(a, fmax(b, c)); } \
+  MSL_INLINE T fmin3(T a, T b, T c) { return fmin(a, fmin(b, c)); } \
+  MSL_INLINE T fmedian3(T a, T b, T c) {                            \
+    return fmax(fmin(a, b), fmin(fmax(a, b), c));                   \
+  }                                                                 \
+  MSL_INLINE T median3(T a, T b, T c) { return fmedian3(a, b, c); }
+MSL_THREE(float)
+MSL_THREE(half)
+#undef MSL_THREE
 
 MSL_INLINE float clamp(float x, float low, float high) {
   return min(max(x, low), high);
@@ -221,7 +345,8 @@ MSL_INLINE float fma(float a, float b, float c) {
 MSL_INLINE half fma(half a, half b, half c) {
   return half(double(a) * double(b) + double(c));
 }
-MSL_INLINE bfloat fma(bfloat a, bfloat b, bfloat c) {
+template <class T, class = enable_if_t<msl_is_bfloat<T>>>
+MSL_INLINE T fma(T a, T b, T c) {
   return bfloat(__builtin_fmaf(float(a), float(b), float(c)));
 }
 MSL_LIFT3(fma)
@@ -238,6 +363,28 @@ MSL_INLINE float smoothstep(float a, float b, float x) {
 }
 MSL_INLINE float ldexp(float x, int n) { return __builtin_ldexpf(x, n); }
 
+MSL_INLINE float frexp(float x, int& exponent) {
+  return __builtin_frexpf(x, &exponent);
+}
+MSL_INLINE int ilogb(float x) { return __builtin_ilogbf(x); }
+MSL_INLINE float modf(float x, float& whole) {
+  return __builtin_modff(x, &whole);
+}
+#define MSL_SINCOS                      \
+  template <class T>                    \
+  MSL_INLINE T sincos(T x, T& cosine) { \
+    cosine = cos(x);                    \
+    return sin(x);                      \
+  }
+MSL_SINCOS
+namespace fast {
+MSL_SINCOS
+}
+namespace precise {
+MSL_SINCOS
+}
+#undef MSL_SINCOS
+
 template <class T>
 MSL_INLINE enable_if_t<is_arithmetic_v<T>, T> select(T a, T b, bool c) {
   return c ? b : a;
@@ -248,11 +395,25 @@ MSL_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<bool, N> c) {
   for (uint i = 0; i < N; ++i) r.data[i] = c.data[i] ? b.data[i] : a.data[i];
   return r;
 }
-
-#define MSL_TEST(name, expression)                          \
-  MSL_INLINE bool name(float x) { return expression; }      \
-  MSL_INLINE bool name(half x) { return name(float(x)); }   \
-  MSL_INLINE bool name(bfloat x) { return name(float(x)); } \
+template <class T, uint N, class S, class = enable_if_t<is_arithmetic_v<S>>>
+MSL_INLINE vec<T, N> select(vec<T, N> a, S b, vec<bool, N> c) {
+  return select(a, vec<T, N>(T(b)), c);
+}
+template <class T, uint N, class S, class = enable_if_t<is_arithmetic_v<S>>>
+MSL_INLINE vec<T, N> select(S a, vec<T, N> b, vec<bool, N> c) {
+  return select(vec<T, N>(T(a)), b, c);
+}
+template <class T, uint N>
+MSL_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, bool c) {
+  return c ? b : a;
+}
+#define MSL_TEST(name, expression)                           \
+  MSL_INLINE bool name(float x) { return expression; }       \
+  MSL_INLINE bool name(half x) { return name(float(x)); }    \
+  template <class T, class = enable_if_t<msl_is_widened<T>>> \
+  MSL_INLINE bool name(T x) {                                \
+    return name(float(x));                                   \
+  }                                                          \
   MSL_LIFT1(name)
 MSL_TEST(isnan, x != x)
 MSL_TEST(isinf, __builtin_fabsf(x) == __builtin_inff())
@@ -260,6 +421,22 @@ MSL_TEST(isfinite, __builtin_fabsf(x) < __builtin_inff())
 MSL_TEST(isnormal, __builtin_isnormal(x))
 MSL_TEST(signbit, __builtin_signbit(x))
 #undef MSL_TEST
+#define MSL_TEST2(name, expression)                                         \
+  MSL_INLINE bool name(float x, float y) { return expression; }             \
+  MSL_INLINE bool name(half x, half y) { return name(float(x), float(y)); } \
+  template <class T, class = enable_if_t<msl_is_bfloat<T>>>                 \
+  MSL_INLINE bool name(T x, T y) {                                          \
+    return name(float(x), float(y));                                        \
+  }                                                                         \
+  template <class T, uint N>                                                \
+  MSL_INLINE vec<bool, N> name(vec<T, N> x, vec<T, N> y) {                  \
+    vec<bool, N> r;                                                         \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(x.data[i], y.data[i]);    \
+    return r;                                                               \
+  }
+MSL_TEST2(isunordered, x != x || y != y)
+MSL_TEST2(isordered, x == x && y == y)
+#undef MSL_TEST2
 
 template <uint N>
 MSL_INLINE bool all(vec<bool, N> v) {
@@ -304,62 +481,46 @@ MSL_INLINE vec<T, 3> cross(vec<T, 3> a, vec<T, 3> b) {
                    T(a.x * b.y - a.y * b.x));
 }
 
+#define MSL_BOTH           \
+  using metal::abs;        \
+  using metal::acosh;      \
+  using metal::asinh;      \
+  using metal::atanh;      \
+  using metal::ceil;       \
+  using metal::clamp;      \
+  using metal::copysign;   \
+  using metal::cospi;      \
+  using metal::fabs;       \
+  using metal::fdim;       \
+  using metal::floor;      \
+  using metal::fma;        \
+  using metal::fmax;       \
+  using metal::fmax3;      \
+  using metal::fmedian3;   \
+  using metal::fmin;       \
+  using metal::fmin3;      \
+  using metal::fract;      \
+  using metal::frexp;      \
+  using metal::ldexp;      \
+  using metal::max;        \
+  using metal::mix;        \
+  using metal::min;        \
+  using metal::modf;       \
+  using metal::nextafter;  \
+  using metal::rint;       \
+  using metal::round;      \
+  using metal::saturate;   \
+  using metal::sign;       \
+  using metal::sinpi;      \
+  using metal::smoothstep; \
+  using metal::step;       \
+  using metal::tanpi;      \
+  using metal::trunc;
 namespace fast {
-using metal::abs;
-using metal::clamp;
-using metal::fma;
-using metal::fmax;
-using metal::fmin;
-using metal::max;
-using metal::min;
-}  // namespace fast
+MSL_BOTH
+}
 namespace precise {
-using metal::abs;
-using metal::clamp;
-using metal::fma;
-using metal::fmax;
-using metal::fmin;
-using metal::max;
-using metal::min;
-}  // namespace precise
-
-template <class T>
-struct numeric_limits;
-#define MSL_LIMITS(T, LOW, HIGH, SMALLEST, EPSILON, INF, QNAN) \
-  template <>                                                  \
-  struct numeric_limits<T> {                                   \
-    static constexpr bool is_specialized = true;               \
-    static constexpr T max() { return T(HIGH); }               \
-    static constexpr T lowest() { return T(LOW); }             \
-    static constexpr T min() { return T(SMALLEST); }           \
-    static constexpr T epsilon() { return T(EPSILON); }        \
-    static constexpr T infinity() { return T(INF); }           \
-    static constexpr T quiet_NaN() { return T(QNAN); }         \
-  };
-MSL_LIMITS(float,
-           -3.402823466e+38f,
-           3.402823466e+38f,
-           1.175494351e-38f,
-           1.192092896e-07f,
-           __builtin_inff(),
-           __builtin_nanf(""))
-MSL_LIMITS(half,
-           -65504.0f,
-           65504.0f,
-           6.103515625e-05f,
-           9.765625e-04f,
-           __builtin_inff(),
-           __builtin_nanf(""))
-MSL_LIMITS(bfloat,
-           -3.38953139e38f,
-           3.38953139e38f,
-           1.175494351e-38f,
-           0.0078125f,
-           __builtin_inff(),
-           __builtin_nanf(""))
-#define MSL_INTEGER_LIMITS(T)                                         \
-  MSL_LIMITS(T, (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)),  \
-             (T(-1) < T(0) ? ~(T(1) << (8 * sizeof(T) - 1)) : ~T(0)), \
-             (T(-1) < T(0) ? T(1) << (8 * sizeof(T) - 1) : T(0)), 0, 0, 0)
-MSL_INTEGERS(MSL_INTEGER_LIMITS)
+MSL_BOTH
+}
+#undef MSL_BOTH
 }  // namespace metal

@@ -7,7 +7,7 @@
 #pragma once
 
 namespace metal {
-namespace detail {
+namespace msl_detail {
 
 MSL_INLINE constexpr uint row_of(uint lane) {
   return ((lane >> 4) & 1) * 4 + ((lane >> 2) & 1) * 2 + ((lane >> 1) & 1);
@@ -20,15 +20,23 @@ MSL_INLINE constexpr uint lane_of(uint row, uint pair) {
          2 * (row & 1) + (pair & 1);
 }
 
-MSL_INLINE void touch() { abi::context()->touched = 1; }
+MSL_INLINE void touch() { msl_abi::context()->touched = 1; }
 
 // Position of this lane, through the permutation of a foreign layout.
 MSL_INLINE uint seat() {
-  abi::Context* c = abi::context();
+  msl_abi::Context* c = msl_abi::context();
   return __builtin_expect(c->lane_map != nullptr, 0) ? c->lane_map[c->lane]
                                                      : c->lane;
 }
-}  // namespace detail
+// The lane that has a position.
+MSL_INLINE uint lane_at(uint seat) {
+  msl_abi::Context* c = msl_abi::context();
+  if (__builtin_expect(c->lane_map == nullptr, 1)) return seat;
+  uint lane = 0;
+  while (c->lane_map[lane] != seat) ++lane;
+  return lane;
+}
+}  // namespace msl_detail
 
 template <class T, int R = 8, int C = 8>
 struct simdgroup_matrix {
@@ -36,29 +44,29 @@ struct simdgroup_matrix {
   typedef vec<T, 2> storage_type;
   typedef T value_type;
 
-  MSL_INLINE simdgroup_matrix() { detail::touch(); }
+  MSL_INLINE simdgroup_matrix() { msl_detail::touch(); }
   MSL_INLINE explicit simdgroup_matrix(T diagonal) {
-    detail::touch();
-    uint row = detail::row_of(detail::seat());
-    uint column = detail::column_of(detail::seat());
+    msl_detail::touch();
+    uint row = msl_detail::row_of(msl_detail::seat());
+    uint column = msl_detail::column_of(msl_detail::seat());
     elements = vec<T, 2>(row == column ? diagonal : T(0.0f),
                          row == column + 1 ? diagonal : T(0.0f));
   }
   MSL_INLINE simdgroup_matrix(const simdgroup_matrix& other)
       : elements(other.elements) {
-    detail::touch();
+    msl_detail::touch();
   }
   MSL_INLINE simdgroup_matrix& operator=(const simdgroup_matrix& other) {
-    detail::touch();
+    msl_detail::touch();
     elements = other.elements;
     return *this;
   }
   MSL_INLINE vec<T, 2>& thread_elements() {
-    detail::touch();
+    msl_detail::touch();
     return elements;
   }
   MSL_INLINE const vec<T, 2>& thread_elements() const {
-    detail::touch();
+    msl_detail::touch();
     return elements;
   }
 
@@ -79,7 +87,7 @@ MSL_INLINE simdgroup_matrix<T, R, C> make_diagonal_simdgroup_matrix(T value) {
   return simdgroup_matrix<T, R, C>(value);
 }
 
-namespace detail {
+namespace msl_detail {
 typedef float row8 __attribute__((vector_size(32)));
 typedef uint uint8v __attribute__((vector_size(32)));
 typedef ulong ulong4v __attribute__((vector_size(32)));
@@ -94,7 +102,7 @@ MSL_INLINE W word(const char* at) {
   return w;
 }
 MSL_INLINE constexpr long offset(uint row, uint pair) {
-  return long(lane_of(row, pair)) * long(abi::stack_stride);
+  return long(lane_of(row, pair)) * long(msl_abi::stack_stride);
 }
 
 // A row, gathered from the four lanes that hold it; `m` is lane 0's matrix.
@@ -155,14 +163,14 @@ MSL_INLINE void multiply_all(char* d,
 // One element at a time: other orders of summation, permuted lanes.
 template <class D, class A, class B, class C>
 __attribute__((noinline)) void multiply_slowly(
-    abi::Context* x, char* d, const char* a, const char* b, const char* c) {
+    msl_abi::Context* x, char* d, const char* a, const char* b, const char* c) {
   float in[3][8][8] = {};
   D out[8][8];
   auto seat = [&](uint lane) { return x->lane_map ? x->lane_map[lane] : lane; };
-  for (uint lane = 0; lane < abi::lanes; ++lane) {
+  for (uint lane = 0; lane < msl_abi::lanes; ++lane) {
     uint row = row_of(seat(lane)), column = column_of(seat(lane));
     for (uint e = 0; e < 2; ++e) {
-      long at = long(lane) * long(abi::stack_stride);
+      long at = long(lane) * long(msl_abi::stack_stride);
       in[0][row][column + e] = float(((const A*)(a + at))[e]);
       in[1][row][column + e] = float(((const B*)(b + at))[e]);
       if (c) in[2][row][column + e] = float(((const C*)(c + at))[e]);
@@ -185,32 +193,33 @@ __attribute__((noinline)) void multiply_slowly(
       out[r][col] = D(sum);
     }
   }
-  for (uint lane = 0; lane < abi::lanes; ++lane) {
+  for (uint lane = 0; lane < msl_abi::lanes; ++lane) {
     uint row = row_of(seat(lane)), column = column_of(seat(lane));
-    __builtin_memcpy(d + long(lane) * long(abi::stack_stride),
+    __builtin_memcpy(d + long(lane) * long(msl_abi::stack_stride),
                      &out[row][column], 2 * sizeof(D));
   }
 }
 
 template <class D, class A, class B, class C>
-__attribute__((noinline, no_sanitize("thread"))) void multiply(abi::Context* x,
-                                                               D* d,
-                                                               const A* a,
-                                                               const B* b,
-                                                               const C* c,
-                                                               abi::u64 key,
-                                                               uint line) {
+__attribute__((noinline, no_sanitize("thread"))) void multiply(
+    msl_abi::Context* x,
+    D* d,
+    const A* a,
+    const B* b,
+    const C* c,
+    msl_abi::u64 key,
+    uint line) {
   bool is_clean = x->is_eager && !x->touched && x->arrived == 0 &&
-                  x->gone == 0 && x->log_length < abi::log_capacity;
+                  x->gone == 0 && x->log_length < msl_abi::log_capacity;
   if (is_clean) {
     x->log[x->log_length++].key = key;
     x->log_position = x->log_length;
-  } else if (!x->runtime->sync(x, abi::Op::matrix, key, line, 0)) {
+  } else if (!x->runtime->sync(x, msl_abi::Op::matrix, key, line, 0)) {
     return;
   }
   x->counters.matrix_multiplies += 1;
   x->line = line;
-  long back = -long(x->lane) * long(abi::stack_stride);
+  long back = -long(x->lane) * long(msl_abi::stack_stride);
   char* pd = (char*)d + back;
   const char* pa = (const char*)a + back;
   const char* pb = (const char*)b + back;
@@ -227,8 +236,9 @@ MSL_INLINE void reach_multiply(
     D* d, const A* a, const B* b, const C* c, uint line) {
   // Other lanes write *d and read the operands while this one is elsewhere.
   asm volatile("" : : "r"(d), "r"(a), "r"(b), "r"(c) : "memory");
-  abi::Context* x = abi::context();
-  abi::u64 key = (abi::u64(line) << 32) | abi::u32((char*)d - x->lane_base);
+  msl_abi::Context* x = msl_abi::context();
+  msl_abi::u64 key =
+      (msl_abi::u64(line) << 32) | msl_abi::u32((char*)d - x->lane_base);
   if (x->log_position < x->log_length) {
     if (__builtin_expect(x->log[x->log_position++].key == key && !x->touched,
                          1)) {
@@ -245,7 +255,7 @@ MSL_INLINE void reach_multiply(
   }
   multiply(x, d, a, b, c, key, line);
 }
-}  // namespace detail
+}  // namespace msl_detail
 
 // d = a * b + c
 template <class D, class A, class B, class C>
@@ -255,16 +265,18 @@ MSL_INLINE void simdgroup_multiply_accumulate(
     const simdgroup_matrix<B, 8, 8>& b,
     const simdgroup_matrix<C, 8, 8>& c,
     MSL_SITE) {
-  detail::reach_multiply((D*)&d.elements, (const A*)&a.elements,
-                         (const B*)&b.elements, (const C*)&c.elements, line);
+  msl_detail::reach_multiply((D*)&d.elements, (const A*)&a.elements,
+                             (const B*)&b.elements, (const C*)&c.elements,
+                             line);
 }
 template <class D, class A, class B>
 MSL_INLINE void simdgroup_multiply(simdgroup_matrix<D, 8, 8>& d,
                                    const simdgroup_matrix<A, 8, 8>& a,
                                    const simdgroup_matrix<B, 8, 8>& b,
                                    MSL_SITE) {
-  detail::reach_multiply((D*)&d.elements, (const A*)&a.elements,
-                         (const B*)&b.elements, (const float*)nullptr, line);
+  msl_detail::reach_multiply((D*)&d.elements, (const A*)&a.elements,
+                             (const B*)&b.elements, (const float*)nullptr,
+                             line);
 }
 template <class A, class B>
 MSL_INLINE simdgroup_matrix<A, 8, 8> operator*(
@@ -274,10 +286,10 @@ MSL_INLINE simdgroup_matrix<A, 8, 8> operator*(
   return d;
 }
 
-namespace detail {
+namespace msl_detail {
 MSL_INLINE void reach_memory(uint line) {
-  abi::Context* x = abi::context();
-  if (!x->is_eager) x->runtime->sync(x, abi::Op::matrix_memory, 0, line, 0);
+  msl_abi::Context* x = msl_abi::context();
+  if (!x->is_eager) x->runtime->sync(x, msl_abi::Op::matrix_memory, 0, line, 0);
   x->touched = 1;
   x->line = line;
 }
@@ -292,7 +304,7 @@ MSL_INLINE long index(uint e,
              ? long((origin.y + column) * elements_per_row + origin.x + row)
              : long((origin.y + row) * elements_per_row + origin.x + column);
 }
-}  // namespace detail
+}  // namespace msl_detail
 
 #define MSL_MATRIX_MEMORY(SPACE)                                            \
   template <class T, class U>                                               \
@@ -301,9 +313,9 @@ MSL_INLINE long index(uint e,
       ulong elements_per_row = 8, ulong2 origin = ulong2(0ul),              \
       bool transpose = false, MSL_SITE) {                                   \
     static_assert(is_same_v<T, U>, "simdgroup_load: element types differ"); \
-    detail::reach_memory(line);                                             \
-    T a = from[detail::index(0, elements_per_row, origin, transpose)];      \
-    T b = from[detail::index(1, elements_per_row, origin, transpose)];      \
+    msl_detail::reach_memory(line);                                         \
+    T a = from[msl_detail::index(0, elements_per_row, origin, transpose)];  \
+    T b = from[msl_detail::index(1, elements_per_row, origin, transpose)];  \
     d.elements = vec<T, 2>(a, b);                                           \
   }
 #define MSL_MATRIX_STORE(SPACE)                                            \
@@ -312,10 +324,10 @@ MSL_INLINE long index(uint e,
                                   SPACE T* to, ulong elements_per_row = 8, \
                                   ulong2 origin = ulong2(0ul),             \
                                   bool transpose = false, MSL_SITE) {      \
-    detail::reach_memory(line);                                            \
-    to[detail::index(0, elements_per_row, origin, transpose)] =            \
+    msl_detail::reach_memory(line);                                        \
+    to[msl_detail::index(0, elements_per_row, origin, transpose)] =        \
         s.elements.data[0];                                                \
-    to[detail::index(1, elements_per_row, origin, transpose)] =            \
+    to[msl_detail::index(1, elements_per_row, origin, transpose)] =        \
         s.elements.data[1];                                                \
   }
 MSL_MATRIX_MEMORY(device)

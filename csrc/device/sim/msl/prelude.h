@@ -8,7 +8,7 @@
 #endif
 
 namespace metal {
-namespace abi = orchard::sim::abi;
+namespace msl_abi = orchard::sim::abi;
 template <class T>
 struct atomic;
 }  // namespace metal
@@ -26,5 +26,7 @@ struct atomic;
 #define threadgroup __attribute__((opencl_local))
 #define thread
 
+#include "library.h"
+#include "matrices.h"
 #include "simdgroup.h"
 #include "matrix.h"

@@ -20,7 +20,13 @@ MSL_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) {
   return mem_flags(uint(a) | uint(b));
 }
 
-enum memory_order { memory_order_relaxed = 0 };
+enum memory_order {
+  memory_order_relaxed = 0,
+  memory_order_acquire = 2,
+  memory_order_release = 3,
+  memory_order_acq_rel = 4,
+  memory_order_seq_cst = 5,
+};
 enum thread_scope {
   thread_scope_thread,
   thread_scope_simdgroup,
@@ -28,91 +34,92 @@ enum thread_scope {
   thread_scope_device,
 };
 
-namespace detail {
-MSL_INLINE void wait(abi::Op op, uint flags, uint line) {
-  abi::Context* c = abi::context();
+namespace msl_detail {
+MSL_INLINE void wait(msl_abi::Op op, uint flags, uint line) {
+  msl_abi::Context* c = msl_abi::context();
   c->runtime->sync(c, op, 0, line, flags);
 }
 
 // Gives this lane's value to the simdgroup; those of the active lanes, which
 // have not returned from the kernel, are there when it returns.
 template <class T>
-MSL_INLINE abi::u64* publish(abi::Op op, T value, uint line) {
+MSL_INLINE msl_abi::u64* publish(msl_abi::Op op, T value, uint line) {
   static_assert(sizeof(T) <= 8, "simdgroup functions take up to 8 bytes");
-  abi::Context* c = abi::context();
-  abi::u64 bits = 0;
+  msl_abi::Context* c = msl_abi::context();
+  msl_abi::u64 bits = 0;
   __builtin_memcpy(&bits, &value, sizeof(T));
-  c->slots[(c->generation & 1) * abi::lanes + c->lane] = bits;
-  abi::u64* slots = c->slots + (c->generation & 1) * abi::lanes;
+  c->slots[c->lane] = bits;
   c->runtime->sync(c, op, 0, line, 0);
-  return slots;
+  return c->slots + msl_abi::lanes;
 }
 
 template <class T>
-MSL_INLINE T slot(const abi::u64* slots, uint lane) {
+MSL_INLINE T slot(const msl_abi::u64* slots, uint lane) {
   T value;
   __builtin_memcpy(&value, slots + lane, sizeof(T));
   return value;
 }
 
-MSL_INLINE uint lane() { return abi::context()->lane; }
+MSL_INLINE uint lane() { return msl_abi::context()->lane; }
 // Bits of the lanes that took part in the last collective.
-MSL_INLINE uint active() { return abi::context()->active; }
+MSL_INLINE uint active() { return msl_abi::context()->active; }
 MSL_INLINE bool is_active(uint lane) {
-  return lane < abi::lanes && (active() >> lane & 1) != 0;
+  return lane < msl_abi::lanes && (active() >> lane & 1) != 0;
 }
 MSL_INLINE uint lowest(uint lanes) { return uint(__builtin_ctz(lanes)); }
 
 // The values of some lanes, combined in their order.
 template <class T, class F>
-MSL_INLINE T fold(const abi::u64* slots, uint lanes, T start, F combine) {
+MSL_INLINE T fold(const msl_abi::u64* slots, uint lanes, T start, F combine) {
   for (; lanes != 0; lanes &= lanes - 1)
     start = combine(start, slot<T>(slots, lowest(lanes)));
   return start;
 }
 template <class T, class F>
-MSL_INLINE T fold(const abi::u64* slots, uint lanes, F combine) {
+MSL_INLINE T fold(const msl_abi::u64* slots, uint lanes, F combine) {
   T first = slot<T>(slots, lowest(lanes));
   return fold<T>(slots, lanes & (lanes - 1), first, combine);
 }
-}  // namespace detail
+}  // namespace msl_detail
 
 MSL_INLINE void threadgroup_barrier(mem_flags flags, MSL_SITE) {
-  detail::wait(abi::Op::threadgroup_barrier, uint(flags), line);
+  msl_detail::wait(msl_abi::Op::threadgroup_barrier, uint(flags), line);
 }
 MSL_INLINE void threadgroup_barrier(mem_flags flags, thread_scope, MSL_SITE) {
-  detail::wait(abi::Op::threadgroup_barrier, uint(flags), line);
+  msl_detail::wait(msl_abi::Op::threadgroup_barrier, uint(flags), line);
 }
 MSL_INLINE void simdgroup_barrier(mem_flags flags, MSL_SITE) {
-  detail::wait(abi::Op::simdgroup_barrier, uint(flags), line);
+  msl_detail::wait(msl_abi::Op::simdgroup_barrier, uint(flags), line);
 }
 
 // From a lane that is not there, a lane reads its own value back.  Metal leaves
 // what it reads undefined.
-#define MSL_SHUFFLE(name, argument, source)                                \
-  template <class T>                                                       \
-  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(                    \
-      T value, ushort argument, MSL_SITE) {                                \
-    abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);      \
-    uint lane = detail::lane();                                            \
-    uint from = (source);                                                  \
-    return detail::is_active(from) ? detail::slot<T>(slots, from) : value; \
-  }                                                                        \
-  template <class T, uint N>                                               \
-  MSL_INLINE vec<T, N> name(vec<T, N> value, ushort argument, MSL_SITE) {  \
-    vec<T, N> r;                                                           \
-    for (uint i = 0; i < N; ++i)                                           \
-      r.data[i] = name(value.data[i], argument, line);                     \
-    return r;                                                              \
+#define MSL_SHUFFLE(name, argument, source)                               \
+  template <class T>                                                      \
+  MSL_INLINE enable_if_t<!msl_is_vector<T>::value, T> name(               \
+      T value, ushort argument, MSL_SITE) {                               \
+    msl_abi::u64* slots =                                                 \
+        msl_detail::publish(msl_abi::Op::shuffle, value, line);           \
+    uint lane = msl_detail::lane();                                       \
+    uint from = (source);                                                 \
+    return msl_detail::is_active(from) ? msl_detail::slot<T>(slots, from) \
+                                       : value;                           \
+  }                                                                       \
+  template <class T, uint N>                                              \
+  MSL_INLINE vec<T, N> name(vec<T, N> value, ushort argument, MSL_SITE) { \
+    vec<T, N> r;                                                          \
+    for (uint i = 0; i < N; ++i)                                          \
+      r.data[i] = name(value.data[i], argument, line);                    \
+    return r;                                                             \
   }
 MSL_SHUFFLE(simd_shuffle, index, (index + 0u * lane))
 MSL_SHUFFLE(simd_shuffle_xor, mask, (lane ^ mask))
 MSL_SHUFFLE(simd_shuffle_up, delta, (lane >= delta ? lane - delta : lane))
 MSL_SHUFFLE(simd_shuffle_down,
             delta,
-            (lane + delta < abi::lanes ? lane + delta : lane))
-MSL_SHUFFLE(simd_shuffle_rotate_up, delta, ((lane - delta) % abi::lanes))
-MSL_SHUFFLE(simd_shuffle_rotate_down, delta, ((lane + delta) % abi::lanes))
+            (lane + delta < msl_abi::lanes ? lane + delta : lane))
+MSL_SHUFFLE(simd_shuffle_rotate_up, delta, ((lane - delta) % msl_abi::lanes))
+MSL_SHUFFLE(simd_shuffle_rotate_down, delta, ((lane + delta) % msl_abi::lanes))
 MSL_SHUFFLE(simd_broadcast, index, (index + 0u * lane))
 MSL_SHUFFLE(quad_shuffle, index, ((lane & ~3u) + index))
 MSL_SHUFFLE(quad_shuffle_xor, mask, (lane ^ (mask & 3u)))
@@ -127,8 +134,8 @@ MSL_SHUFFLE(quad_broadcast, index, ((lane & ~3u) + index))
 
 template <class T>
 MSL_INLINE T simd_broadcast_first(T value, MSL_SITE) {
-  abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);
-  return detail::slot<T>(slots, detail::lowest(detail::active()));
+  msl_abi::u64* slots = msl_detail::publish(msl_abi::Op::shuffle, value, line);
+  return msl_detail::slot<T>(slots, msl_detail::lowest(msl_detail::active()));
 }
 template <class T, uint N>
 MSL_INLINE vec<T, N> simd_broadcast_first(vec<T, N> value, MSL_SITE) {
@@ -137,14 +144,35 @@ MSL_INLINE vec<T, N> simd_broadcast_first(vec<T, N> value, MSL_SITE) {
     r.data[i] = simd_broadcast_first(value.data[i], line);
   return r;
 }
+// Lanes that a shift leaves without a value take one of `fill`, as if it stood
+// beside `value`; shifts stay within stretches of `modulo` lanes.
+template <class T>
+MSL_INLINE T simd_shuffle_and_fill_down(
+    T value, T fill, ushort delta, ushort modulo, MSL_SITE) {
+  uint place = msl_detail::lane() % modulo, base = msl_detail::lane() - place;
+  T here = simd_shuffle(value, ushort(base + (place + delta) % modulo), line);
+  T next = simd_shuffle(fill, ushort(base + (place + delta) % modulo), line);
+  return place + delta < modulo ? here : next;
+}
 template <class T>
 MSL_INLINE T
 simd_shuffle_and_fill_down(T value, T fill, ushort delta, MSL_SITE) {
-  abi::u64* slots = detail::publish(abi::Op::shuffle, value, line);
-  uint from = detail::lane() + delta;
-  T other = detail::slot<T>(slots, from % abi::lanes);
-  abi::u64* fills = detail::publish(abi::Op::shuffle, fill, line);
-  return from < abi::lanes ? other : detail::slot<T>(fills, from % abi::lanes);
+  return simd_shuffle_and_fill_down(value, fill, delta, ushort(msl_abi::lanes),
+                                    line);
+}
+template <class T>
+MSL_INLINE T simd_shuffle_and_fill_up(
+    T value, T fill, ushort delta, ushort modulo, MSL_SITE) {
+  uint place = msl_detail::lane() % modulo, base = msl_detail::lane() - place;
+  ushort from = ushort(base + (place + modulo - delta % modulo) % modulo);
+  T here = simd_shuffle(value, from, line);
+  T before = simd_shuffle(fill, from, line);
+  return place >= delta ? here : before;
+}
+template <class T>
+MSL_INLINE T simd_shuffle_and_fill_up(T value, T fill, ushort delta, MSL_SITE) {
+  return simd_shuffle_and_fill_up(value, fill, delta, ushort(msl_abi::lanes),
+                                  line);
 }
 
 struct simd_vote {
@@ -156,44 +184,46 @@ struct simd_vote {
   MSL_INLINE bool any() const { return bits != 0; }
 };
 
-namespace detail {
+namespace msl_detail {
 MSL_INLINE uint ballot(bool value, uint line) {
-  abi::u64* slots = publish(abi::Op::vote, uint(value), line);
+  msl_abi::u64* slots = publish(msl_abi::Op::vote, uint(value), line);
   uint bits = 0;
-  for (uint i = 0; i < abi::lanes; ++i) bits |= uint(slots[i] & 1) << i;
+  for (uint i = 0; i < msl_abi::lanes; ++i) bits |= uint(slots[i] & 1) << i;
   return bits & active();
 }
-}  // namespace detail
+}  // namespace msl_detail
 
 MSL_INLINE simd_vote simd_ballot(bool value, MSL_SITE) {
-  return simd_vote(detail::ballot(value, line));
+  return simd_vote(msl_detail::ballot(value, line));
 }
 MSL_INLINE bool simd_any(bool value, MSL_SITE) {
-  return detail::ballot(value, line) != 0;
+  return msl_detail::ballot(value, line) != 0;
 }
 MSL_INLINE bool simd_all(bool value, MSL_SITE) {
-  return detail::ballot(!value, line) == 0;
+  return msl_detail::ballot(!value, line) == 0;
 }
 MSL_INLINE simd_vote simd_active_threads_mask(MSL_SITE) {
-  return simd_vote(detail::ballot(true, line));
+  return simd_vote(msl_detail::ballot(true, line));
 }
 MSL_INLINE bool simd_is_first(MSL_SITE) {
-  detail::ballot(true, line);
-  return detail::lane() == detail::lowest(detail::active());
+  msl_detail::ballot(true, line);
+  return msl_detail::lane() == msl_detail::lowest(msl_detail::active());
 }
 
-#define MSL_REDUCE(name, expression)                                        \
-  template <class T>                                                        \
-  MSL_INLINE enable_if_t<!is_vector<T>::value, T> name(T value, MSL_SITE) { \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);        \
-    return detail::fold<T>(slots, detail::active(),                         \
-                           [](T a, T b) { return T(expression); });         \
-  }                                                                         \
-  template <class T, uint N>                                                \
-  MSL_INLINE vec<T, N> name(vec<T, N> value, MSL_SITE) {                    \
-    vec<T, N> r;                                                            \
-    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], line);     \
-    return r;                                                               \
+#define MSL_REDUCE(name, expression)                                    \
+  template <class T>                                                    \
+  MSL_INLINE enable_if_t<!msl_is_vector<T>::value, T> name(T value,     \
+                                                           MSL_SITE) {  \
+    msl_abi::u64* slots =                                               \
+        msl_detail::publish(msl_abi::Op::reduce, value, line);          \
+    return msl_detail::fold<T>(slots, msl_detail::active(),             \
+                               [](T a, T b) { return T(expression); }); \
+  }                                                                     \
+  template <class T, uint N>                                            \
+  MSL_INLINE vec<T, N> name(vec<T, N> value, MSL_SITE) {                \
+    vec<T, N> r;                                                        \
+    for (uint i = 0; i < N; ++i) r.data[i] = name(value.data[i], line); \
+    return r;                                                           \
   }
 MSL_REDUCE(simd_sum, a + b)
 MSL_REDUCE(simd_product, a* b)
@@ -204,13 +234,14 @@ MSL_REDUCE(simd_or, a | b)
 MSL_REDUCE(simd_xor, a ^ b)
 #undef MSL_REDUCE
 
-#define MSL_QUAD(name, expression)                                   \
-  template <class T>                                                 \
-  MSL_INLINE T name(T value, MSL_SITE) {                             \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line); \
-    uint quad = 15u << (detail::lane() & ~3u);                       \
-    return detail::fold<T>(slots, detail::active() & quad,           \
-                           [](T a, T b) { return T(expression); });  \
+#define MSL_QUAD(name, expression)                                      \
+  template <class T>                                                    \
+  MSL_INLINE T name(T value, MSL_SITE) {                                \
+    msl_abi::u64* slots =                                               \
+        msl_detail::publish(msl_abi::Op::reduce, value, line);          \
+    uint quad = 15u << (msl_detail::lane() & ~3u);                      \
+    return msl_detail::fold<T>(slots, msl_detail::active() & quad,      \
+                               [](T a, T b) { return T(expression); }); \
   }
 MSL_QUAD(quad_sum, a + b)
 MSL_QUAD(quad_product, a* b)
@@ -218,13 +249,14 @@ MSL_QUAD(quad_max, max(a, b))
 MSL_QUAD(quad_min, min(a, b))
 #undef MSL_QUAD
 
-#define MSL_PREFIX(name, start, beyond, expression)                    \
-  template <class T>                                                   \
-  MSL_INLINE T name(T value, MSL_SITE) {                               \
-    abi::u64* slots = detail::publish(abi::Op::reduce, value, line);   \
-    uint before = detail::active() & ((beyond << detail::lane()) - 1); \
-    return detail::fold<T>(slots, before, T(start),                    \
-                           [](T a, T b) { return T(expression); });    \
+#define MSL_PREFIX(name, start, beyond, expression)                            \
+  template <class T>                                                           \
+  MSL_INLINE T name(T value, MSL_SITE) {                                       \
+    msl_abi::u64* slots =                                                      \
+        msl_detail::publish(msl_abi::Op::reduce, value, line);                 \
+    uint before = msl_detail::active() & ((beyond << msl_detail::lane()) - 1); \
+    return msl_detail::fold<T>(slots, before, T(start),                        \
+                               [](T a, T b) { return T(expression); });        \
   }
 MSL_PREFIX(simd_prefix_inclusive_sum, 0.0f, 2u, a + b)
 MSL_PREFIX(simd_prefix_exclusive_sum, 0.0f, 1u, a + b)
@@ -241,7 +273,14 @@ typedef atomic<uint> atomic_uint;
 typedef atomic<float> atomic_float;
 typedef atomic<ulong> atomic_ulong;
 
-namespace detail {
+// All memory is the host's, and coherent.
+MSL_INLINE void atomic_thread_fence(mem_flags,
+                                    memory_order,
+                                    thread_scope = thread_scope_device) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+namespace msl_detail {
 // Threadgroups run on several threads of the host.
 template <class P>
 using value_of = remove_cv_t<decltype(P::value)>;
@@ -257,7 +296,7 @@ MSL_INLINE T update(volatile T* at, F change) {
   }
   return old;
 }
-}  // namespace detail
+}  // namespace msl_detail
 
 #define MSL_ATOMICS(SPACE)                                                  \
   template <class T>                                                        \
@@ -277,8 +316,8 @@ MSL_INLINE T update(volatile T* at, F change) {
   template <class T, class S>                                               \
   MSL_INLINE T atomic_exchange_explicit(volatile SPACE atomic<T>* object,   \
                                         S value, memory_order) {            \
-    return detail::update((volatile T*)&object->value,                      \
-                          [=](T) { return T(value); });                     \
+    return msl_detail::update((volatile T*)&object->value,                  \
+                              [=](T) { return T(value); });                 \
   }                                                                         \
   template <class T, class S>                                               \
   MSL_INLINE bool atomic_compare_exchange_weak_explicit(                    \
@@ -296,15 +335,25 @@ MSL_INLINE T update(volatile T* at, F change) {
   MSL_ATOMIC(SPACE, and, T(old& T(value)))                                  \
   MSL_ATOMIC(SPACE, or, T(old | T(value)))                                  \
   MSL_ATOMIC(SPACE, xor, T(old ^ T(value)))
-#define MSL_ATOMIC(SPACE, name, expression)                      \
-  template <class T, class S>                                    \
-  MSL_INLINE T atomic_fetch_##name##_explicit(                   \
-      volatile SPACE atomic<T>* object, S value, memory_order) { \
-    return detail::update((volatile T*)&object->value,           \
-                          [=](T old) { return expression; });    \
+// Without a result, for 64 bits.
+#define MSL_ATOMIC_VOID(SPACE, name)                                         \
+  template <class T, class S>                                                \
+  MSL_INLINE void atomic_##name##_explicit(volatile SPACE atomic<T>* object, \
+                                           S value, memory_order) {          \
+    atomic_fetch_##name##_explicit(object, value, memory_order_relaxed);     \
+  }
+#define MSL_ATOMIC(SPACE, name, expression)                       \
+  template <class T, class S>                                     \
+  MSL_INLINE T atomic_fetch_##name##_explicit(                    \
+      volatile SPACE atomic<T>* object, S value, memory_order) {  \
+    return msl_detail::update((volatile T*)&object->value,        \
+                              [=](T old) { return expression; }); \
   }
 MSL_ATOMICS(device)
 MSL_ATOMICS(threadgroup)
+MSL_ATOMIC_VOID(device, min)
+MSL_ATOMIC_VOID(device, max)
+#undef MSL_ATOMIC_VOID
 #undef MSL_ATOMICS
 #undef MSL_ATOMIC
 }  // namespace metal

@@ -16,6 +16,18 @@ MSL_UNCHECKED inline __attribute__((always_inline)) void access(
 }  // namespace orchard::sim::strict
 
 #define MSL_PC __builtin_return_address(0)
+// What the compiler tells of an index that its array has not.
+struct msl_array_index {
+  const char* file;
+  orchard::sim::abi::u32 line, column;
+  const void* array_type;
+  const void* index_type;
+};
+extern "C" MSL_UNCHECKED void __ubsan_handle_out_of_bounds(
+    const msl_array_index* at, __UINTPTR_TYPE__) {
+  orchard::sim::abi::Context* c = orchard::sim::abi::context();
+  c->runtime->wrong_index(c, at->line, __builtin_return_address(0));
+}
 #define MSL_ACCESS(bytes)                                                 \
   extern "C" MSL_UNCHECKED void __tsan_read##bytes(void* at) {            \
     orchard::sim::strict::access(at, bytes, false, true, MSL_PC);         \

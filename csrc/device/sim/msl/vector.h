@@ -6,6 +6,8 @@ typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long ulong;
 typedef __SIZE_TYPE__ size_t;
+typedef __UINTPTR_TYPE__ uintptr_t;
+typedef __INTPTR_TYPE__ intptr_t;
 typedef __PTRDIFF_TYPE__ ptrdiff_t;
 typedef __INT8_TYPE__ int8_t;
 typedef __UINT8_TYPE__ uint8_t;
@@ -20,15 +22,21 @@ typedef _Float16 half;
 // Without lines of its own: errors name the kernel's line.
 #define MSL_INLINE inline __attribute__((always_inline, nodebug))
 
-// Rounds to nearest even at each operation; converts to float by itself, from
-// anything else only when asked, as in MSL.
+template <class T>
+inline constexpr bool msl_is_float =
+    __is_same(T, float) || __is_same(T, double);
+
+// Rounds to nearest even at each operation; converts to float by itself and
+// from integers, from floats only when asked, as in MSL.  With an integer it
+// makes a bfloat, with a float a float.
 struct bfloat {
   ushort bits;
 
   bfloat() = default;
   MSL_INLINE explicit constexpr bfloat(float value) : bits(round(value)) {}
   template <class T>
-  MSL_INLINE explicit constexpr bfloat(T value) : bits(round(float(value))) {}
+  MSL_INLINE explicit(!__is_integral(T)) constexpr bfloat(T value)
+      : bits(round(float(value))) {}
   MSL_INLINE constexpr operator float() const {
     return __builtin_bit_cast(float, uint(bits) << 16);
   }
@@ -39,25 +47,60 @@ struct bfloat {
     return ushort((x + 0x7fffu + ((x >> 16) & 1u)) >> 16);
   }
 
-  friend MSL_INLINE constexpr bfloat operator+(bfloat a, bfloat b) {
-    return bfloat(float(a) + float(b));
+#define MSL_BFLOAT(op)                                                 \
+  friend MSL_INLINE constexpr bfloat operator op(bfloat a, bfloat b) { \
+    return bfloat(float(a) op float(b));                               \
+  }                                                                    \
+  template <class T>                                                   \
+    requires(__is_integral(T))                                         \
+  friend MSL_INLINE constexpr bfloat operator op(bfloat a, T b) {      \
+    return a op bfloat(b);                                             \
+  }                                                                    \
+  template <class T>                                                   \
+    requires(__is_integral(T))                                         \
+  friend MSL_INLINE constexpr bfloat operator op(T a, bfloat b) {      \
+    return bfloat(a) op b;                                             \
+  }                                                                    \
+  template <class T>                                                   \
+    requires(msl_is_float<T>)                                          \
+  friend MSL_INLINE constexpr T operator op(bfloat a, T b) {           \
+    return float(a) op b;                                              \
+  }                                                                    \
+  template <class T>                                                   \
+    requires(msl_is_float<T>)                                          \
+  friend MSL_INLINE constexpr T operator op(T a, bfloat b) {           \
+    return a op float(b);                                              \
+  }                                                                    \
+  MSL_INLINE bfloat& operator op## = (bfloat b) { return *this = *this op b; }
+  MSL_BFLOAT(+)
+  MSL_BFLOAT(-)
+  MSL_BFLOAT(*)
+  MSL_BFLOAT(/)
+#undef MSL_BFLOAT
+#define MSL_BFLOAT(op)                                               \
+  friend MSL_INLINE constexpr bool operator op(bfloat a, bfloat b) { \
+    return float(a) op float(b);                                     \
+  }                                                                  \
+  template <class T>                                                 \
+    requires(__is_integral(T) || msl_is_float<T>)                    \
+  friend MSL_INLINE constexpr bool operator op(bfloat a, T b) {      \
+    return float(a) op float(b);                                     \
+  }                                                                  \
+  template <class T>                                                 \
+    requires(__is_integral(T) || msl_is_float<T>)                    \
+  friend MSL_INLINE constexpr bool operator op(T a, bfloat b) {      \
+    return float(a) op float(b);                                     \
   }
-  friend MSL_INLINE constexpr bfloat operator-(bfloat a, bfloat b) {
-    return bfloat(float(a) - float(b));
-  }
-  friend MSL_INLINE constexpr bfloat operator*(bfloat a, bfloat b) {
-    return bfloat(float(a) * float(b));
-  }
-  friend MSL_INLINE constexpr bfloat operator/(bfloat a, bfloat b) {
-    return bfloat(float(a) / float(b));
-  }
+  MSL_BFLOAT(<)
+  MSL_BFLOAT(>)
+  MSL_BFLOAT(<=)
+  MSL_BFLOAT(>=)
+  MSL_BFLOAT(==)
+  MSL_BFLOAT(!=)
+#undef MSL_BFLOAT
   friend MSL_INLINE constexpr bfloat operator-(bfloat a) {
     return bfloat(-float(a));
   }
-  MSL_INLINE bfloat& operator+=(bfloat b) { return *this = *this + b; }
-  MSL_INLINE bfloat& operator-=(bfloat b) { return *this = *this - b; }
-  MSL_INLINE bfloat& operator*=(bfloat b) { return *this = *this * b; }
-  MSL_INLINE bfloat& operator/=(bfloat b) { return *this = *this / b; }
 };
 typedef bfloat bfloat16_t;
 
@@ -79,122 +122,53 @@ using ::uint8_t;
 using ::ulong;
 using ::ushort;
 
-struct true_type {
-  static constexpr bool value = true;
-  constexpr operator bool() const { return true; }
-};
-struct false_type {
-  static constexpr bool value = false;
-  constexpr operator bool() const { return false; }
-};
-template <class T, T v>
-struct integral_constant {
-  static constexpr T value = v;
-  typedef T value_type;
-  constexpr operator T() const { return v; }
-};
-template <bool B>
-using bool_constant = integral_constant<bool, B>;
-template <class A, class B>
-struct is_same : false_type {};
-template <class A>
-struct is_same<A, A> : true_type {};
-template <class A, class B>
-inline constexpr bool is_same_v = is_same<A, B>::value;
-template <bool B, class T = void>
-struct enable_if {};
-template <class T>
-struct enable_if<true, T> {
-  typedef T type;
-};
-template <bool B, class T = void>
-using enable_if_t = typename enable_if<B, T>::type;
-template <bool B, class T, class F>
-struct conditional {
-  typedef T type;
-};
-template <class T, class F>
-struct conditional<false, T, F> {
-  typedef F type;
-};
-template <bool B, class T, class F>
-using conditional_t = typename conditional<B, T, F>::type;
-template <class T>
-struct remove_cv {
-  typedef T type;
-};
-template <class T>
-struct remove_cv<const T> : remove_cv<T> {};
-template <class T>
-struct remove_cv<volatile T> : remove_cv<T> {};
-template <class T>
-using remove_cv_t = typename remove_cv<T>::type;
-template <class T>
-struct is_integral : bool_constant<false> {};
-template <class T>
-struct is_floating_point : bool_constant<false> {};
-#define MSL_TRAIT(trait, T) \
-  template <>               \
-  struct trait<T> : bool_constant<true> {};
-MSL_TRAIT(is_integral, bool)
-MSL_TRAIT(is_integral, char)
-MSL_TRAIT(is_integral, signed char)
-MSL_TRAIT(is_integral, uchar)
-MSL_TRAIT(is_integral, short)
-MSL_TRAIT(is_integral, ushort)
-MSL_TRAIT(is_integral, int)
-MSL_TRAIT(is_integral, uint)
-MSL_TRAIT(is_integral, long)
-MSL_TRAIT(is_integral, ulong)
-MSL_TRAIT(is_floating_point, float)
-MSL_TRAIT(is_floating_point, half)
-MSL_TRAIT(is_floating_point, bfloat)
-#undef MSL_TRAIT
-template <class T>
-inline constexpr bool is_integral_v = is_integral<T>::value;
-template <class T>
-inline constexpr bool is_floating_point_v = is_floating_point<T>::value;
-template <class T>
-struct is_arithmetic
-    : bool_constant<is_integral<T>::value || is_floating_point<T>::value> {};
-template <class T>
-inline constexpr bool is_arithmetic_v = is_arithmetic<T>::value;
+}  // namespace metal
+#include "traits.h"
 
+namespace metal {
 template <class T, uint N>
 struct vec;
 
-constexpr uint largest(uint a) { return a; }
+constexpr uint msl_largest(uint a) { return a; }
 template <class... U>
-constexpr uint largest(uint a, uint b, U... rest) {
-  return largest(a > b ? a : b, rest...);
+constexpr uint msl_largest(uint a, uint b, U... rest) {
+  return msl_largest(a > b ? a : b, rest...);
 }
 
 // N of the components of a vector; lives in a union with them.
 template <class V, class T, uint... I>
-struct swizzle {
-  T data[largest(I...) + 1];
+struct msl_swizzle {
+  T data[msl_largest(I...) + 1];
   MSL_INLINE operator V() const { return V(data[I]...); }
-  MSL_INLINE swizzle& operator=(const V& v) {
+  MSL_INLINE msl_swizzle& operator=(const V& v) {
     T copy[sizeof...(I)];
     for (uint i = 0; i < sizeof...(I); ++i) copy[i] = v[i];
     uint i = 0;
     ((data[I] = copy[i++]), ...);
     return *this;
   }
-  MSL_INLINE swizzle& operator=(const swizzle& other) {
+  MSL_INLINE msl_swizzle& operator=(const msl_swizzle& other) {
     return *this = V(other);
   }
-  MSL_INLINE swizzle& operator+=(const V& v) { return *this = V(*this) + v; }
-  MSL_INLINE swizzle& operator-=(const V& v) { return *this = V(*this) - v; }
-  MSL_INLINE swizzle& operator*=(const V& v) { return *this = V(*this) * v; }
-  MSL_INLINE swizzle& operator/=(const V& v) { return *this = V(*this) / v; }
+  MSL_INLINE msl_swizzle& operator+=(const V& v) {
+    return *this = V(*this) + v;
+  }
+  MSL_INLINE msl_swizzle& operator-=(const V& v) {
+    return *this = V(*this) - v;
+  }
+  MSL_INLINE msl_swizzle& operator*=(const V& v) {
+    return *this = V(*this) * v;
+  }
+  MSL_INLINE msl_swizzle& operator/=(const V& v) {
+    return *this = V(*this) / v;
+  }
 };
 
 // A pair or triple of two-component picks; the names come from the macros.
-#define MSL_2(T, a, b, A, B) swizzle<vec<T, 2>, T, A, B> a##b;
-#define MSL_3(T, a, b, c, A, B, C) swizzle<vec<T, 3>, T, A, B, C> a##b##c;
+#define MSL_2(T, a, b, A, B) msl_swizzle<vec<T, 2>, T, A, B> a##b;
+#define MSL_3(T, a, b, c, A, B, C) msl_swizzle<vec<T, 3>, T, A, B, C> a##b##c;
 #define MSL_4(T, a, b, c, d, A, B, C, D) \
-  swizzle<vec<T, 4>, T, A, B, C, D> a##b##c##d;
+  msl_swizzle<vec<T, 4>, T, A, B, C, D> a##b##c##d;
 
 #define MSL_PAIRS2(T, x, y) \
   MSL_2(T, x, x, 0, 0)      \
@@ -309,45 +283,49 @@ struct swizzle {
   MSL_PAIRS4(T, r, g, b, a) MSL_TRIPLES4(T, r, g, b, a) MSL_QUADS(T, r, g, b, a)
 
 template <class T>
-struct component_count {
+struct msl_component_count {
   static constexpr uint value = 1;
 };
 template <class T, uint N>
-struct component_count<vec<T, N>> {
+struct msl_component_count<vec<T, N>> {
   static constexpr uint value = N;
 };
 template <class V, class T, uint... I>
-struct component_count<swizzle<V, T, I...>> {
+struct msl_component_count<msl_swizzle<V, T, I...>> {
   static constexpr uint value = sizeof...(I);
 };
 
 // What moves a whole vector of two or four in one access: vectors too, since
 // the optimizer would split an integer into the elements that it was made from.
 template <uint BYTES>
-struct mover;
+struct msl_mover;
 template <>
-struct mover<2> {
+struct msl_mover<2> {
   typedef ushort type __attribute__((may_alias));
 };
 template <>
-struct mover<4> {
+struct msl_mover<4> {
   typedef ushort type __attribute__((vector_size(4), may_alias));
 };
 template <>
-struct mover<8> {
+struct msl_mover<8> {
   typedef uint type __attribute__((vector_size(8), may_alias));
 };
 template <>
-struct mover<16> {
+struct msl_mover<16> {
   typedef uint type __attribute__((vector_size(16), may_alias));
 };
 template <>
-struct mover<32> {
+struct msl_mover<32> {
   typedef uint type __attribute__((vector_size(32), may_alias));
 };
 
+// As Apple's headers have it.
 template <class T>
-struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
+struct vec_elements : integral_constant<uint, msl_component_count<T>::value> {};
+
+template <class T>
+struct msl_is_vector : bool_constant<(msl_component_count<T>::value > 1)> {};
 
 #define MSL_OPERATOR(op)                                                    \
   friend MSL_INLINE vec operator op(const vec& a, const vec& b) {           \
@@ -366,72 +344,74 @@ struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
     return r;                                                                  \
   }
 
-#define MSL_VECTOR(N, MEMBERS, ALIGN)                                          \
-  template <class T>                                                           \
-  struct alignas(ALIGN * sizeof(T)) vec<T, N> {                                \
-    static constexpr uint count = N;                                           \
-    typedef T value_type;                                                      \
-    union {                                                                    \
-      MEMBERS                                                                  \
-    };                                                                         \
-    vec() = default;                                                           \
-    MSL_INLINE constexpr vec(const vec& v) {                                   \
-      if (__builtin_is_constant_evaluated()) {                                 \
-        for (uint i = 0; i < N; ++i) data[i] = v.data[i];                      \
-      } else {                                                                 \
-        copy(v.data);                                                          \
-      }                                                                        \
-    }                                                                          \
-    MSL_INLINE constexpr vec(T s) : data{} {                                   \
-      for (uint i = 0; i < N; ++i) data[i] = s;                                \
-    }                                                                          \
-    template <class S, class = enable_if_t<is_arithmetic_v<S>>>                \
-    MSL_INLINE constexpr explicit vec(S s) : vec(T(s)) {}                      \
-    template <class S>                                                         \
-    MSL_INLINE constexpr explicit vec(const vec<S, N>& v) : data{} {           \
-      for (uint i = 0; i < N; ++i) data[i] = T(v.data[i]);                     \
-    }                                                                          \
-    template <class A, class B, class... C>                                    \
-    MSL_INLINE constexpr vec(A a, B b, C... c) : data{} {                      \
-      static_assert(component_count<A>::value + component_count<B>::value +    \
-                            (component_count<C>::value + ... + 0) ==           \
-                        N,                                                     \
-                    "vector constructor: wrong number of components");         \
-      uint at = 0;                                                             \
-      append(at, a);                                                           \
-      append(at, b);                                                           \
-      (append(at, c), ...);                                                    \
-    }                                                                          \
-    MSL_INLINE vec& operator=(const vec& v) {                                  \
-      copy(v.data);                                                            \
-      return *this;                                                            \
-    }                                                                          \
-    MSL_INLINE T& operator[](long i) { return data[i]; }                       \
-    MSL_INLINE constexpr T operator[](long i) const { return data[i]; }        \
-    MSL_OPERATORS                                                              \
-   private:                                                                    \
-    MSL_INLINE constexpr void copy(const T* from) {                            \
-      if constexpr (N != 3) {                                                  \
-        if (!__builtin_is_constant_evaluated()) {                              \
-          typedef typename mover<N * sizeof(T)>::type whole;                   \
-          *(whole*)data = *(const whole*)from;                                 \
-          return;                                                              \
-        }                                                                      \
-      }                                                                        \
-      for (uint i = 0; i < N; ++i) data[i] = from[i];                          \
-    }                                                                          \
-    template <class S>                                                         \
-    MSL_INLINE constexpr void append(uint& at, const S& s) {                   \
-      data[at++] = T(s);                                                       \
-    }                                                                          \
-    template <class S, uint M>                                                 \
-    MSL_INLINE constexpr void append(uint& at, const vec<S, M>& v) {           \
-      for (uint i = 0; i < M; ++i) data[at++] = T(v.data[i]);                  \
-    }                                                                          \
-    template <class V, class S, uint... I>                                     \
-    MSL_INLINE constexpr void append(uint& at, const swizzle<V, S, I...>& v) { \
-      ((data[at++] = T(v.data[I])), ...);                                      \
-    }                                                                          \
+#define MSL_VECTOR(N, MEMBERS, ALIGN)                                    \
+  template <class T>                                                     \
+  struct alignas(ALIGN * sizeof(T)) vec<T, N> {                          \
+    static constexpr uint count = N;                                     \
+    typedef T value_type;                                                \
+    union {                                                              \
+      MEMBERS                                                            \
+    };                                                                   \
+    vec() = default;                                                     \
+    MSL_INLINE constexpr vec(const vec& v) {                             \
+      if (__builtin_is_constant_evaluated()) {                           \
+        for (uint i = 0; i < N; ++i) data[i] = v.data[i];                \
+      } else {                                                           \
+        copy(v.data);                                                    \
+      }                                                                  \
+    }                                                                    \
+    MSL_INLINE constexpr vec(T s) : data{} {                             \
+      for (uint i = 0; i < N; ++i) data[i] = s;                          \
+    }                                                                    \
+    template <class S, class = enable_if_t<is_arithmetic_v<S>>>          \
+    MSL_INLINE constexpr vec(S s) : vec(T(s)) {}                         \
+    template <class S>                                                   \
+    MSL_INLINE constexpr explicit vec(const vec<S, N>& v) : data{} {     \
+      for (uint i = 0; i < N; ++i) data[i] = T(v.data[i]);               \
+    }                                                                    \
+    template <class A, class B, class... C>                              \
+    MSL_INLINE constexpr vec(A a, B b, C... c) : data{} {                \
+      static_assert(msl_component_count<A>::value +                      \
+                            msl_component_count<B>::value +              \
+                            (msl_component_count<C>::value + ... + 0) <= \
+                        N, /* in braces the others are zero */           \
+                    "vector constructor: too many components");          \
+      uint at = 0;                                                       \
+      append(at, a);                                                     \
+      append(at, b);                                                     \
+      (append(at, c), ...);                                              \
+    }                                                                    \
+    MSL_INLINE vec& operator=(const vec& v) {                            \
+      copy(v.data);                                                      \
+      return *this;                                                      \
+    }                                                                    \
+    MSL_INLINE T& operator[](long i) { return data[i]; }                 \
+    MSL_INLINE constexpr T operator[](long i) const { return data[i]; }  \
+    MSL_OPERATORS                                                        \
+   private:                                                              \
+    MSL_INLINE constexpr void copy(const T* from) {                      \
+      if constexpr (N != 3) {                                            \
+        if (!__builtin_is_constant_evaluated()) {                        \
+          typedef typename msl_mover<N * sizeof(T)>::type whole;         \
+          *(whole*)data = *(const whole*)from;                           \
+          return;                                                        \
+        }                                                                \
+      }                                                                  \
+      for (uint i = 0; i < N; ++i) data[i] = from[i];                    \
+    }                                                                    \
+    template <class S>                                                   \
+    MSL_INLINE constexpr void append(uint& at, const S& s) {             \
+      data[at++] = T(s);                                                 \
+    }                                                                    \
+    template <class S, uint M>                                           \
+    MSL_INLINE constexpr void append(uint& at, const vec<S, M>& v) {     \
+      for (uint i = 0; i < M; ++i) data[at++] = T(v.data[i]);            \
+    }                                                                    \
+    template <class V, class S, uint... I>                               \
+    MSL_INLINE constexpr void append(uint& at,                           \
+                                     const msl_swizzle<V, S, I...>& v) { \
+      ((data[at++] = T(v.data[I])), ...);                                \
+    }                                                                    \
   };
 
 #define MSL_OPERATORS                                               \
@@ -462,24 +442,89 @@ struct is_vector : bool_constant<(component_count<T>::value > 1)> {};
     return r;                                                       \
   }
 
+// Of other sizes, which public kernels use as arrays of registers.
+template <class T, uint N>
+struct vec {
+  static constexpr uint count = N;
+  typedef T value_type;
+  T data[N];
+  vec() = default;
+  MSL_INLINE constexpr vec(T s) : data{} {
+    for (uint i = 0; i < N; ++i) data[i] = s;
+  }
+  template <class S>
+  MSL_INLINE constexpr explicit vec(const vec<S, N>& v) : data{} {
+    for (uint i = 0; i < N; ++i) data[i] = T(v.data[i]);
+  }
+  MSL_INLINE constexpr T& operator[](long i) { return data[i]; }
+  MSL_INLINE constexpr T operator[](long i) const { return data[i]; }
+  MSL_OPERATORS
+};
+
 MSL_VECTOR(2, MSL_MEMBERS2, 2)
 MSL_VECTOR(3, MSL_MEMBERS3, 4)
 MSL_VECTOR(4, MSL_MEMBERS4, 4)
 
+template <class T, uint N>
+struct msl_packed;
+template <class T>
+struct msl_packed<T, 2> {
+  union {
+    T data[2];
+    struct {
+      T x, y;
+    };
+    struct {
+      T r, g;
+    };
+  };
+};
+template <class T>
+struct msl_packed<T, 3> {
+  union {
+    T data[3];
+    struct {
+      T x, y, z;
+    };
+    struct {
+      T r, g, b;
+    };
+  };
+};
+template <class T>
+struct msl_packed<T, 4> {
+  union {
+    T data[4];
+    struct {
+      T x, y, z, w;
+    };
+    struct {
+      T r, g, b, a;
+    };
+  };
+};
+
 // Elements side by side, with the alignment of one.
 template <class T, uint N>
-struct packed_vec {
-  T data[N];
+struct packed_vec : msl_packed<T, N> {
+  using msl_packed<T, N>::data;
   packed_vec() = default;
   MSL_INLINE packed_vec(const vec<T, N>& v) {
     for (uint i = 0; i < N; ++i) data[i] = v[i];
   }
   template <class... A, class = enable_if_t<(sizeof...(A) == N)>>
-  MSL_INLINE packed_vec(A... a) : data{T(a)...} {}
+  MSL_INLINE packed_vec(A... a) {
+    T all[] = {T(a)...};
+    for (uint i = 0; i < N; ++i) data[i] = all[i];
+  }
   MSL_INLINE operator vec<T, N>() const {
     vec<T, N> v;
     for (uint i = 0; i < N; ++i) v.data[i] = data[i];
     return v;
+  }
+  template <class S>
+  MSL_INLINE explicit operator vec<S, N>() const {
+    return vec<S, N>(vec<T, N>(*this));
   }
   MSL_INLINE T& operator[](long i) { return data[i]; }
   MSL_INLINE T operator[](long i) const { return data[i]; }
@@ -522,4 +567,8 @@ MSL_INLINE To as_type(From from) {
   To to;
   __builtin_memcpy(&to, &from, sizeof(To));
   return to;
+}
+template <class To, class V, class T, uint... I>
+MSL_INLINE To as_type(metal::msl_swizzle<V, T, I...> from) {
+  return as_type<To>(V(from));
 }

@@ -2,6 +2,7 @@
 // package wraps it as orchard_ops.sim.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <optional>
@@ -21,6 +22,27 @@ struct Kernel {
   sim::KernelInfo info;
 };
 
+// As pybind11's, whose end aborts a process that ends meanwhile: Python then
+// ends its other threads by unwinding them, out of a destructor.  Nobody waits
+// for them, and what they hold must not be let go of without the lock: they
+// stop here.
+class WithoutLock {
+ public:
+  WithoutLock() = default;
+  ~WithoutLock() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
+  }
+  WithoutLock(const WithoutLock&) = delete;
+  WithoutLock& operator=(const WithoutLock&) = delete;
+
+ private:
+  PyThreadState* state_ = PyEval_SaveThread();
+};
+
 py::dict as_dict(const sim::Counters& counters) {
   py::dict out;
   for (const auto& [name, value] : counters.items()) out[name.c_str()] = value;
@@ -38,25 +60,31 @@ py::dict dispatch(const Kernel& kernel,
                   const std::vector<sim::Given>& arguments,
                   const device::Size3& threadgroups,
                   const device::Size3& threads_per_threadgroup,
-                  uint32_t threadgroup_bytes,
+                  std::vector<uint32_t> threadgroup_bytes,
+                  const device::Size3& threads,
                   std::optional<bool> strict,
+                  std::vector<std::string> allowed,
+                  std::optional<bool> has_foreign_layout,
                   std::optional<uint64_t> seed,
                   std::optional<double> timeout) {
   device::Launch launch;
   launch.pipeline = kernel.pipeline;
-  launch.threadgroup_bytes = threadgroup_bytes;
   launch.threadgroups = threadgroups;
   launch.threads_per_threadgroup = threads_per_threadgroup;
   sim::Arguments bound(kernel.info);
   bound.bind(arguments, launch);
   sim::Options options = sim::options();
   options.strict = strict.value_or(options.strict);
+  options.allowed = std::move(allowed);
+  options.has_foreign_layout =
+      has_foreign_layout.value_or(options.has_foreign_layout);
   options.seed = seed.value_or(options.seed);
   if (timeout) options.timeout = check_timeout(*timeout);
+  const sim::Dispatch more{std::move(threadgroup_bytes), threads};
   sim::Counters counted;
   try {
-    const py::gil_scoped_release release;
-    counted = sim::dispatch(launch, options);
+    const WithoutLock unlocked;
+    counted = sim::dispatch(launch, options, more);
   } catch (const Error&) {
     // What Ctrl-C ended is no error of the kernel.
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -72,7 +100,7 @@ Kernel compile(const sim::CompileRequest& text,
   sim::CompileRequest request = text;
   request.entry = entry;
   request.constants = constants;
-  const py::gil_scoped_release release;
+  const WithoutLock unlocked;
   auto pipeline = sim::compile(request);
   sim::KernelInfo info = sim::info(*pipeline);
   return {std::move(pipeline), entry, std::move(info)};
@@ -80,13 +108,13 @@ Kernel compile(const sim::CompileRequest& text,
 
 std::pair<uint64_t, std::vector<std::string>> accept(
     const sim::CompileRequest& text, uint32_t language_version) {
-  const py::gil_scoped_release release;
+  const WithoutLock unlocked;
   const sim::Footprint found = sim::accept(text, language_version);
   return {found.threadgroup_bytes, found.spilled};
 }
 
 std::vector<std::string> names(const sim::CompileRequest& text) {
-  const py::gil_scoped_release release;
+  const WithoutLock unlocked;
   return sim::kernel_names(text);
 }
 
@@ -178,12 +206,20 @@ PYBIND11_MODULE(_sim, m) {
   py::class_<Kernel>(m, "Kernel", "A compiled kernel.")
       .def("dispatch", &dispatch, py::arg("arguments"), py::arg("threadgroups"),
            py::arg("threads_per_threadgroup"), py::arg("threadgroup_bytes"),
-           py::arg("strict"), py::arg("seed"), py::arg("timeout"),
-           "Runs on NumPy arrays in place; returns the counters.  Ends with "
-           "a DeviceError after `timeout` seconds.")
+           py::arg("threads"), py::arg("strict"), py::arg("allowed"),
+           py::arg("has_foreign_layout"), py::arg("seed"), py::arg("timeout"),
+           "Runs on NumPy arrays in place; returns the counters.  Threadgroup "
+           "memory is by slot; `threads` are all, or zeros for what the "
+           "threadgroups make.  Ends with a DeviceError after `timeout` "
+           "seconds.")
       .def_property_readonly("info", &info)
       .def_readonly("entry", &Kernel::entry);
   define_text(m);
+  py::tuple checks(sim::kChecks.size());
+  for (size_t i = 0; i < sim::kChecks.size(); ++i) {
+    checks[i] = std::string(sim::kChecks[i]);
+  }
+  m.attr("CHECKS") = checks;
   m.def(
       "set_compiler",
       [](const std::string& command) { sim::options().compiler = command; },
