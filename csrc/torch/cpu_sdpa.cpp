@@ -11,16 +11,17 @@
 //   which a maximum far from 0 rounds the sum away: where all biases of a row
 //   are very low or one is very high each weight comes out as 1, and a scale
 //   above 1 makes scores of hundreds common;
-// - in bfloat16 (before 2.3) backward rounds on the way, and what should cancel
-//   does not: with a single key q has a gradient;
-// - a float mask's gradient, float16 (before 2.3), derivatives of a forward
-//   mode, and second ones are not there.
+// - a float mask's gradient, derivatives of a forward mode, and second ones are
+//   not there.
+//
+// In 16 bits it would round the sums of backward after each block of queries or
+// keys, an error that grows with length (before 2.3 also what should cancel;
+// and there float16 is not served at all): it gets float32.
 #include "torch/cpu_sdpa.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function_hook.h>
-#include <torch/version.h>
 
 #include <algorithm>
 #include <limits>
@@ -111,6 +112,8 @@ bool has_moderate_rows(const Tensor& mask) {
       return tops_lie_within<double>(mask, kMostBias);
     case at::kBFloat16:
       return tops_lie_within<at::BFloat16>(mask, kMostBias);
+    case at::kHalf:
+      return tops_lie_within<at::Half>(mask, kMostBias);
     default:
       return false;
   }
@@ -125,13 +128,6 @@ bool is_mask_right(const Call& call) {
     return false;
   }
   return mask.sym_size(3) == call.k.sym_size(2) && has_moderate_rows(mask);
-}
-
-bool is_dtype_right(at::ScalarType dtype) {
-  constexpr bool has_good_bfloat16 =
-      TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 3;
-  return dtype == at::kFloat || dtype == at::kDouble ||
-         (has_good_bfloat16 && dtype == at::kBFloat16);
 }
 
 // Transforms and forward mode want derivatives that it does not have.
@@ -165,9 +161,14 @@ bool is_right(const Call& call) {
       settings.scale > 1.0) {
     return false;
   }
-  return is_dtype_right(q.scalar_type()) && q.sym_size(3) == v.sym_size(3) &&
-         q.sym_numel() != 0 && k.sym_numel() != 0 && !is_transformed(call) &&
-         is_mask_right(call);
+  return q.sym_size(3) == v.sym_size(3) && q.sym_numel() != 0 &&
+         k.sym_numel() != 0 && !is_transformed(call) && is_mask_right(call);
+}
+
+// As PyTorch's function gets it.
+Tensor widened(const Tensor& tensor) {
+  return at::isReducedFloatingType(tensor.scalar_type()) ? tensor.to(at::kFloat)
+                                                         : tensor;
 }
 
 // The identity, whose derivative is an error.
@@ -216,13 +217,15 @@ bool is_readable(const Tensor& tensor) {
 
 Tensor sdpa_out(const Call& call) {
   if (!is_right(call)) return {};
-  const OptionalTensor mask =
-      call.mask.defined() ? OptionalTensor(call.mask) : OptionalTensor();
+  const OptionalTensor mask = call.mask.defined()
+                                  ? OptionalTensor(widened(call.mask))
+                                  : OptionalTensor();
   const bool is_causal = call.settings.window_right == 0;
   const Tensor out = at::scaled_dot_product_attention(
-      call.q, call.k, call.v, mask, 0.0, is_causal, call.settings.scale);
+      widened(call.q), widened(call.k), widened(call.v), mask, 0.0, is_causal,
+      call.settings.scale);
   guard_second_derivatives(out);
-  return out;
+  return out.to(call.q.scalar_type());
 }
 
 }  // namespace orchard::torch_ops

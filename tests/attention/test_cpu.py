@@ -31,6 +31,18 @@ def test_matches_float64(case: Case, asks_lse: bool) -> None:
     assert_close(case, inputs, run_case(case, inputs, CPU, asks_lse=asks_lse))
 
 
+@pytest.mark.parametrize("lengths", [(8192, 1), (8192, 2), (1, 8192), (2, 8192)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+def test_long_sums_are_rounded_once(
+    dtype: torch.dtype, lengths: tuple[int, int]
+) -> None:
+    """Gradients in 16 bits are no further off where many rows are summed."""
+    case = Case("long", dtype, heads_q=2, heads_kv=2, len_q=lengths[0],
+                len_kv=lengths[1], head_dim=32)  # fmt: skip
+    inputs = make_inputs(case)
+    assert_close(case, inputs, run_case(case, inputs, CPU, asks_lse=False))
+
+
 @both_ways
 @pytest.mark.parametrize("case", EMPTY_CASES, ids=lambda case: case.name)
 def test_empty_problems(case: Case, asks_lse: bool) -> None:
