@@ -13,6 +13,7 @@ from .._tracing import is_compiling
 
 __all__ = [
     "check_flag",
+    "check_is_floating",
     "check_is_tensor",
     "check_number",
     "check_rank",
@@ -74,6 +75,16 @@ def check_rank(name: str, first: str, rank: int, **tensors: Tensor) -> None:
             )
 
 
+def check_is_floating(name: str, label: str, tensor: Tensor) -> None:
+    """Check that an argument is a tensor of real numbers with fractions."""
+    check_is_tensor(name, label, tensor)
+    if not tensor.is_floating_point():
+        raise InvalidProblemError(
+            f"[{name}] expected {label} to be a floating-point tensor, got "
+            f"{tensor.dtype}; cast it with .float()"
+        )
+
+
 def check_rotary_table(name: str, x: Tensor, **tables: Tensor) -> None:
     """Check the cosines and sines of the positions of x.
 
@@ -83,7 +94,7 @@ def check_rotary_table(name: str, x: Tensor, **tables: Tensor) -> None:
         tables: both, by the names of their arguments.
     """
     for label, table in tables.items():
-        check_is_tensor(name, label, table)
+        check_is_floating(name, label, table)
     cos, sin = tables.values()
     half = x.size(-1) // 2
     is_table = cos.dim() == 2 and cos.shape == sin.shape and cos.size(1) <= half
@@ -99,12 +110,7 @@ def per_head(name: str, label: str, tensor: Tensor | None) -> Tensor | None:
     """Return a tensor of one number a head as float32."""
     if tensor is None:
         return None
-    check_is_tensor(name, label, tensor)
-    if not tensor.is_floating_point():
-        raise InvalidProblemError(
-            f"[{name}] expected {label} to be a floating-point tensor, got "
-            f"{tensor.dtype}; cast it with .float()"
-        )
+    check_is_floating(name, label, tensor)
     return tensor.to(torch.float32)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import Arguments, partial_arguments
-from .._arguments.checks import check_is_tensor, per_head
+from .._arguments.checks import check_is_floating, check_is_tensor, per_head
 from .._errors import InvalidProblemError
 from .backward import gradients
 from .run import attend
@@ -383,7 +383,7 @@ def sink_gradient(
 
 def _for_rows(name: str, sinks: Tensor, lse: Tensor) -> Tensor:
     """Return one number a head beside those of ``[batch, heads_q, len_q]``."""
-    check_is_tensor(name, "sinks", sinks)
+    check_is_floating(name, "sinks", sinks)
     if lse.dim() != 3 or sinks.shape != lse.shape[1:2] or sinks.device != lse.device:
         raise InvalidProblemError(
             f"[{name}] expected sinks of shape [heads_q] on {lse.device} beside lse of "

@@ -164,7 +164,7 @@ def _call(
         # Those of packed sequences are one row for each, which this has no word for.
         alibi_slopes=None if cu_seqlens is not None else alibi_slopes,
     )  # fmt: skip
-    _require_self_attention(name, arguments.q, arguments.k)
+    _require_self_attention(name, arguments.q, arguments.k, arguments.v)
     _require_supported(name, arguments)
     ends = None if cu_seqlens is None else _ends(name, cu_seqlens, arguments.q)
     left, right = arguments.window_left, arguments.window_right
@@ -187,11 +187,12 @@ def _call(
     )  # fmt: skip
 
 
-def _require_self_attention(name: str, q: Tensor, k: Tensor) -> None:
-    if q.dim() != 4 or k.dim() != 4:
+def _require_self_attention(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    if (q.dim(), k.dim(), v.dim()) != (4, 4, 4):
         raise InvalidProblemError(
             f"[{name}] expected q, k and v of shape [batch, heads, rows, head_dim], "
-            f"got q {list(q.shape)} and k {list(k.shape)}; add dimensions by unsqueeze"
+            f"got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}; add dimensions "
+            "by unsqueeze"
         )
     if q.size(2) != k.size(2):
         raise UnsupportedError(

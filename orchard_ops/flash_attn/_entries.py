@@ -180,7 +180,6 @@ def _flash_attn_backward(
         ``[batch, heads_q, len_q]`` float32: for each row the sum of dout * out.
     """
     name = "_flash_attn_backward"
-    check_rank(name, "batch, len", 4, dout=dout, out=out)
     window = (window_size_left, window_size_right)
     arguments = _dense(
         name, q, k, v, dropout_p, softmax_scale, causal, window, softcap, alibi_slopes,
@@ -253,7 +252,6 @@ def _flash_attn_varlen_backward(
         ``[heads_q, total_q]`` float32: for each row the sum of dout * out.
     """
     name = "_flash_attn_varlen_backward"
-    check_rank(name, "total", 3, dout=dout, out=out)
     window = (window_size_left, window_size_right)
     arguments = _packed(
         name, q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k),

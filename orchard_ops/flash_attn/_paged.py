@@ -32,6 +32,11 @@ def gather_pages(
             f"[{name}] expected k and v of as many pages, rows and heads, got "
             f"{list(caches[0].shape)} and {list(caches[1].shape)}; slice them"
         )
+    if caches[1].device != caches[0].device:
+        raise InvalidProblemError(
+            f"[{name}] expected k and v on one device, got {caches[0].device} and "
+            f"{caches[1].device}; move one with .to"
+        )
     for label, tensor in (("cu_seqlens_k", cu_seqlens), ("block_table", block_table)):
         check_is_tensor(name, label, tensor)
         if tensor.is_meta:

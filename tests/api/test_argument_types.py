@@ -12,6 +12,7 @@ from torch import Tensor
 
 import orchard_ops
 from orchard_ops import InvalidProblemError, OrchardError, UnsupportedError, flash_attn
+from orchard_ops._arguments.checks import count_of
 from orchard_ops.flash_attn import bert_padding
 
 
@@ -303,3 +304,11 @@ def test_a_table_of_pages_is_checked(name: str, place: torch.device) -> None:
     changes, words = BAD_PAGES[name]
     with pytest.raises(OrchardError, match=words):
         call("flash_attn_varlen_func", place, **{**PAGED, **changes})
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**63 - 1])
+def test_the_ends_of_64_bits_are_counts(number: int) -> None:
+    """One more on either side is none."""
+    assert count_of("f", "x", number, "") == number
+    with pytest.raises(InvalidProblemError, match="64 bits"):
+        count_of("f", "x", number + (1 if number > 0 else -1), "")

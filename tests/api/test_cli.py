@@ -249,6 +249,15 @@ def test_training_through_the_kernels_follows_pytorch(device: torch.device) -> N
         assert result.storage_modes == {"private", "shared"}
 
 
+def test_train_reports_as_json(device: torch.device, tmp_path: Path) -> None:
+    """One object and nothing else, for programs that read it."""
+    words = ["train", "--steps", "1", "--json", "--plot", str(tmp_path / "losses.png")]
+    done = CliRunner().invoke(app, words)
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["device"], report["steps"]) == (0, device.type, 1)
+    assert report["final_gap"] <= report["allowed_gap"]
+
+
 @pytest.mark.parametrize(
     ("ours", "parts"),
     [([2.0, 1.0], False), ([2.0, 1.1], True), ([2.1, 1.0], True)],

@@ -144,8 +144,16 @@ def test_bad_arguments(device: torch.device) -> None:
     grads: Any = [torch.empty_like(q) for _ in range(3)]
     with pytest.raises(InvalidProblemError, match="rng_state"):
         _flash_attn_backward(q, q, q, q, q, lse, *grads, **{**given, "dropout_p": 0.5})
+    for state in (torch.zeros(2), torch.zeros(3, dtype=torch.int64)):
+        random = {"dropout_p": 0.5, "rng_state": state}
+        with pytest.raises(InvalidProblemError, match="rng_state of shape"):
+            _flash_attn_backward(q, q, q, q, q, lse, *grads, **{**given, **random})
     with pytest.raises(InvalidProblemError, match="lse"):
         _flash_attn_backward(q, q, q, q, q, lse[:, :1], *grads, **given)
+    with pytest.raises(InvalidProblemError, match=r"\[_flash_attn_backward\] expected"):
+        _flash_attn_backward(q[0], q, q, q, q, lse, *grads, **given)
+    with pytest.raises(InvalidProblemError, match=r"\[_flash_attn_backward\] expected"):
+        _flash_attn_backward(q, q, q, q, q[0], lse, *grads, **given)
     ends = torch.tensor([0, 3], dtype=torch.int32).to(device)
     with pytest.raises(UnsupportedError, match="seqused_k"):
         _flash_attn_varlen_forward(

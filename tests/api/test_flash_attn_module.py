@@ -339,6 +339,16 @@ def test_bad_arguments(name: str) -> None:
         assert word in str(caught.value)
 
 
+def test_pages_on_two_devices_are_refused(device: torch.device) -> None:
+    """Before anything is gathered."""
+    q, (k, v) = torch.zeros(3, 2, 8).to(device), zeros(2, 2, 4, 2, 8)
+    ends, table = torch.tensor([0, 3], dtype=torch.int32), torch.zeros(1, 1).int()
+    with pytest.raises(InvalidProblemError, match="k and v on one device"):
+        flash_attn.flash_attn_varlen_func(
+            q, k.to(device), v, ends, ends, 3, 3, block_table=table
+        )
+
+
 def test_padding_round_trip(device: torch.device) -> None:
     """unpad_input packs what a mask keeps; pad_input puts it back among zeros."""
     torch.manual_seed(0)
@@ -458,3 +468,25 @@ def test_install_refuses_to_hide_a_real_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert sys.modules["flash_attn.ops"] is part
     flash_attn.uninstall_as_flash_attn()  # leaves a real one alone
     assert sys.modules["flash_attn"] is real
+
+
+def test_probabilities_are_computed_only_if_asked(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold all scores in memory, which training with dropout must not."""
+    asked: list[object] = []
+    monkeypatch.setattr(flash_attn_interface, "signed_probabilities", asked.append)
+    q = torch.randn(5, 2, 16).to(device)
+    ends = torch.tensor([0, 3, 5]).int()
+    given = (q, q, q, ends.to(device), ends.to(device), 3, 3, 0.5)
+    flash_attn_interface.flash_attn_varlen_func(*given)
+    assert not asked
+    flash_attn_interface.flash_attn_varlen_func(*given, return_attn_probs=True)
+    assert len(asked) == 1
+
+
+def test_padding_of_nothing() -> None:
+    """No rows at all are no error."""
+    nothing = torch.zeros(0, 3)
+    padded = bert_padding.pad_input(nothing, torch.zeros(0, dtype=torch.int64), 0, 4)
+    assert padded.shape == (0, 4, 3)

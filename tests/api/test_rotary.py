@@ -101,6 +101,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "table": ({"sin": torch.zeros(40, 7)}, "cos and sin"),
     "few rows": ({"seqlen_offsets": 39}, "from 0 to 38"),
     "offsets": ({"seqlen_offsets": torch.zeros(3, dtype=torch.int32)}, r"\[1\]"),
+    "no starts": ({"cu_seqlens": torch.zeros(0, dtype=torch.int32), "max_seqlen": 2,
+                   "x": torch.zeros(2, 2, 16)}, "cu_seqlens to be int32"),
+    "starts of floats": ({"cu_seqlens": torch.tensor([0.0, 2.0]), "max_seqlen": 2,
+                          "x": torch.zeros(2, 2, 16)}, "cu_seqlens to be int32"),
+    "whole numbers": ({"x": torch.zeros(1, 2, 2, 16, dtype=torch.int32)},
+                      "x to be a floating-point tensor"),
+    "complex table": ({"cos": torch.zeros(40, 8) * 1j}, "cos to be a floating-point"),
     "no longest": ({"cu_seqlens": torch.tensor([0, 2]), "x": torch.zeros(2, 2, 16)},
                    "max_seqlen"),
 }  # fmt: skip

@@ -282,6 +282,15 @@ def test_wide_heads_are_served(
     assert torch.allclose(out.cpu(), PYTORCH(q.cpu(), k.cpu(), v.cpu()), atol=2e-5)
 
 
+def test_a_decision_is_a_value() -> None:
+    """It can be compared, collected, and not changed."""
+    q = torch.zeros(1, 1, 2, 8)
+    decision = sdpa.explain(q, q, q)
+    assert {decision} == {sdpa.explain(q, q, q)}
+    with pytest.raises(AttributeError):
+        decision.reason = ""
+
+
 def test_counts_do_not_grow_with_lengths(device: torch.device) -> None:
     """Calls refused by one rule share an entry, whatever their sizes."""
     with sdpa.enabled():

@@ -486,3 +486,19 @@ def test_transformer_encoder_in_evaluation(
         got = here(x.to(place), src_key_padding_mask=mask)
     kept = ~padding
     assert torch.allclose(got.cpu()[kept], want[kept], atol=1e-5)
+
+
+class Answers:
+    """No tensor, but what PyTorch's functions ask all the same."""
+
+    @classmethod
+    def __torch_function__(cls, *_: Any) -> str:
+        """Answer for a function."""
+        return "answered"
+
+
+def test_what_is_no_tensor_may_answer_for_the_function(device: torch.device) -> None:
+    """As it may for PyTorch's own."""
+    (q,) = draw(device, SHAPE)
+    with sdpa.enabled():
+        assert F.scaled_dot_product_attention(q, Answers(), q) == "answered"

@@ -242,3 +242,26 @@ def test_forward_mode_is_refused(device: torch.device) -> None:
             flash_attention(dual, k, v)
         with torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
             attention(dual, k, v)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"softcap": 1.0},
+        {"scale": 1.0},
+        {"window": (1, 1)},
+        {"causal_alignment": "bottom-right", "is_causal": True},
+        {"enable_gqa": True},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_no_option_is_lost_on_the_short_way(
+    option: dict[str, Any], device: torch.device
+) -> None:
+    """A call with one option says the same as one that also asks for lse."""
+    q, k, v = (x.detach() for x in draw(device))
+    out = flash_attention(q, k, v, **option)
+    longer, _ = flash_attention(q, k, v, **option, return_lse=True)
+    assert torch.equal(bits(out), bits(longer))
+    plain = flash_attention(q, k, v)
+    assert torch.equal(bits(out), bits(plain)) == ("enable_gqa" in option)

@@ -342,6 +342,9 @@ def test_a_paged_cache(
     del other
     gc.collect()
     assert (cache.get_seq_length(), pool.free_pages) == (0, 3 * rows + 2)
+    del cache
+    gc.collect()
+    assert pool.free_pages == 3 * rows + 2  # nothing is given back twice
 
 
 def test_rows_that_begin_apart_are_gathered(
@@ -525,6 +528,51 @@ def test_sinks_and_softcap_are_passed_on(device: torch.device) -> None:
     )  # fmt: skip
     assert weights is None
     assert torch.allclose(got.cpu(), want, atol=1e-5)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:
+    """Return attention without a scale, in the order that transformers asks for."""
+    return ((q @ k.mT + added).softmax(-1) @ v).transpose(1, 2)
+
+
+@torch.no_grad()
+def test_a_step_keeps_its_bias_and_its_dropout(device: torch.device) -> None:
+    """The entry of the cache takes neither, so such a step goes the dense way."""
+    q, k, v, bias = (
+        torch.randn(1, 4, n, m) for n, m in ((1, 8), (200, 8), (200, 8), (1, 200))
+    )
+    tensors = [x.to(device) for x in (q, k, v)]
+    got, _ = integration.attention(
+        nn.Identity(), *tensors, None, scaling=1.0, position_bias=bias.to(device)
+    )
+    assert torch.allclose(got.cpu(), plain(q, k, v, bias), atol=1e-5)
+    got, _ = integration.attention(nn.Identity(), *tensors, None, 0.5, scaling=1.0)
+    assert not torch.allclose(got.cpu(), plain(q, k, v, torch.zeros(())), atol=1e-2)
+
+
+class Causal(nn.Module):
+    """A layer that attends to what is behind."""
+
+    is_causal = True
+
+
+def test_only_one_row_of_padding_lacks_causality(device: torch.device) -> None:
+    """A mask with a row for each query says all, before transformers 4.53 too."""
+    q, k, v = (torch.randn(1, 4, 6, 8) for _ in range(3))
+    tensors = [x.to(device) for x in (q, k, v)]
+    causal = torch.full((6, 6), -torch.inf).triu(1)
+    padding = torch.tensor([True, True, True, True, True, False]).view(1, 1, 1, 6)
+    added = torch.zeros(6).masked_fill(~padding, -torch.inf)
+    for mask, want in (
+        (padding, causal + added),
+        (padding.expand(1, 1, 6, 6), added),
+        (None, causal),
+    ):
+        given = None if mask is None else mask.to(device)
+        got, _ = integration.attention(
+            Causal(), *tensors, given, scaling=1.0, is_mask_complete=False
+        )
+        assert torch.allclose(got.cpu(), plain(q, k, v, want), atol=1e-5)
 
 
 def test_an_old_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

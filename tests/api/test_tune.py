@@ -28,7 +28,7 @@ from orchard_ops._tune import bench as benches
 from orchard_ops._tune import shapes, store
 from orchard_ops._tune.meters import Step
 from orchard_ops._tune.predicted import ModelMeter
-from orchard_ops._tune.routes import Route
+from orchard_ops._tune.routes import Route, route_of
 from orchard_ops._tune.search import Finding, Tuner
 from orchard_ops._tune.shapes import Class, Shape, parse_shape
 from orchard_ops._tune.store import Choices
@@ -93,6 +93,10 @@ def refused(like: torch.Tensor, text: str) -> str:
         ("speed float16 64 1", "tile, scratch, threadgroups or route"),
         ("route float16 64 causal 1 6 6", "seven words after route"),
         ("route float16 64 causal 1 6 6 mlx", "pytorch or orchard"),
+        ("route float16 64 sideways 1 6 6 orchard", "causal or dense"),
+        ("route float64 64 causal 1 6 6 orchard", "float32, float16 or bfloat16"),
+        ("route float16 640 causal 1 6 6 orchard", "a number from 1 to 576"),
+        ("route float16 64 causal 0 6 6 orchard", "a number from 1"),
         (
             "tile backward_dkdv float16 64 1 1 4 1\n"
             "tile backward_dq_spilled float16 64 2 1 4 1",
@@ -165,6 +169,15 @@ def test_a_choice_is_of_one_kernel_dtype_and_head_size(like: torch.Tensor) -> No
         assert [chosen(like, *other) for other in others] == before
 
 
+def test_chosen_scratch_is_of_one_dtype_and_head_size(like: torch.Tensor) -> None:
+    """Its neighbours keep the default."""
+    others = [("float32", 64), ("float16", 128)]
+    before = [_native.ops.chosen_scratch(like, *other) for other in others]
+    with store.trying(like, Choices.read("scratch float16 64 12345\n")):
+        assert _native.ops.chosen_scratch(like, "float16", 64) == 12345
+        assert [_native.ops.chosen_scratch(like, *other) for other in others] == before
+
+
 @pytest.mark.parametrize("scratch", [0, 1 << 30])
 def test_chosen_tiles_compute_what_shipped_ones_do(
     scratch: int, device: torch.device
@@ -182,6 +195,27 @@ def test_chosen_tiles_compute_what_shipped_ones_do(
             case.remember(which)
         with store.trying(case.q, choices):
             assert case.is_right(which)
+
+
+def test_all_gradients_are_compared(device: torch.device) -> None:
+    """A tile may be wrong in one of them alone."""
+    bench = benches.Bench(parse_shape("1,2,1,20,30,16,float32"), device)
+    leaves = [x.clone().requires_grad_() for x in (bench.q, bench.k, bench.v)]
+    out = orchard_ops.flash_attention(*leaves)
+    wanted = torch.autograd.grad(out, leaves, bench.grad_out)
+    for got, want in zip(bench.run("backward"), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_one_wrong_element_of_many_is_noticed(device: torch.device) -> None:
+    """However small it is: the norm of so many hardly changes by it."""
+    bench = benches.Bench(parse_shape("1,1,1,8,8,16,float32"), device)
+    want = torch.full((100_000,), 0.01)
+    got = want.clone()
+    got[7] *= 1 + 3 * benches.LARGEST[torch.float32]
+    assert not bench._is_close(got, want)
+    got[7] = want[7] * (1 + 0.5 * benches.LARGEST[torch.float32])
+    assert bench._is_close(got, want)
 
 
 def test_the_number_of_threadgroups_of_a_step_can_be_chosen(
@@ -468,6 +502,74 @@ def test_a_shortened_shape_needs_the_same_kernels() -> None:
     assert small == Shape(1, 4, 1, 1024, 512, 64, "float16", is_causal=True)
 
 
+def test_a_model_cuts_long_shapes_down(like: torch.Tensor) -> None:
+    """A step of decoding eight times less: it has one row of queries."""
+    skip_without_metalsim("simulator")
+    meter = ModelMeter(like)
+    tuner = Tuner(like, meter)
+    for word, most in (("", meter.longest), (",decode", 8 * meter.longest)):
+        shape = parse_shape(f"1,1,1,1,9000,16,float16{word}")
+        assert tuner._bench(shape).shape.len_kv == most
+
+
+def test_a_shape_is_no_step_of_decoding_unless_it_says_so() -> None:
+    """Its words are all that it is."""
+    assert parse_shape(SMALL) == Shape(1, 1, 1, 32, 32, 16)
+    assert parse_shape(SMALL + ",decode").is_decode
+
+
+class Slightly(ModelMeter):
+    """A clock by which each other tile of a forward is one percent faster."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        """Take a tensor of the device."""
+        super().__init__(like)
+        self._shipped = self._tile()
+
+    def _tile(self) -> tuple[int, ...]:
+        return tuple(_native.ops.chosen_tile(self._like, "forward", "float16", 16))
+
+    def seconds(self, step: Step, shape: Shape) -> float:
+        """Return a time by the tile that is chosen."""
+        step()
+        assert shape.len_q == 32
+        return 1.0 if self._tile() == self._shipped else 0.99
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_gain_within_the_margin_is_none(like: torch.Tensor) -> None:
+    """Timing varies by as much, and the tile that ships has been tried more."""
+    skip_without_metalsim("simulator")
+    tuner = Tuner(like, Slightly(like), candidates=3)
+    choices, (found,) = next(tuner.tune(Class("float16", 16), [parse_shape(SMALL)]))
+    assert not choices.values
+    assert (found.tuned, found.speedup) == ({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "element"),
+    [("A", "float32", 4), ("A", "bfloat16", 4), ("A", "float16", 2),
+     ("B", "float32", 4), ("B", "bfloat16", 2), ("B", "float16", 2)],
+)  # fmt: skip
+def test_tiles_are_tried_that_registers_hold(
+    family: str, dtype: str, element: int, like: torch.Tensor
+) -> None:
+    """Class A holds bfloat16 as float32, and only that."""
+    skip_without_metalsim("simulator")
+    of = Class(dtype, 64)
+    with sim.family(family):
+        tried = Tuner(like, ModelMeter(like), candidates=16)._tiles(
+            of, "forward", Choices()
+        )
+        shipped = store.shipped_tile(like, "forward", of)
+    legal: dict[int, set[Tile]] = {4: set(), 2: set()}
+    for size, tiles in legal.items():
+        found = search.candidates("forward", family, search.row_for(64), size)
+        tiles.update(each.tile for each in found)
+    assert legal[4] != legal[2]
+    assert set(tried) == legal[element] - {shipped}
+
+
 # float32, since old PyTorch has no product of float16 on the CPU.
 SQUARE = Route("float32", 16, is_causal=False, group=1, bits_q=6, bits_kv=6)
 
@@ -476,10 +578,12 @@ class BesidePyTorch(ModelMeter):
     """A clock by which PyTorch's own forward takes no time."""
 
     has_pytorch = True
+    looks = 0
 
     def wall_seconds(self, step: Step, shape: Shape) -> float:
         """Return a time by the name of what was called."""
         step()
+        self.looks += 1
         assert shape.len_q == 32
         return 1e-6 if "pytorch" in step.__name__ else 1.0
 
@@ -488,11 +592,13 @@ class BesidePyTorch(ModelMeter):
 def test_pytorchs_own_forward_is_timed_beside_ours(like: torch.Tensor) -> None:
     """Where a device can tell; the findings have both times."""
     skip_without_metalsim("simulator")
-    tuner = Tuner(like, BesidePyTorch(like), candidates=2)
+    meter = BesidePyTorch(like)
+    tuner = Tuner(like, meter, candidates=2)
     shape = parse_shape("1,1,1,32,32,16,float32")
     choices, (found,) = next(tuner.tune(Class("float32", 16), [shape]))
     assert choices.routes == {SQUARE: True}
     assert found.beside_ms == (1e3, 1e-3)
+    assert meter.looks == 2 * 3 * meter.repeats  # a close look at each
     assert Choices.read(choices.text()).routes == choices.routes
     store.keep(like, choices)
     assert store.kept(like).routes == choices.routes
@@ -537,3 +643,13 @@ def test_sdpa_refuses_another_preference(wrong: Any) -> None:
     with pytest.raises(orchard_ops.InvalidProblemError, match="orchard or faster"):
         orchard_ops.sdpa.enable(wrong)
     assert not orchard_ops.sdpa.is_enabled()
+
+
+def test_a_call_of_other_ranks_has_no_class() -> None:
+    """Nor has one without keys' heads, of two head sizes, or that wants gradients."""
+    x = torch.zeros(1, 2, 40, 16)
+    assert route_of(x, x, x, is_causal=False) == SQUARE
+    assert route_of(x[0], x[0], x[0], is_causal=False) is None
+    assert route_of(x, x, x[..., :8], is_causal=False) is None
+    assert route_of(x, x[:, :0], x[:, :0], is_causal=False) is None
+    assert route_of(x.requires_grad_(), x, x, is_causal=False) is None

@@ -74,7 +74,9 @@ REFUSED_ON_DEVICES = [
     "_flash_attn_backward|dout=shorter-1", "merge_partials|parts=text",
     "sink_gradient|grad_lse=longer-1", "unshard|length=text",
     "apply_rotary_emb of sequences|cu_seqlens=number",
-    "apply_rotary_emb of sequences|x=number",
+    "apply_rotary_emb of sequences|x=number", "apply_rotary_emb|cos=cfloat",
+    "apply_rotary_emb|x=cfloat", "sink_gradient|sinks=cfloat",
+    "context_parallel_attention|v=fewer-dims",
 ]  # fmt: skip
 
 

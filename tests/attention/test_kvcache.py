@@ -410,3 +410,18 @@ def test_gradients_are_refused(device: torch.device) -> None:
         orchard_ops.flash_attention_with_kvcache(
             q.requires_grad_(), cache, cache, cache_seqlens=5
         )
+
+
+def test_no_keys_launch_nothing(device: torch.device) -> None:
+    """An empty cache gives zeros, and lse the sinks."""
+    q, cache = torch.randn(2, 1, 4, 16).to(device), torch.zeros(2, 0, 2, 16).to(device)
+    sinks = torch.randn(4).to(device)
+    if device.type == "metalsim":
+        orchard_ops.sim.reset_counters()
+    out, lse = orchard_ops.flash_attention_with_kvcache(
+        q, cache, cache, cache_seqlens=0, sinks=sinks, return_lse=True
+    )
+    assert not out.cpu().any()
+    assert torch.equal(lse.cpu(), sinks.cpu().view(1, 4, 1).expand(2, 4, 1))
+    if device.type == "metalsim":
+        assert orchard_ops.sim.counters()["launches"] == 0

@@ -484,6 +484,8 @@ def test_compiles_in_one_graph(seed: Tensor | None, device: torch.device) -> Non
         (dict(head_offset=-1), r"expected head_offset from 0 on"),
         (dict(heads_total=2**21), r"heads_total up to"),
         (dict(dropout_p=0.5), r"expected a seed with dropout_p"),
+        (dict(dropout_p=0.5, seed=torch.tensor([1, 2])), "seed to be one int64"),
+        (dict(dropout_p=0.5, seed=torch.tensor(1).int()), "seed to be one int64"),
         (dict(dropout_p=0.5, seed=3), r"expected seed to be a torch.Tensor"),
         (dict(k=torch.zeros(8, 16)), r"nothing broadcasts here"),
         (dict(v=torch.zeros(1, 1, 8, 16)), r"nothing broadcasts here"),
@@ -510,6 +512,13 @@ def test_wrong_arguments_are_refused(
     name = r"\[flash_attention_partial_backward\] .*"
     with pytest.raises(InvalidProblemError, match=name):
         flash_attention_partial_backward(merged[0], *merged, **given)
+
+
+def test_a_seed_on_the_device_is_refused(device: torch.device) -> None:
+    """Reading it would wait for all that the device still does."""
+    q = torch.zeros(1, 2, 8, 16).to(device)
+    with pytest.raises(InvalidProblemError, match="expected seed on the CPU"):
+        flash_attention_partial(q, q, q, dropout_p=0.5, seed=torch.tensor(7).to(device))
 
 
 @pytest.mark.filterwarnings("ignore:.*nested:UserWarning")
@@ -590,13 +599,16 @@ def test_the_longest_sequence_may_be_known(where: torch.device) -> None:
 
 
 def test_the_operator_takes_no_sinks_in_a_part(device: torch.device) -> None:
-    """Nor the other alignment: what Python never asks for."""
+    """Nor the other alignment, nor places before the whole: Python asks for none."""
     q, sinks = draw(1, 2, 8, 16, device=device), torch.zeros(2).to(device)
     part = (0, 0, 0, 2)
     for options, words in (
         (dict(sinks=sinks), "expected no sinks with a part"),
         (dict(is_bottom_right=True), "got bottom-right"),
         (dict(part=(0, 0)), "got 2 numbers|expected exactly|must be|Expected"),
+        (dict(part=(-1, 0, 0, 2)), "expected q_offset from 0 to .*, got -1"),
+        (dict(part=(0, -1, 0, 2)), "expected k_offset from 0 to .*, got -1"),
+        (dict(part=(0, 0, -1, 2)), "expected head_offset from 0 on .*, got -1"),
     ):
         with pytest.raises(RuntimeError, match=words):
             _native.ops.forward(q, q, q, **dict(dict(part=part), **options))

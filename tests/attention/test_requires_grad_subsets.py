@@ -95,3 +95,13 @@ def test_one_tensor_in_three_roles(device: torch.device) -> None:
     want = exact.dq + exact.dk + exact.dv
     assert largest(x.grad.cpu().double() - want) <= 2e-5 * largest(want)
     assert (calls.fwd, calls.bwd) == (1, 1)
+
+
+def test_what_is_not_there_has_no_gradient(device: torch.device) -> None:
+    """The operator may be asked for gradients of a mask and sinks all the same."""
+    q, grad_out = (torch.randn(1, 1, 8, 64).to(device) for _ in range(2))
+    results = torch.ops.orchard_ops.forward(q, q, q)
+    found = torch.ops.orchard_ops.backward(
+        grad_out, None, *results, [True] * 5, q, q, q
+    )
+    assert [each is not None for each in found] == [True, True, True, False, False]

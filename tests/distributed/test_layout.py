@@ -171,3 +171,6 @@ def test_one_process_needs_no_group(method: str) -> None:
     (grad,) = torch.autograd.grad(out.square().sum(), x)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
     torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+    mask = torch.randn(1, 1, 9, 1)
+    out = distributed.context_parallel_attention(x, x, x, mask, method=method)
+    torch.testing.assert_close(out, orchard_ops.flash_attention(x, x, x, mask))

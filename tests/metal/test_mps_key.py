@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import standin_build
 from paths import TESTS
+from programs import END_AFTER_BACKWARD
 
 from orchard_ops import _native
 from orchard_ops._child import python
@@ -102,3 +103,12 @@ def test_bfloat16_is_skipped_where_mps_has_none(libraries: Path) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "no torch.bfloat16 on mps:" in done.stdout
     assert re.search(r"\b[1-9]\d* skipped", done.stdout.splitlines()[-1])
+
+
+def test_a_program_may_end_after_a_backward(libraries: Path) -> None:
+    """PyTorch's own thread for mps does not abort a process that is ending.
+
+    Without care it does, on Linux with 2.13; of a Mac it is assumed that it never does.
+    """
+    environment = standin_build.environment(libraries)
+    subprocess.run(python(END_AFTER_BACKWARD, "mps"), env=environment, check=True)

@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import mutant_equivalents
 import mutant_parts
 import mutant_rules
 import mutants
@@ -67,7 +69,7 @@ def test_a_file_of_every_part_has_tests_of_its_own_folder() -> None:
         for file in part.texts():
             tests = part.tests_of(file)
             assert tests
-            assert all((TESTS / test).exists() for test in tests)
+            assert all((TESTS / test.partition("::")[0]).exists() for test in tests)
     tests = PARTS["python"].tests_of("orchard_ops/_arguments/philox.py")
     assert tests[0] == "attention/test_philox.py"
     assert tests.index("attention/test_kvcache.py") < tests.index("api/test_errors.py")
@@ -103,10 +105,25 @@ def test_draws_repeat_and_a_table_goes_on(tmp_path: Path) -> None:
     assert rest == first[3:]
     again = mutants.choose(mutants.parse(["--again", str(table)]))
     assert again == first[:1]
+    moved = replace(first[0][0], line=0)
+    assert mutants.as_it_is_now(moved) == first[0][0]
+    assert mutants.as_it_is_now(replace(moved, old="no such line")) is None
     row, _, survivor = mutants.summary(verdicts).rpartition("\n\n")
-    assert row.endswith("| torch | 3 | 1 | 1 | 0 | 1 |")
+    assert row.endswith("| torch | 3 | 1 | 1 | 0 | 0 | 1 |")
     assert re.match(r"csrc/torch/.*\n +SURVIVED$", survivor)
     assert json.loads(verdicts[1].line())["killers"] == ["a", "b"]
+
+
+def test_a_mutant_that_is_called_equivalent_can_be_made() -> None:
+    """Its line is still there; it counts as no survivor, and its reason is shown."""
+    for (file, old, new), reason in mutant_equivalents.REASONS.items():
+        part = PARTS[mutant_parts.part_of(file)]
+        made = mutant_rules.mutants_of(file, part.texts()[file], part.rules)
+        found = [at for at in made if (at.old.strip(), at.new.strip()) == (old, new)]
+        verdict = mutants.Verdict(found[0], "survived")
+        text = mutants.summary([verdict])
+        assert "| 1 | 0 | 0 | 0 | 1 | 0 |" in text
+        assert text.endswith(f"equivalent: {reason}")
 
 
 # In a process of its own, which has imported nothing of the package yet.

@@ -79,6 +79,40 @@ def test_the_list_has_every_kernel_and_type() -> None:
     assert pairs == {(file, elem) for file in launched for elem in types}
 
 
+def test_bfloat16_needs_a_newer_metal() -> None:
+    """The message says which Metal a device compiles."""
+    assert specialisations.said("reason") == (
+        "bfloat16 needs Metal 3.1 (macOS 14 or newer); this device compiles Metal 2.4: "
+        "use float16 or float32\n"
+    )
+
+
+def test_the_survey_names_each_kernel() -> None:
+    """What `orchard-ops doctor` asks a device: every kernel in float16, by head size.
+
+    Only the gradient of a mask needs one, and a kernel that no pipeline can be made of
+    has 0 threads.
+    """
+    found, narrow = specialisations.survey(True), specialisations.survey(False)
+    assert set(found) == set(narrow)
+    assert set(found.values()) == {(1024, 384)}
+    assert set(narrow.values()) == {(0, 0), (1024, 384)}
+    sizes: dict[str, list[int]] = {}
+    for name in found:
+        match = re.fullmatch(r"(\w+)_half_d(\d+)_dv\2_\w+", name)
+        assert match, name
+        kernel, size = match.groups()
+        assert name.endswith("_bias_half") == ("dbias" in kernel)
+        if not name.endswith("_spilling"):
+            sizes.setdefault(kernel, []).append(int(size))
+    assert set(sizes) == {s.kernel for s in SHIPPED}
+    assert sizes.pop("backward_prepare") == sizes.pop("combine") == [64]
+    assert sizes.pop("backward_dbias_spilled") == [8]
+    assert all(each == [64, 128, 512] for each in sizes.values()), sizes
+    spilling = [name for name in found if name.endswith("_spilling")]
+    assert len(spilling) == 3
+
+
 @needs_metalsim("simulator")
 @every
 def test_it_keeps_metals_rules(shipped: Specialisation, language: str) -> None:

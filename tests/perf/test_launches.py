@@ -247,6 +247,50 @@ def test_the_bound_is_near_the_model() -> None:
     assert sum(ratios) / len(ratios) < 1.6
 
 
+# The gradient of a mask can be added up from kept scores, of many heads.
+SUMMED = Problem("backward", head_dim=8, heads_q=64, heads_kv=64, len_q=1024,
+                 len_kv=1024, scratch=1 << 44, batch=16)  # fmt: skip
+
+
+def test_a_sum_that_is_too_long_for_kept_scores_computes_them_again() -> None:
+    """A mask of one number has all scores in a walk, which only one kernel cuts."""
+    masks = {
+        (1, 1, 1, 1): "backward_dbias",
+        (1, 1, 1024, 1024): "backward_dbias_spilled",
+    }
+    planned = plans([replace(SUMMED, mask=mask) for mask in masks])
+    for launches, last in zip(planned, masks.values()):
+        kernels = ("backward_prepare", "backward_dkdv", "backward_dq_spilled", last)
+        assert {launch.kernel for launch in launches} == set(kernels)
+
+
+def test_a_kept_score_is_added_in_four_cycles() -> None:
+    """By csrc/attention/cut.cpp, on each of the four schedulers of a core."""
+    (found,) = plans([replace(SUMMED, mask=(1, 1, 1024, 1024))])
+    seconds = found[-1].seconds
+    scores = SUMMED.batch * SUMMED.heads_q * SUMMED.len_q * SUMMED.len_kv
+    rate = SLOWEST.cores * 4 * SLOWEST.ghz * 1e9
+    assert seconds == pytest.approx(4.0 * scores / rate, rel=0.03)
+
+
+def test_the_least_scratch_keeps_1024_columns() -> None:
+    """With a byte less nothing is kept: the sums of dq would be most of the traffic."""
+
+    def columns(scratch: int) -> set[int]:
+        asked = Problem("backward", len_q=4096, len_kv=4096, scratch=scratch)
+        (found,) = plans([asked])
+        return {x.columns for x in found if x.kernel == "backward_dq_spilled"}
+
+    least, enough = 0, 1 << 30
+    while enough - least > 1:
+        middle = (least + enough) // 2
+        least, enough = (least, middle) if columns(middle) else (middle, enough)
+    assert columns(enough) == {1024}
+    assert columns(least) == set()
+    scores = 1024 * 4096
+    assert enough == 2 * scores + 4 * scores // 64  # and a float32 for each fragment
+
+
 @contextmanager
 def longest(seconds: float) -> Iterator[None]:
     """Cut launches by another bound."""

@@ -96,7 +96,8 @@ def _draw_length(rng: random.Random) -> int:
 def _plain(rng: random.Random, case: Case) -> Case:
     """Add a mask, or causal, or one of the features that take the long way."""
     extra = rng.choice(["", "", "mask", "mask", "mask", "mask", "causal", "causal",
-                        "both", "window", "softcap"])  # fmt: skip
+                        "both", "window", "softcap", "alibi", "sinks",
+                        "dropout"])  # fmt: skip
     if case.heads_q == 1 and rng.random() < 0.3:
         case = replace(case, ndim=3)
     if extra in ("mask", "both"):
@@ -106,12 +107,12 @@ def _plain(rng: random.Random, case: Case) -> Case:
     return _with_feature(rng, case, extra)
 
 
-def _dao(rng: random.Random, case: Case) -> Case:
+def _dao(rng: random.Random, case: Case, last: str = "dropout") -> Case:
     """Align at the bottom right, as Dao's functions do."""
     case = replace(case, alignment="bottom-right")
-    extra = rng.choice(["", "causal", "causal", "window", "softcap"])
-    if extra == "causal":
+    if rng.random() < 0.4:
         case = replace(case, causal="bottom-right")
+    extra = rng.choice(["", "window", "softcap", "alibi", last])
     return _with_feature(rng, case, extra)
 
 
@@ -121,6 +122,12 @@ def _with_feature(rng: random.Random, case: Case, extra: str) -> Case:
         return replace(case, window=sides)
     if extra == "softcap":
         return replace(case, softcap=rng.choice([0.5, 3.0, 30.0]))
+    if extra == "alibi":
+        return replace(case, alibi=rng.choice(["heads", "batch-heads"]))
+    if extra == "sinks":
+        return replace(case, sinks=rng.choice(["normal", "large", "-inf"]))
+    if extra == "dropout":
+        return replace(case, dropout=rng.choice([0.1, 0.5, 0.99]))
     return case
 
 
@@ -169,7 +176,7 @@ _FINISH = {
     "packed": lambda rng, case: _packed(rng, _plain_without_mask(rng, case)),
     "dao": _dao,
     "dao-packed": lambda rng, case: _packed(rng, _dao(rng, case)),
-    "kvcache": _dao,
+    "kvcache": lambda rng, case: _dao(rng, case, "sinks"),  # which drops nothing
     "sdpa": _sdpa,
 }
 

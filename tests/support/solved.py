@@ -43,8 +43,10 @@ def run_dao(case: Case, inputs: Inputs) -> Results:
     q, k, v, grad = (t.detach().requires_grad_() for t in tensors)
     options: dict[str, Any] = dict(
         softmax_scale=case.scale, causal=case.causal != "none", softcap=case.softcap,
-        window_size=case.window or (-1, -1),
+        window_size=case.window or (-1, -1), dropout_p=case.dropout,
+        alibi_slopes=inputs.alibi_slopes,
     )  # fmt: skip
+    torch.manual_seed(case.manual_seed)
     if is_packed:
         out: Any = flash_attn.flash_attn_varlen_func(q, k, v, *lengths(case), **options)
     else:
@@ -74,12 +76,16 @@ def run_kvcache(case: Case, inputs: Inputs) -> Results:
     out: Any = flash_attn.flash_attn_with_kvcache(
         q, *caches, cache_seqlens=case.len_kv, softmax_scale=case.scale,
         causal=case.causal != "none", softcap=case.softcap,
-        window_size=case.window or (-1, -1),
+        window_size=case.window or (-1, -1), alibi_slopes=inputs.alibi_slopes,
+        s_aux=inputs.sinks,
     )  # fmt: skip
     exact = solve(case, inputs)
-    return Results(out.transpose(1, 2), None, *(
-        getattr(exact, name).to(case.dtype) for name in ("dq", "dk", "dv")
-    ))  # fmt: skip
+    gradients = {
+        name: value.to(torch.float32 if name == "dsinks" else case.dtype)
+        for name, value in exact.items()
+        if name.startswith("d")
+    }
+    return Results(out.transpose(1, 2), None, **gradients)
 
 
 def run_sdpa(case: Case, inputs: Inputs, device: torch.device) -> Results:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ..._arguments.checks import (
     check_flag,
+    check_is_floating,
     check_is_tensor,
     check_rank,
     check_rotary_table,
@@ -58,6 +59,7 @@ def apply_rotary_emb(
     """
     check_rank(_NAME, "batch, len" if cu_seqlens is None else "total",
                4 if cu_seqlens is None else 3, x=x)  # fmt: skip
+    check_is_floating(_NAME, "x", x)
     if cu_seqlens is not None:
         _check_starts(x, cu_seqlens)
     check_rotary_table(_NAME, x, cos=cos, sin=sin)

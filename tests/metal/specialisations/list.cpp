@@ -17,6 +17,7 @@
 
 #include "attention/kernels.h"
 #include "attention/plan.h"
+#include "attention/survey.h"
 #include "attention/tiles.h"
 #include "device/longest.h"
 #include "launches.h"
@@ -73,8 +74,20 @@ constexpr Feature kOfCaches[] = {
 
 class Recorded final : public device::Pipeline {
  public:
-  uint32_t max_threads_per_threadgroup() const override { return 1024; }
+  explicit Recorded(uint32_t threads) : threads_(threads) {}
+  uint32_t max_threads_per_threadgroup() const override { return threads_; }
+
+ private:
+  uint32_t threads_;
 };
+
+// Whether a macro leaves nothing of the attribute that says how many threads.
+bool has_no_attribute(const device::PipelineRequest& request) {
+  return std::any_of(request.defines.begin(), request.defines.end(),
+                     [](const auto& pair) {
+                       return pair.first.starts_with("max_total_threads");
+                     });
+}
 
 const KernelRow& named(std::string_view entry) {
   for (const KernelRow& row : attention::kernel_rows()) {
@@ -116,7 +129,7 @@ class Recorder final : public device::Device {
     if (!has_registers_ && !is_smallest(request)) {
       throw Error(ErrorKind::pipeline, "too many registers");
     }
-    return std::make_shared<Recorded>();
+    return std::make_shared<Recorded>(has_no_attribute(request) ? 384 : 1024);
   }
   void submit(std::span<const device::Launch>) override {}
 
@@ -310,11 +323,37 @@ void check_is_whole(const std::set<std::string>& lines) {
   }
 }
 
+// "kernel threads threads": as survey.h says, where registers suffice or not.
+void print_survey(bool has_registers) {
+  Recorder device(device::Family::a, has_registers);
+  for (const auto& row : attention::thread_limits(device)) {
+    std::printf("%s %u %u\n", row.kernel.c_str(), row.with_attribute,
+                row.without);
+  }
+}
+
+// What a device says of bfloat16 that compiles Metal 2.4.
+void print_reason() {
+  device::Limits limits;
+  limits.has_bfloat = false;
+  limits.language_version = 0x20004;
+  std::puts(attention::unsupported_reason(DType::bfloat16, limits).c_str());
+}
+
 // Lists what a class of GPU asks for ("a", "b" or "c"), or what any does; or,
-// with "launches", how problems are cut (launches.h).
+// with "launches", how problems are cut (launches.h), with "survey" or
+// "survey-of-few-registers" and "reason", what the two functions above print.
 int main(int count, char** arguments) {
   const std::string_view wanted = count > 1 ? arguments[1] : "abc";
   if (wanted == "launches") return print_launches();
+  if (wanted == "reason") {
+    print_reason();
+    return 0;
+  }
+  if (wanted.starts_with("survey")) {
+    print_survey(wanted == "survey");
+    return 0;
+  }
   std::set<std::string> lines;
   for (const auto& [name, family] : {std::pair{'a', device::Family::a},
                                      {'b', device::Family::b},

@@ -53,13 +53,26 @@ def compiler() -> list[str]:
     return [os.environ.get("CXX") or shutil.which("c++") or "g++"]
 
 
+def _sources() -> list[Path]:
+    """Return what the program is made of, one of them as a mutant has it.
+
+    tools/mutant_parts.py names that one: its path in the tree, = and the file.
+    """
+    name, _, broken = os.environ.get("ORCHARD_TEST_BROKEN", "").partition("=")
+    return [
+        Path(broken) if path == ROOT / name else path
+        for path in (
+            *sorted(HERE.glob("*.cpp")),
+            *sorted((ROOT / "csrc/attention").glob("*.cpp")),
+            ROOT / "csrc/device/longest.cpp",
+        )
+    ]
+
+
+@cache
 def program() -> Path:
     """Build the program that lists them, unless it is in the user's cache."""
-    sources = [
-        *sorted(HERE.glob("*.cpp")),
-        *sorted((ROOT / "csrc/attention").glob("*.cpp")),
-        ROOT / "csrc/device/longest.cpp",
-    ]
+    sources = _sources()
     headers = [
         *HERE.glob("*.h"),
         *(ROOT / "csrc/attention").glob("*.h"),
@@ -81,22 +94,31 @@ def program() -> Path:
     return built
 
 
+def said(word: str, given: str = "") -> str:
+    """Return what the program prints when asked for something."""
+    command = [str(program()), word]
+    return subprocess.run(
+        command, check=True, text=True, capture_output=True, input=given
+    ).stdout
+
+
+def survey(has_registers: bool) -> dict[str, tuple[int, int]]:
+    """Return kernel → threads with and without the attribute (survey.h)."""
+    text = said("survey" if has_registers else "survey-of-few-registers")
+    rows = (line.split() for line in text.splitlines())
+    return {name: (int(kept), int(without)) for name, kept, without in rows}
+
+
 @cache
 def listed(families: str = "abc") -> list[Specialisation]:
     """Return what the launch plan asks for now on some classes of GPU."""
-    command = [str(program()), families]
-    done = subprocess.run(command, check=True, text=True, capture_output=True)
-    return [Specialisation(line) for line in done.stdout.splitlines()]
+    return [Specialisation(line) for line in said(families).splitlines()]
 
 
 def launches(problems: list[str]) -> list[list[list[str]]]:
     """Return the launches that problems are cut into, in the words of launches.h."""
-    command = [str(program()), "launches"]
     given = "".join(f"{problem}\n" for problem in problems)
-    done = subprocess.run(
-        command, check=True, text=True, capture_output=True, input=given
-    )
-    plans = done.stdout.split("\n\n")[:-1]
+    plans = said("launches", given).split("\n\n")[:-1]
     assert len(plans) == len(problems)
     return [[line.split() for line in plan.splitlines()] for plan in plans]
 

@@ -5,14 +5,19 @@ So have pytest's workers and the children that tests start.
 
 from __future__ import annotations
 
+import atexit
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
 from types import ModuleType
+
+# Seconds in which PyTorch's thread for the device lets a backward's graph go.
+LAST_MOMENT = 0.1
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -44,6 +49,9 @@ class Finder(importlib.abc.MetaPathFinder):
             folder = pathlib.Path(os.environ["ORCHARD_LIBRARY_DIR"])
             (library,) = folder.glob("_C.torch*.so")
             module.ops.load_library(str(library))
+            # As orchard_ops.sim.enable has it: glibc's pthread_exit unwinds PyTorch's
+            # thread of the device, which aborts; a Mac's is assumed not to.
+            atexit.register(time.sleep, LAST_MOMENT)
 
         spec.loader.exec_module = execute_and_load  # type: ignore[method-assign]
         return spec
