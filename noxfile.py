@@ -162,6 +162,18 @@ def kernel_cache() -> dict[str, str]:
     return {"ORCHARD_CACHE_DIR": os.environ.get("ORCHARD_CACHE_DIR", str(folder))}
 
 
+def one_thread() -> dict[str, str]:
+    """Return the settings of what computes: shared kernels, a thread a process."""
+    return {**kernel_cache(), "OMP_NUM_THREADS": "1"}
+
+
+def run_tool(session: nox.Session, tool: str, *options: str, extra: str) -> None:
+    """Install the package, and run a program of tools/ on the installed copy."""
+    install_package(session, DEMO_TORCH, extra)
+    command = ("python", f"tools/{tool}.py", *options, *session.posargs)
+    session.run(*command, env=one_thread())
+
+
 def in_processes() -> tuple[str, ...]:
     """Return pytest's arguments that spread the tests over processes."""
     if os.environ.get("ORCHARD_TEST_DEVICE") != "mps":
@@ -187,8 +199,10 @@ def test(session: nox.Session, name: str) -> None:
     session.run(
         *("pytest", *in_processes(), *tests_of(name, session.posargs)),
         *session.posargs,
-        env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+        env=one_thread(),
     )
+    if os.environ.get("ORCHARD_DISCARD"):  # .ci/run never comes back to it.
+        shutil.rmtree(session.virtualenv.location)
 
 
 def add_test_session(name: str) -> None:
@@ -220,7 +234,7 @@ def test_transformers(session: nox.Session, release: str) -> None:
     session.run(
         *("pytest", "-n", "2", "--timeout", "600", "tests/api/test_transformers.py"),
         *("tests/api/test_examples.py", *session.posargs),
-        env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+        env=one_thread(),
     )
 
 
@@ -231,7 +245,7 @@ def test_mps_standin(session: nox.Session) -> None:
     session.run(
         *("python", "tests/metal/runtime/suite.py", "-n", "2", "--timeout", "600"),
         *session.posargs,
-        env={**kernel_cache(), "OMP_NUM_THREADS": "1"},
+        env=one_thread(),
     )
 
 
@@ -276,18 +290,39 @@ def mutants(session: nox.Session) -> None:
     install_package(session, DEMO_TORCH, "test")
     if not {"attention", "torch", "--again"}.isdisjoint(session.posargs):
         install(session, *BUILD_TOOLS)  # C++ is compiled again for each mutant.
-    env = {**kernel_cache(), "OMP_NUM_THREADS": "1"}
-    session.run("python", "tools/mutants.py", *session.posargs, env=env)
+    if not {"python", "--again"}.isdisjoint(session.posargs):
+        numpy = ENTRIES[DEMO_TORCH]["numpy"]
+        install(session, "transformers", numpy, lock="transformers-last4")
+    session.run("python", "tools/mutants.py", *session.posargs, env=one_thread())
 
 
 @nox.session(python=interpreter(DEMO_TORCH))
 def fuzz(session: nox.Session) -> None:
     """Draw problems, legal and illegal, for some time (--minutes; --every value)."""
-    install_package(session, DEMO_TORCH, "test")
-    env = {**kernel_cache(), "OMP_NUM_THREADS": "1"}
     corpus = str(CACHE / "orchard-ops-dev" / "corpus")
-    command = ("python", "tools/fuzzing.py", "--corpus", corpus)
-    session.run(*command, *session.posargs, env=env)
+    run_tool(session, "fuzzing", "--corpus", corpus, extra="test")
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def soak(session: nox.Session) -> None:
+    """Mix 100,000 small calls: nothing may grow (--calls; --planted: a leak)."""
+    run_tool(session, "soak", extra="sim")
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def drift(session: nox.Session) -> None:
+    """Train in three dtypes, ours beside PyTorch and float64 (--steps: 1,000)."""
+    run_tool(session, "drift", extra="sim")
+
+
+@nox.session(python=interpreter(DEMO_TORCH))
+def sanitize(session: nox.Session) -> None:
+    """Run tests under sanitizers of gcc (address, thread: one; --sample: some)."""
+    # Not the package: the tool builds its libraries, in build/sanitize-*.
+    install_torch(session, DEMO_TORCH)
+    numpy = MATRIX[DEMO_TORCH]["numpy"]
+    install(session, *BUILD_TOOLS, *EXTRAS["sim"], *EXTRAS["test"][1:], numpy)
+    session.run("python", "tools/sanitize.py", *session.posargs, env=one_thread())
 
 
 @nox.session
@@ -467,6 +502,13 @@ def lock(session: nox.Session) -> None:
 
 
 @nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
+def audit(session: nox.Session) -> None:
+    """Look up what locks/ pins among known vulnerabilities (--dry-run: asks nobody)."""
+    install(session, *PROJECT["dependency-groups"]["audit"])
+    session.run("python", "tools/audit.py", *session.posargs)
+
+
+@nox.session(python=interpreter(NEWEST_TORCH, TOOL_PYTHONS))
 def docs(session: nox.Session) -> None:
     """Build the documentation site into build/docs; a broken link is an error."""
     # mkdocstrings formats signatures with ruff.
@@ -474,6 +516,18 @@ def docs(session: nox.Session) -> None:
     install(session, *PROJECT["dependency-groups"]["docs"], *ruff)
     # The theme says at every build that a successor of MkDocs is being made.
     session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(name="public-kernels", python=interpreter(DEMO_TORCH))
+def public_kernels(session: nox.Session) -> None:
+    """Read other projects' kernels in folders: what compiles, what is right."""
+    install_package(session, DEMO_TORCH, "sim")
+    session.run(
+        "python",
+        "tests/simulator/public_kernels.py",
+        *session.posargs,
+        env=kernel_cache(),
+    )
 
 
 @nox.session(venv_backend="none")

@@ -59,6 +59,7 @@ class Part:
         return tuple(dict.fromkeys(test for tests in chosen for test in tests))
 
 
+LIST = "metal/test_specialisations.py::test_the_list_is_what_the_plan_asks_for"
 DECODING = "attention/test_kvcache.py attention/test_kvcache_bounds.py"
 VALUES = "attention/test_dropout.py attention/test_attention.py"
 PARTS = {
@@ -86,10 +87,17 @@ PARTS = {
             "attention/test_spill.py attention/test_tiles.py api/test_errors.py "
             "attention/test_gpu_classes.py attention/test_varlen.py",
             "csrc/attention/cut": "perf/test_launches.py",
-            "csrc/attention/spill": "attention/test_spill.py",
-            "csrc/attention/problem": "api/test_errors.py",
-            "csrc/attention/survey": "perf/test_launches.py",
-            "csrc/attention/tiles": "attention/test_tiles.py attention/test_kvcache.py",
+            "csrc/attention/spill": "attention/test_spill.py perf/test_launches.py",
+            "csrc/attention/problem": "api/test_errors.py attention/test_partial.py "
+            "metal/test_specialisations.py::test_bfloat16_needs_a_newer_metal",
+            "csrc/attention/survey": "metal/test_specialisations.py"
+            "::test_the_survey_names_each_kernel",
+            **dict.fromkeys(
+                ("csrc/attention/kernels", "csrc/attention/specialisation"), LIST
+            ),
+            "csrc/attention/plan": f"{LIST} perf/test_launches.py api/test_tune.py",
+            "csrc/attention/tiles": f"{LIST} attention/test_tiles.py "
+            "attention/test_kvcache.py",
             "csrc/attention/choices": "api/test_tune.py",
             "csrc/attention/compiled": "attention/test_kvcache.py",
         },
@@ -100,16 +108,21 @@ PARTS = {
         {
             "csrc/torch": f"api/test_errors.py api/test_short_operator.py {VALUES} "
             "attention/test_varlen.py api/test_citizenship.py",
+            "csrc/torch/attention": "attention/test_partial.py",
             "csrc/torch/autograd": "attention/test_requires_grad_subsets.py "
             "attention/test_lse_gradient.py api/test_short_operator.py",
             "csrc/torch/bridge": "api/test_storage_bridge.py api/test_api.py",
-            "csrc/torch/call": "api/test_errors.py attention/test_partial.py",
+            "csrc/torch/call": "api/test_errors.py attention/test_partial.py "
+            "attention/test_kvcache.py",
             "csrc/torch/c": "attention/test_cpu.py",
+            "csrc/torch/cpu_op": "attention/test_partial.py",
             "csrc/torch/decode": "attention/test_kvcache.py api/test_kvcache_checks.py",
             "csrc/torch/entry": "api/test_short_operator.py",
             "csrc/torch/keep": "attention/test_dropout.py",
             "csrc/torch/leading": "api/test_short_operator.py api/test_sdpa.py",
-            "csrc/torch/packed": "attention/test_varlen.py",
+            "csrc/torch/ops": "api/test_tune.py api/test_verify.py",
+            "csrc/torch/packed": "attention/test_varlen.py attention/test_fuzz.py",
+            "csrc/torch/run": "api/test_logs.py",
             "csrc/torch/tuned": "api/test_tune.py",
             "csrc/torch/installation": "api/test_native.py",
         },
@@ -124,7 +137,8 @@ PARTS = {
             "orchard_ops/_arguments": "api/test_kvcache_checks.py "
             "attention/test_kvcache.py attention/test_varlen.py "
             "attention/test_partial.py",
-            "orchard_ops/_arguments/jagged": "api/test_jagged.py",
+            "orchard_ops/_arguments/jagged": "api/test_jagged.py "
+            "api/test_sdpa_citizenship.py",
             "orchard_ops/_arguments/kvcache": "api/test_kvcache_checks.py",
             "orchard_ops/_arguments/partial": "attention/test_partial.py",
             "orchard_ops/_arguments/philox": "attention/test_philox.py",
@@ -133,25 +147,32 @@ PARTS = {
             "orchard_ops/_flops": "api/test_flops.py",
             "orchard_ops/_functions": "attention/test_varlen.py "
             "attention/test_kvcache.py attention/test_partial.py",
+            "orchard_ops/_functions/dense": "api/test_short_operator.py",
             "orchard_ops/_functions/partial": "attention/test_partial.py",
             "orchard_ops/_functions/kvcache": "api/test_kvcache_checks.py "
             "attention/test_kvcache.py",
             "orchard_ops/_functions/rotary": "api/test_rotary.py",
             "orchard_ops/_native": "api/test_native.py simulator/test_no_simulator.py",
             "orchard_ops/_record": "api/test_record.py",
+            "orchard_ops/_scratch": "attention/test_spill.py",
             "orchard_ops/_sdpa_call": "api/test_sdpa.py api/test_sdpa_citizenship.py",
-            "orchard_ops/_tune": "api/test_tune.py",
-            "orchard_ops/cli": "api/test_cli.py api/test_record.py api/test_tune.py",
+            "orchard_ops/_tune": "api/test_tune.py perf/test_search.py",
+            "orchard_ops/cli": "api/test_cli.py api/test_record.py api/test_tune.py "
+            "simulator/test_sim_cli.py",
             "orchard_ops/distributed": "distributed/test_layout.py "
             "distributed/test_faults.py distributed/test_traffic.py "
-            "distributed/test_context.py",
+            "distributed/test_context.py distributed/test_context_parallel.py",
             "orchard_ops/flash_attn": "api/test_flash_attn_entries.py "
             "api/test_flash_attn_module.py api/test_flash_attn_fwd.py "
             "api/test_rotary.py",
+            # Which asks for transformers: `nox -s mutants` installs it.
             "orchard_ops/integrations": "api/test_transformers.py",
-            "orchard_ops/sdpa": "api/test_sdpa.py api/test_sdpa_citizenship.py",
-            "orchard_ops/sim": "simulator/test_simulator.py "
-            "simulator/test_simulator_arguments.py simulator/test_metalsim.py",
+            "orchard_ops/sdpa": "api/test_sdpa.py api/test_sdpa_citizenship.py "
+            "api/test_tune.py",
+            "orchard_ops/sim": "simulator/test_library.py simulator/test_metalsim.py "
+            "simulator/test_simulator_arguments.py simulator/test_simulator.py "
+            "simulator/test_plugin.py simulator/test_sim_cli.py",
+            "orchard_ops/sim/_arguments": "simulator/test_front_end.py",
             "orchard_ops/storage": "api/test_storage_bridge.py",
         },
         # Programs that compute nothing a user trains with.
@@ -273,4 +294,6 @@ def write_broken(mutant: Mutant, folder: Path) -> dict[str, str]:
     source.write_text(changed, "utf-8")
     _copy_libraries(folder, _operators())
     _compile(source, mutant, folder)
-    return {"ORCHARD_LIBRARY_DIR": str(folder)}
+    # What the planner's tests compile, they compile themselves.
+    broken = f"{mutant.file}={source}"
+    return {"ORCHARD_LIBRARY_DIR": str(folder), "ORCHARD_TEST_BROKEN": broken}

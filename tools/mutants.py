@@ -8,7 +8,8 @@ names until two have failed.  ``--sample`` breaks the lines of `SAMPLE` instead,
 before the one test that is cheap and must notice it.
 
 ``--table`` writes a line of JSON a mutant, and goes on where the file ends; ``--sum``
-counts what such files hold, and lists the mutants that no test or only one kills.
+counts what such files hold, and lists the mutants that no test or only one kills;
+mutant_equivalents.py says which of them compute the same.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import mutant_parts
 import mutant_tests
+from mutant_equivalents import reason_of
 from mutant_parts import PARTS
 from mutant_rules import Mutant, mutants_of
 
@@ -88,10 +90,16 @@ class Verdict:
     word: str
     killers: tuple[str, ...] = ()
 
+    @property
+    def reason(self) -> str:
+        """Why it computes the same, if it survived and does."""
+        return reason_of(self.mutant) if self.word == "survived" else ""
+
     def __str__(self) -> str:
         """Name the mutant, and what noticed it."""
         by = f" by {', '.join(self.killers)}" if self.killers else ""
         word = self.word.upper() if self.word == "survived" else self.word
+        word = f"equivalent: {self.reason}" if self.reason else word
         return f"{self.mutant}\n    {word}{by}"
 
     def line(self) -> str:
@@ -158,6 +166,16 @@ def drawn(name: str, count: int, seed: int, file: str) -> list[Mutant]:
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
+def as_it_is_now(mutant: Mutant) -> Mutant | None:
+    """Return a mutant where its line now is, None if there is no such line any more."""
+    lines = (mutant_parts.ROOT / mutant.file).read_text("utf-8").split("\n")
+    places = [i for i, line in enumerate(lines) if line == mutant.old]
+    if not places:
+        print(f"{mutant}\n    gone: the line was changed since")
+        return None
+    return replace(mutant, line=min(places, key=lambda i: abs(i - mutant.line)))
+
+
 def judged(
     chosen: Sequence[tuple[Mutant, Sequence[str]]],
     jobs: int,
@@ -180,12 +198,13 @@ def summary(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         parts.setdefault(mutant_parts.part_of(verdict.mutant.file), []).append(verdict)
     lines = ["| part | made | refused by the compiler | killed | by one test alone "
-             "| survived |", "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+             "| equivalent | survived |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for name, found in sorted(parts.items()):
-        words = [verdict.word for verdict in found]
+        words = ["equivalent" if at.reason else at.word for at in found]
         counts = (len(words), *map(words.count, ("refused", "killed")),
                   sum(len(verdict.killers) == 1 for verdict in found),
-                  words.count("survived"))  # fmt: skip
+                  *map(words.count, ("equivalent", "survived")))  # fmt: skip
         lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
     few = [
         str(verdict)
@@ -218,7 +237,8 @@ def choose(given: argparse.Namespace) -> list[tuple[Mutant, tuple[str, ...]]]:
     if given.sample:
         return sample()
     if given.again:
-        found = [at.mutant for at in read_table(given.again) if at.word == "survived"]
+        rows = [at.mutant for at in read_table(given.again) if at.word == "survived"]
+        found = [mutant for row in rows if (mutant := as_it_is_now(row))]
     else:
         found = drawn(given.part, given.count, given.seed, given.file)
     known = set()
