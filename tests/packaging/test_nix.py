@@ -76,7 +76,12 @@ def test_accepts_the_flake(nix: Any, tree: Path) -> None:
         ("package.nix", "dependencies = [ torch ]", "dependencies = [ 1 ]", "int"),
         ("package.nix", "  pyproject = true;\n", "", "exactly one of"),
         ("package.nix", "license = [ lib", "licence = [ lib", "licen"),
-        ("package.nix", 'appleSdks."apple-sdk_', 'appleSdks."apple-sdk-', "sdk-13"),
+        (
+            "package.nix",
+            'appleSdks."apple-sdk_',
+            'appleSdks."apple-sdk-',
+            "apple-sdk-1",
+        ),
         ("shell.nix", "clang-tools", "clang-tool", "clang-tool"),
         ("torch.nix", 'format = "wheel"', 'format = "whl"', "exactly one of"),
         ("default.nix", "prev.numpy_1", "prev.numpy1", "numpy1"),
