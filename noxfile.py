@@ -163,8 +163,11 @@ def kernel_cache() -> dict[str, str]:
 
 
 def one_thread() -> dict[str, str]:
-    """Return the settings of what computes: shared kernels, a thread a process."""
-    return {**kernel_cache(), "OMP_NUM_THREADS": "1"}
+    """Return the settings of what computes: shared kernels, a thread a process.
+
+    Tests compile many kernels, and run each for a moment.
+    """
+    return {**kernel_cache(), "OMP_NUM_THREADS": "1", "ORCHARD_SIM_UNROLL": "0"}
 
 
 def run_tool(session: nox.Session, tool: str, *options: str, extra: str) -> None:

@@ -164,6 +164,16 @@ def test_a_limit_that_is_none(text: str, cache: Path) -> None:
     assert "expected ORCHARD_SIM_TIMEOUT to be seconds above 0" in said
 
 
+def test_loops_may_stay_loops(cache: Path) -> None:
+    """A variable says so; the kernel is another, and what is no answer is refused."""
+    for text, kernels in ("", 1), ("1", 1), ("0", 2):
+        assert run(cache, ORCHARD_SIM_UNROLL=text) == WORKS
+        assert len(list(cache.glob("*.so"))) == kernels
+    status, said = run(cache, ORCHARD_SIM_UNROLL="no")
+    assert status == 1
+    assert "expected ORCHARD_SIM_UNROLL to be 0 or 1, got 'no'" in said
+
+
 @pytest.mark.parametrize("text", [" ", "''"])
 def test_a_command_of_no_words(text: str, cache: Path) -> None:
     """It does not crash: there is another compiler, or an error."""

@@ -108,6 +108,16 @@ std::string processor() {
   return text;
 }
 
+bool unrolls() {
+  const char* text = std::getenv("ORCHARD_SIM_UNROLL");
+  const std::string word = text ? text : "";
+  if (word.empty() || word == "1") return true;
+  if (word == "0") return false;
+  throw Error(ErrorKind::invalid_problem,
+              "[simulator] expected ORCHARD_SIM_UNROLL to be 0 or 1, got '" +
+                  word + "'; unset it for 1");
+}
+
 }  // namespace
 
 // zig's `c++` would keep a second cache, link every object once more and build
@@ -154,6 +164,9 @@ Words compile_flags(bool is_strict) {
                  "-ffloat16-excess-precision=none",
                  "-Xclang",
                  "-fbfloat16-excess-precision=none"};
+  if (!unrolls()) {
+    words.insert(words.end(), {"-mllvm", "-unroll-threshold=0"});
+  }
   if (is_strict) {
     words.insert(words.end(), {"-O1", "-fno-vectorize", "-fno-slp-vectorize",
                                "-DMSL_STRICT=1", "-Xclang", "-fsanitize=thread",

@@ -127,7 +127,8 @@ void Worker::next_lane(void** from) {
   const Simdgroup& s = simdgroups_[current_];
   uint32_t lane = context_->lane;
   do {
-    lane = (lane + s.step) % s.count;
+    lane += s.step;  // at most the count
+    if (lane >= s.count) lane -= s.count;
   } while (((s.gone | s.held) >> lane & 1) != 0);
   resume_lane(lane);
   leave_to(from);
@@ -149,7 +150,6 @@ Worker::Worker() {
   context_ = &head_->context;
   *context_ = {};
   context_->runtime = &head_->runtime;
-  context_->log = head_->log;
 }
 
 Worker::~Worker() {
@@ -357,32 +357,39 @@ void Worker::diverge(const Site& here, const Site& other) {
        here.line);
 }
 
+void Worker::refuse(abi::Op op, uint32_t line) {
+  const std::string name = name_of(op);
+  fail(context_->log_position != context_->log_length
+           ? "lanes of a simdgroup diverge: one reaches the " + name +
+                 " here, others a matrix multiply before it"
+           : "a " + name +
+                 " is reached after other lanes of the simdgroup returned",
+       line);
+}
+
+// Each lane comes here at each collective: what is rare is elsewhere.
 bool Worker::sync(abi::Op op, uint64_t key, uint32_t line, uint32_t flags) {
   Simdgroup& s = simdgroups_[current_];
   context_->line = line;
-  if (context_->log_position != context_->log_length) [[unlikely]] {
-    fail("lanes of a simdgroup diverge: one reaches the " +
-             std::string(name_of(op)) +
-             " here, others a matrix multiply before it",
-         line);
+  if (context_->log_position != context_->log_length ||
+      (s.gone != 0 && !is_of_active_lanes(op))) [[unlikely]] {
+    refuse(op, line);
   }
-  if (s.gone != 0 && !is_of_active_lanes(op)) [[unlikely]] {
-    fail("a " + std::string(name_of(op)) +
-             " is reached after other lanes of the simdgroup returned",
-         line);
-  }
-  const Site site{op, key, line, flags};
   if (context_->arrived == 0) {
-    s.site = site;
-  } else if (s.is_apart || !(s.site == site)) [[unlikely]] {
-    return wait_apart(s, site);
+    s.site.op = op;
+    s.site.key = key;
+    s.site.line = line;
+    s.site.flags = flags;
+  } else if (s.is_apart || op != s.site.op || key != s.site.key ||
+             line != s.site.line) [[unlikely]] {
+    return wait_apart(s, {op, key, line, flags});
   }
   s.waiting |= 1u << context_->lane;
   if (++context_->arrived < s.live) {
     next_lane(&s.stacks[context_->lane]);
     return false;
   }
-  complete(s, site);
+  complete(s, {op, key, line, flags});
   return true;
 }
 

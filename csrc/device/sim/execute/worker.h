@@ -55,7 +55,6 @@ class Worker {
     abi::Runtime runtime;
     abi::Arguments arguments;
     abi::u64 slots[abi::max_threads / abi::lanes][2 * abi::lanes];
-    abi::LogEntry log[abi::log_capacity];
     abi::Thread threads[abi::max_threads];
     abi::u8 lane_map[abi::lanes];  // of a foreign layout
     Worker* worker;
@@ -150,14 +149,15 @@ class Worker {
   inline void next_lane(void** from);
   inline void resume_lane(uint32_t lane);
   void meet(Simdgroup& s, uint32_t lanes, const Site& site);
-  bool wait_apart(Simdgroup& s, const Site& site);
+  [[gnu::noinline]] bool wait_apart(Simdgroup& s, const Site& site);
   uint32_t choose(Simdgroup& s, const Site& site);
-  void complete(Simdgroup& s, const Site& site);
+  [[gnu::noinline]] void complete(Simdgroup& s, const Site& site);
   void barrier(Simdgroup& s, uint32_t line, uint32_t flags);
   bool pick(uint32_t& next);
   void release_barrier();
   void count(abi::Op op);
   [[noreturn]] void diverge(const Site& here, const Site& other);
+  [[noreturn, gnu::noinline, gnu::cold]] void refuse(abi::Op op, uint32_t line);
   [[noreturn]] void lane_returned();
   std::string describe_place(const std::string& line) const;
   std::string file_and_line(const void* pc) const;

@@ -110,7 +110,6 @@ struct Context {
   u32 log_length;
   u32 arrived;  // lanes that wait at the simdgroup's current sync
   char* lane_base;
-  LogEntry* log;
   u64*
       slots;  // of a collective by lane: 32 values, then 32 that were handed on
   const Runtime* runtime;
@@ -123,6 +122,7 @@ struct Context {
   u32 simdgroup;       // of the threadgroup
   const u8* lane_map;  // permutation of a foreign layout, or null
   Counters counters;
+  LogEntry log[log_capacity];
 };
 
 struct Arguments {

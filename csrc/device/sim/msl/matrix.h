@@ -231,6 +231,17 @@ __attribute__((noinline, no_sanitize("thread"))) void multiply(
   }
 }
 
+__attribute__((noinline, cold)) inline void lanes_differ(msl_abi::Context* x,
+                                                         uint line) {
+  x->runtime->fail(
+      x,
+      x->touched
+          ? "lanes handle elements of a matrix at different places before one "
+            "multiply; set Options::is_eager to false for such a kernel"
+          : "lanes of a simdgroup reach different matrix multiplies",
+      line);
+}
+
 template <class D, class A, class B, class C>
 MSL_INLINE void reach_multiply(
     D* d, const A* a, const B* b, const C* c, uint line) {
@@ -244,14 +255,7 @@ MSL_INLINE void reach_multiply(
                          1)) {
       return;
     }
-    x->runtime->fail(
-        x,
-        x->touched
-            ? "lanes handle elements of a matrix at different places before "
-              "one "
-              "multiply; set Options::is_eager to false for such a kernel"
-            : "lanes of a simdgroup reach different matrix multiplies",
-        line);
+    lanes_differ(x, line);
   }
   multiply(x, d, a, b, c, key, line);
 }
