@@ -18,9 +18,7 @@ struct Stored {
 };
 
 METAL_FUNC Stored nothing_stored() {
-  Stored stored;
-  stored.is_there = false;
-  stored.factor = 1.0f;
+  Stored stored = {false, 1.0f};
   return stored;
 }
 
