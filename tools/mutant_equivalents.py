@@ -123,6 +123,41 @@ REASONS: dict[tuple[str, str, str], str] = {
         "int last = min(first + (SLICES >= 1 ? COLS * TILES : COLS), d.len_kv) - 1;",
     ): "rows that only other tiles see are walked too, and masked: only slower",
     (
+        "kernels/forward.metal",
+        "int last = min(first + (SLICES > 1 ? ROWS * TILES : ROWS), d.len_q) - 1;",
+        "int last = min(first + (SLICES >= 1 ? ROWS * TILES : ROWS), d.len_q) - 1;",
+    ): "columns that only other tiles see are walked too, and masked: only slower",
+    (
+        "kernels/forward.metal",
+        "if (place.slice != 0 || place.at.pair != 0) return;",
+        "if (place.slice != 0 || place.at.pair == 0) return;",
+    ): "the row's other lanes hold the same numbers, and write them three times",
+    (
+        "kernels/tile/fragment.h",
+        ": left >= unit * (MAX_W / 2)                 ? MAX_W / 2",
+        ": left > unit * (MAX_W / 2)                 ? MAX_W / 2",
+    ): "chunks of any width give the same products: only slower",
+    (
+        "kernels/tile/dropout.h",
+        "if ((d.at_kv & 31) == 0) return is_dropped(draws, p, column0, e);",
+        "if ((d.at_kv | 31) == 0) return is_dropped(draws, p, column0, e);",
+    ): "each element draws its own, as everywhere but at such a place: only slower",
+    (
+        "kernels/tile/window.h",
+        "column0 >= POSITION(d, row0 + ROWS - 1) + d.offset - p.window_left &&",
+        "column0 >= POSITION(d, row0 + ROWS - 1) + d.offset + p.window_left &&",
+    ): "fewer blocks are known to be seen as a whole, and are masked: only slower",
+    (
+        "kernels/tile/window.h",
+        "column0 + COLS - 1 <= POSITION(d, row0) + d.offset + p.window_right;",
+        "column0 + COLS + 1 <= POSITION(d, row0) + d.offset + p.window_right;",
+    ): "fewer blocks are known to be seen as a whole, and are masked: only slower",
+    (
+        "kernels/tile/unit.h",
+        "if (simd_any(largest > LARGEST_HALF)) lower_unit<COUNT>(ds, unit, sums);",
+        "if (simd_any(largest >= LARGEST_HALF)) lower_unit<COUNT>(ds, unit, sums);",
+    ): "a tile that just fits is made smaller by a power of two, and keeps its digits",
+    (
         "csrc/torch/attention_ops.cpp",
         "given.is_wanted[kSinks] && given.call.sinks.defined();",
         "given.is_wanted[kSinks] || given.call.sinks.defined();",

@@ -74,7 +74,9 @@ PARTS = {
                 "attention/test_dropout.py attention/test_strict.py "
                 "attention/test_tiles.py attention/test_spill.py "
                 "attention/test_determinism.py attention/test_attention.py "
-                "attention/test_kvcache.py",
+                "attention/test_kvcache.py attention/test_partial.py "
+                "attention/test_float16_range.py attention/test_long_sums.py "
+                "perf/test_launches.py",
             ),
         },
         but=("kernels/layout_probe.metal",),
